@@ -1,0 +1,119 @@
+"""The frozen pieces that configuration becomes. Times are seconds; milliseconds end in ``config/keys.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener binds: ``host`` and ``port`` (0: any free one), or a unix socket ``path``."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: bool = False
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    inference: Address = Address(port=8080)
+    management: Address = Address(port=8081)
+    metrics: Address = Address(port=8082)
+    enable_metrics_api: bool = True
+    max_request_size: int = 6553500
+    cors: Mapping[str, str] = field(default_factory=dict)  # access-control-allow-... header -> value
+    shutdown_grace: float = 25.0  # seconds that in-flight requests get after SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """What holds for the workers of all models."""
+
+    launcher: str = "forked"
+    python: str = ""  # empty: our own interpreter
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0
+    queue_size: int = 100
+    workers_per_model: int = 0  # 0: number of GPUs, else of cores
+    number_of_gpu: int | None = None  # upper bound; None: all there are
+    max_response_size: int = 6553500
+    limit_max_image_pixels: bool = True
+    decode_input_request: bool = True
+    service_handler: str = ""  # default_service_handler
+    service_envelope: str = ""
+    v2_output_names: str = "predict"  # or "inputs": outputs are named after inputs, as TorchServe 0.12 does
+    hidden_environment: str = ""  # blacklist_env_vars, a regular expression
+    install_dependencies: bool = False  # install_py_dep_per_model
+    unregister_timeout: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupModel:
+    """A model to load at start. None means: the archive's own value, or the default.
+
+    ``batch_delay`` and the timeouts are seconds.
+    """
+
+    url: str
+    name: str | None = None
+    version: str | None = None
+    default_version: bool = False
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    batch_delay: float | None = None
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+    runtime: str | None = None
+    parallel_level: int | None = None
+    from_snapshot: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsConfig:
+    """Which models are served from the start. ``overrides`` is the ``models`` key: (name, version) -> its values."""
+
+    store: Path | None = None
+    load_all: bool = False
+    startup: tuple[StartupModel, ...] = ()
+    overrides: Mapping[tuple[str, str], StartupModel] = field(default_factory=dict)
+    enable_model_api: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    mode: str = "prometheus"  # prometheus, log, legacy
+    system_metrics: bool = True
+    interval: float = 60.0
+    auto_detect: bool = False
+    file: Path | None = None  # metrics_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    folder: Path | None = Path("logs")  # LOG_LOCATION; None: no files
+    metrics_folder: Path | None = Path("logs")  # METRICS_LOCATION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything the server was told. ``notices`` are lines for the start-up display: keys whose feature comes
+    later, unknown keys with the nearest name, values that were corrected."""
+
+    http: HttpConfig = HttpConfig()
+    workers: WorkerConfig = WorkerConfig()
+    models: ModelsConfig = ModelsConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    logs: LogConfig = LogConfig()
+    source: Path | None = None
+    notices: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)  # effective properties, as text

@@ -1,0 +1,67 @@
+"""What a client asks and what it gets, independent of the protocol that carried it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+Headers = tuple[tuple[str, str], ...]
+"""Header names in the client's own spelling with their values, in wire order; names may repeat."""
+
+
+class Verb(enum.StrEnum):
+    """What is asked of a model."""
+
+    PREDICT = "predict"
+    EXPLAIN = "explain"
+    DESCRIBE = "describe"
+
+
+class Envelope(enum.StrEnum):
+    """The wrapper a body is in; the worker unwraps it (names as TorchServe's ``service_envelope``)."""
+
+    NONE = ""
+    BODY = "body"
+    JSON = "json"
+    KSERVE = "kserve"
+    KSERVE_V2 = "kservev2"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A named piece of a request: opaque bytes and the content type (without parameters) they came with."""
+
+    name: str
+    data: bytes
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request for one model, decoded as far as the front process decodes anything.
+
+    ``headers`` are what the handler may see. ``id`` is ours, unique and returned as ``x-request-id``.
+    """
+
+    id: str
+    model: str
+    version: str | None
+    verb: Verb
+    parts: tuple[Part, ...]
+    headers: Headers = ()
+    envelope: Envelope = Envelope.NONE
+    timeout: float | None = None  # seconds the client is ready to wait, from arrival
+    trace_context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """A handler's answer to one request. ``more`` yields the chunks that follow ``body`` when the handler streams."""
+
+    body: bytes
+    status: int = 200
+    reason: str = ""
+    content_type: str = ""
+    headers: Headers = ()
+    more: AsyncIterator[bytes] | None = None

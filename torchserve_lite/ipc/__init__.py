@@ -1,0 +1,1 @@
+"""The link between the front process and a worker: frames of bytes, typed messages, no pickle."""
