@@ -1,24 +1,24 @@
 """Every exception we raise, named for the state it reports. Status numbers live in ``protocols/errors.py`` alone.
 
-    ServingError
-    ├── BadRequest                 the request cannot be understood
-    │   ├── BodyTooLarge
-    │   └── ConfigurationError     a setting cannot be used (start-up)
-    ├── RouteNotFound, MethodNotAllowed
-    ├── NotFound
-    │   ├── ModelNotFound
-    │   ├── ModelVersionNotFound
-    │   └── ArchiveNotFound
-    ├── Conflict                   already registered
-    ├── InvalidArchive             an archive or its manifest cannot be used
-    ├── Unavailable                not now; carries when to come back
-    │   ├── NoWorkers, QueueFull, WorkersRestarting, ModelFailed, ModelLoading, ShuttingDown
-    ├── DeadlineExceeded           the client's own time limit passed
-    ├── PredictionFailed           the handler's failure, with the status TorchServe gives it
-    └── WorkerFailure
-        ├── WorkerDied             the process of the running batch is gone
-        ├── ResponseTimeout        the worker was hung and has been stopped
-        └── LoadFailed             the handler could not be loaded
+ServingError
+├── BadRequest                 the request cannot be understood
+│   ├── BodyTooLarge
+│   └── ConfigurationError     a setting cannot be used (start-up)
+├── RouteNotFound, MethodNotAllowed
+├── NotFound
+│   ├── ModelNotFound
+│   ├── ModelVersionNotFound
+│   └── ArchiveNotFound
+├── Conflict                   already registered
+├── InvalidArchive             an archive or its manifest cannot be used
+├── Unavailable                not now; carries when to come back
+│   ├── NoWorkers, QueueFull, WorkersRestarting, ModelFailed, ModelLoading, ShuttingDown
+├── DeadlineExceeded           the client's own time limit passed
+├── PredictionFailed           the handler's failure, with the status TorchServe gives it
+└── WorkerFailure
+    ├── WorkerDied             the process of the running batch is gone
+    ├── ResponseTimeout        the worker was hung and has been stopped
+    └── LoadFailed             the handler could not be loaded
 """
 
 from __future__ import annotations
@@ -93,8 +93,7 @@ class Unavailable(ServingError):
 class NoWorkers(Unavailable):
     def __init__(self, name: str) -> None:
         super().__init__(
-            f'Model "{name}" has no worker to serve inference request. '
-            "Please use scale workers API to add workers."
+            f'Model "{name}" has no worker to serve inference request. Please use scale workers API to add workers.'
         )
 
 

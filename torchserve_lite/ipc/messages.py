@@ -28,7 +28,9 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     decode_input_request: bool = True
     v2_output_names: str = "predict"
     max_response_size: int = 6553500
-    threads: int | None = None
+    threads: int = 0  # torch's intra-op threads; 0 leaves torch's own choice
+    python_path: tuple[str, ...] = ()
+    hidden_environment: str = ""  # regular expression of names the handler must not see
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,1 @@
+"""Figures of the server and of handlers, in the Prometheus text format."""

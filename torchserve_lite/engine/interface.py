@@ -1,0 +1,68 @@
+"""The two seams: what the data plane asks of an engine, and what a pool asks of a worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.errors import WorkerDied
+from torchserve_lite.ipc.messages import Chunk, Result
+
+Update = Chunk | Result
+
+
+class Engine(Protocol):
+    """Takes jobs for any model and owns the pools that run them."""
+
+    async def load(self, spec: ModelSpec, workers: int) -> None:
+        """Starts ``workers`` workers and returns when all of them are ready; LoadFailed at the first failure."""
+
+    async def scale(self, key: ModelKey, workers: int) -> None:
+        """As ``load``, for a pool that exists; fewer workers are retired between batches."""
+
+    async def unload(self, key: ModelKey) -> None:
+        """Retires all workers and forgets the pool."""
+
+    def submit(self, job: Job) -> None:
+        """Queues the job, or raises QueueFull, NoWorkers, ModelFailed or ModelNotFound."""
+
+    def status(self, key: ModelKey) -> ModelStatus: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies unpacked on this machine, and what runs it. ``python``: an interpreter other than ours."""
+
+    folder: str
+    python: str = ""
+    python_path: tuple[str, ...] = ()
+
+
+class Worker(Protocol):
+    """One loaded handler."""
+
+    pid: int | None
+
+    def predict(self, batch: Sequence[Job]) -> AsyncIterator[Update]:
+        """Runs a batch: any number of Chunks, then one Result. WorkerDied when it ends instead."""
+
+    def cancel(self, index: int) -> None:
+        """Nobody waits for job ``index`` of the running batch any more."""
+
+    async def watch(self) -> None:
+        """Waits; raises WorkerDied when the worker is gone."""
+
+    @property
+    def death(self) -> WorkerDied | None:
+        """Why it died, once it has."""
+
+
+WorkerLauncher = Callable[[ModelSpec, int | None], AbstractAsyncContextManager[Worker]]
+"""Starts a worker of a model on a device (GPU id or None). Entered: loaded and ready. Left: gone."""
+
+ModelLocator = Callable[[ModelSpec], ModelFiles]
+"""Finds the unpacked files of a model on this machine."""

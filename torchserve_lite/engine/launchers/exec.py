@@ -1,0 +1,38 @@
+"""Workers in an interpreter of their own: per-model virtual environments, systems without fork, or by configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import torchserve_lite
+from torchserve_lite.engine.process import ChildHandle, StartChild
+from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.ipc.stages import StageMarker
+
+_ROOT = str(Path(torchserve_lite.__file__).parent.parent)
+# A virtual environment need not contain us: it gets the folder we were imported from, behind its own packages.
+_PROGRAM = (
+    "import sys; sys.path[:1] = []; sys.path.append({root!r}); "
+    "from torchserve_lite.ipc.child import run_worker; run_worker({link}, {stage})"
+)
+
+
+def start_exec(python: str) -> StartChild:
+    """``python``: the interpreter; empty means ours."""
+
+    async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+        child = await asyncio.create_subprocess_exec(
+            python or sys.executable,
+            "-c",
+            _PROGRAM.format(root=_ROOT, link=link.fileno(), stage=stage.fd),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout.write_end,
+            stderr=stderr.write_end,
+            pass_fds=(link.fileno(), stage.fd),
+        )
+        return ChildHandle(child.pid, asyncio.ensure_future(child.wait()))
+
+    return start

@@ -1,0 +1,37 @@
+"""The handler in a thread of this process, for tests and for a debugger. A crash of it is a crash of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import socket
+import threading
+
+from torchserve_lite.engine.process import ChildHandle
+from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.ipc.child import WORKER_MODULE
+from torchserve_lite.ipc.stages import StageMarker
+
+
+class _ThreadHandle(ChildHandle):
+    def kill(self) -> None:
+        """A thread cannot be killed; it ends at the end of its link."""
+
+
+async def start_inline(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+    loop = asyncio.get_running_loop()
+    code: asyncio.Future[int] = loop.create_future()
+    ours, stage_fd = link.dup(), os.dup(stage.fd)
+
+    def work() -> None:
+        exit_code = 0
+        try:
+            importlib.import_module(WORKER_MODULE).run(ours, stage_fd, own_process=False)
+        except BaseException:
+            exit_code = 1
+        finally:
+            loop.call_soon_threadsafe(code.set_result, exit_code)
+
+    threading.Thread(target=work, name="inline-worker", daemon=True).start()
+    return _ThreadHandle(os.getpid(), code)

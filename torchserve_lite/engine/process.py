@@ -1,0 +1,200 @@
+"""A worker that is a process: one socket for messages, two pipes for its output, one page for its stage marker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import msgspec
+
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.engine.interface import Update
+from torchserve_lite.engine.worker_logs import LineReader, LogPipe
+from torchserve_lite.errors import LoadFailed, WorkerDied
+from torchserve_lite.ipc.frames import AsyncFrames
+from torchserve_lite.ipc.messages import Call, Cancel, Chunk, FromWorker, Load, Loaded, LoadFailure, Predict, Result
+from torchserve_lite.ipc.stages import StageMarker
+
+_STOP_GRACE = 5.0  # seconds a worker gets to end by itself after its link is closed
+_DRAIN = 2.0
+
+log = logging.getLogger(__name__)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(FromWorker).decode
+
+
+class ChildHandle:
+    """What a launcher knows about the process it started."""
+
+    def __init__(self, pid: int, exit_code: asyncio.Future[int]) -> None:
+        self.pid = pid
+        self.exit_code = exit_code  # negative: the signal that ended it
+
+    def kill(self) -> None:
+        if not self.exit_code.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+StartChild = Callable[[socket.socket, StageMarker, LogPipe, LogPipe], Awaitable[ChildHandle]]
+
+
+class ProcessWorker:
+    """The parent's view of one worker process. Use as an async context manager: left means gone."""
+
+    def __init__(self, name: str, start: StartChild, threads: Callable[[], int], special_line: LineReader) -> None:
+        self._name = name
+        self._start = start
+        self._threads = threads
+        self._frames = AsyncFrames(self._arrived, self._link_closed)
+        self._inbox: deque[FromWorker] = deque()
+        self._news: asyncio.Future[None] | None = None
+        self._stage = StageMarker.create()
+        self._stdout = LogPipe(f"{name}-stdout", logging.INFO, special_line)
+        self._stderr = LogPipe(f"{name}-stderr", logging.WARNING, special_line)
+        self._child: ChildHandle | None = None
+        self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
+        self._obituary: asyncio.Task[None] | None = None
+        self._batch = 0
+        self.pid: int | None = None
+
+    async def __aenter__(self) -> ProcessWorker:
+        ours, theirs = socket.socketpair()
+        try:
+            await self._stdout.open()
+            await self._stderr.open()
+            await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=ours)
+            self._child = await self._start(theirs, self._stage, self._stdout, self._stderr)
+        except BaseException:
+            self._release()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._child.pid
+        self._stdout.child_has_it()
+        self._stderr.child_has_it()
+        self._obituary = asyncio.create_task(self._write_obituary(self._child))  # ends with the process
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._child is not None
+        self._frames.close()
+        try:
+            await asyncio.wait([self._child.exit_code], timeout=_STOP_GRACE if exc_info[0] is None else 0)
+        finally:
+            self._child.kill()
+            if self._obituary is not None:
+                await self._obituary
+            self._release()
+
+    async def load(self, message: Load, timeout: float) -> None:
+        """LoadFailed with the handler's traceback, or when ``timeout`` seconds pass."""
+        self._frames.send(_encode(message))
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._next_message()
+        except TimeoutError:
+            stage = self._stage.read().name
+            raise LoadFailed(f"The model did not load within startupTimeout={timeout:g} s (it was {stage}).") from None
+        except WorkerDied as death:
+            last = "; ".join(line for line in self._stderr.last_lines()[-3:] if line.strip())
+            fault = f"The worker ended while loading the model: {death.cause} {last}".rstrip()
+            raise LoadFailed(fault, out_of_memory=death.status == 507) from None
+        if isinstance(answer, LoadFailure):
+            raise LoadFailed(answer.fault, answer.traceback, out_of_memory=answer.out_of_memory)
+        assert isinstance(answer, Loaded)
+
+    async def predict(self, batch: Sequence[Job]) -> AsyncIterator[Update]:
+        self._batch += 1
+        now = asyncio.get_running_loop().time()
+        self._frames.send(_encode(Predict(self._batch, tuple(_call(job, now) for job in batch), self._threads())))
+        while True:
+            update = await self._next_message()
+            if isinstance(update, Chunk | Result) and update.batch == self._batch:
+                yield update
+                if isinstance(update, Result):
+                    return
+
+    def cancel(self, index: int) -> None:
+        self._frames.send(_encode(Cancel(self._batch, index)))
+
+    async def watch(self) -> None:
+        raise await asyncio.shield(self._died)
+
+    @property
+    def death(self) -> WorkerDied | None:
+        return self._died.result() if self._died.done() else None
+
+    def doing(self) -> str:
+        """What the worker was doing last, for a message: ``running inference (row 3 of its batch)``."""
+        stage = self._stage.read()
+        row = f" (row {stage.row} of its batch)" if stage.row >= 0 else ""
+        return f"{stage.name}{row}"
+
+    def _arrived(self, payload: bytes) -> None:
+        try:
+            self._inbox.append(_decode(payload))
+        except msgspec.DecodeError as fault:
+            log.error("%s sent a message that cannot be read (%s) and is stopped", self._name, fault)
+            self._frames.close()
+            return
+        self._wake()
+
+    def _link_closed(self) -> None:
+        if self._child is not None:
+            self._child.kill()  # without its link a worker is of no use; usually it has already gone
+
+    async def _next_message(self) -> FromWorker:
+        while not self._inbox:
+            if self._died.done():
+                raise self._died.result()
+            self._news = asyncio.get_running_loop().create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
+        return self._inbox.popleft()
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
+
+    async def _write_obituary(self, child: ChildHandle) -> None:
+        code = await child.exit_code
+        self._frames.close()
+        await self._stdout.drained(_DRAIN)
+        await self._stderr.drained(_DRAIN)
+        self._died.set_result(WorkerDied(self._cause(code), out_of_memory=code == -signal.SIGKILL))
+        self._wake()
+
+    def _cause(self, code: int) -> str:
+        if code >= 0:
+            return f"Its process {self.pid} exited with code {code} while at {self.doing()}."
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+        hint = "; the kernel does this when memory runs out" if code == -signal.SIGKILL else ""
+        return f"Its process {self.pid} was ended by {name} while at {self.doing()}{hint}."
+
+    def _release(self) -> None:
+        self._frames.close()
+        self._stdout.close()
+        self._stderr.close()
+        self._stage.close()
+
+
+def _call(job: Job, now: float) -> Call:
+    request = job.request
+    return Call(
+        request.id,
+        request.verb,
+        request.parts,
+        request.headers,
+        request.envelope,
+        job.remaining(now),
+        request.trace_context,
+    )

@@ -1,0 +1,230 @@
+"""The verbs that change and show what is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from torchserve_lite.archive.dependencies import Environment, install
+from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.core.requests import InferenceRequest, Verb
+from torchserve_lite.engine.interface import Engine, ModelFiles
+from torchserve_lite.errors import LoadFailed, ServingError
+from torchserve_lite.registry import ModelRegistry
+from torchserve_lite.specs import build_spec
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """All that management shows of a model version. Lists run beside ``status.workers``; memory is in bytes."""
+
+    spec: ModelSpec
+    status: ModelStatus
+    min_workers: int
+    max_workers: int
+    start_times: Sequence[str]
+    memory: Sequence[int]
+    customized: dict[str, Any] | None = None
+
+
+class Homes:
+    """Where each served version lies unpacked on this machine, and what runs it."""
+
+    def __init__(self) -> None:
+        self._homes: dict[ModelKey, tuple[Archive, Environment | None]] = {}
+
+    def add(self, key: ModelKey, archive: Archive, environment: Environment | None) -> None:
+        self._homes[key] = (archive, environment)
+
+    def locate(self, spec: ModelSpec) -> ModelFiles:
+        archive, environment = self._homes[spec.key]
+        if environment is None:
+            return ModelFiles(str(archive.path))
+        return ModelFiles(str(archive.path), environment.python, environment.python_path)
+
+    def close(self) -> None:
+        for archive, _ in self._homes.values():
+            archive.close()
+        self._homes.clear()
+
+
+class ModelManager:
+    """Registers models from the store, scales and describes them. Use as an async context manager."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: ModelStore,
+        registry: ModelRegistry,
+        homes: Homes,
+        workers: WorkerConfig,
+        *,
+        default_workers: int,
+    ) -> None:
+        self.registry = registry
+        self.failed: dict[str, str] = {}  # models that were to be served and could not be registered: name -> cause
+        self._engine = engine
+        self._store = store
+        self._homes = homes
+        self._workers = workers
+        self._default_workers = default_workers
+        self._scaled: dict[ModelKey, tuple[int, int]] = {}
+        self._background = asyncio.TaskGroup()
+        self._scaling: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> ModelManager:
+        await self._background.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for task in self._scaling:
+            task.cancel()
+        await self._background.__aexit__(None, None, None)
+
+    async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
+        """Every model on its own: one that fails is told, and the others are served."""
+        wanted = await self._wanted(config)
+        progress.loading([model.name or model.url for model in wanted])
+        opened = await asyncio.gather(*(self._register(model, config, progress) for model in wanted))
+        await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
+
+    async def _wanted(self, config: ModelsConfig) -> list[StartupModel]:
+        if not config.load_all:
+            return list(config.startup)
+        return [StartupModel(url=url) for url in await asyncio.to_thread(self._store.all_archives)]
+
+    async def _register(
+        self, wanted: StartupModel, config: ModelsConfig, progress: StartupProgress
+    ) -> ModelSpec | None:
+        """Opens the archive and puts its spec into the registry, so that all specs are known before workers share
+        the cores."""
+        name = wanted.name or Path(wanted.url).name.split(".")[0]
+        try:
+            archive = await asyncio.to_thread(self._store.open, wanted.url)
+            return await self._adopt(archive, wanted, config)
+        except ServingError as error:
+            self.failed[name] = str(error)
+            log.error("Model %s cannot be served: %s", name, error)
+            progress.model_failed(name, str(error))
+            return None
+
+    async def _adopt(self, archive: Archive, wanted: StartupModel, config: ModelsConfig) -> ModelSpec:
+        try:
+            for warning in archive.warnings:
+                log.warning("%s: %s", archive.url, warning)
+            name = wanted.name or archive.manifest.model_name
+            override = config.overrides.get((name, archive.manifest.model_version))
+            spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
+            environment = await self._environment(archive)
+            self.registry.add(spec, default=wanted.default_version)
+        except BaseException:
+            archive.close()
+            raise
+        self._homes.add(spec.key, archive, environment)
+        return spec
+
+    async def _environment(self, archive: Archive) -> Environment | None:
+        wants_venv = bool(archive.config.use_venv)
+        wants_packages = self._workers.install_dependencies and bool(archive.manifest.requirements_file)
+        if not wants_venv and not wants_packages:
+            return None
+        cache = self._store.scratch / "environments"
+        return await asyncio.to_thread(install, archive, python=self._workers.python, cache=cache)
+
+    async def _start(self, spec: ModelSpec, progress: StartupProgress) -> None:
+        begun = time.monotonic()
+        self._scaled[spec.key] = (spec.min_workers, spec.max_workers)
+        try:
+            await self._engine.load(spec, spec.min_workers)
+        except ServingError as error:
+            progress.model_failed(spec.key.name, str(error))
+        else:
+            progress.model_ready(spec.key.name, spec.key.version, spec.min_workers, time.monotonic() - begun)
+
+    def list_models(self) -> list[tuple[str, str]]:
+        """Name and archive URL of each default version, by name."""
+        return [(spec.key.name, spec.archive_url) for spec in self.registry.defaults()]
+
+    async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
+        """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
+        key = self.registry.resolve(name, version).key
+        wanted = self._engine.status(key).wanted
+        self._scaled[key] = (low, high)
+        wanted = min(max(wanted, low), high)
+        await self._engine.scale(key, wanted)
+        return wanted
+
+    def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
+        self.registry.resolve(name, version)
+        task = self._background.create_task(self._scale_and_report(name, version, low, high))
+        self._scaling.add(task)
+        task.add_done_callback(self._scaling.discard)
+
+    async def _scale_and_report(self, name: str, version: str | None, low: int, high: int) -> None:
+        try:
+            await self.scale(name, version, low, high)
+        except LoadFailed as error:
+            log.error("Scaling model %s to %d workers failed: %s", name, low, error)
+
+    async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
+        """``version`` may be ``all``. ``customized`` asks the handler as well."""
+        if version == "all":
+            return [await self._describe(spec) for spec in self.registry.versions(name)]
+        description = await self._describe(self.registry.resolve(name, version))
+        if not customized:
+            return [description]
+        return [replace(description, customized=await self._ask_handler(description.spec))]
+
+    async def _describe(self, spec: ModelSpec) -> ModelDescription:
+        status = self._engine.status(spec.key)
+        low, high = self._scaled[spec.key]
+        return ModelDescription(
+            spec=spec,
+            status=status,
+            min_workers=low,
+            max_workers=high,
+            start_times=[_local_time(worker.started) for worker in status.workers],
+            memory=[_resident(worker.pid) for worker in status.workers],
+        )
+
+    async def _ask_handler(self, spec: ModelSpec) -> dict[str, Any]:
+        """The handler's own description; ``{}`` when it gives none."""
+        request = InferenceRequest(
+            "describe", spec.key.name, spec.key.version, Verb.DESCRIBE, (), (("describe", "True"),)
+        )
+        job = Job(request, spec.key, asyncio.get_running_loop().time())
+        self._engine.submit(job)
+        answer = await job.answer
+        try:
+            told = json.loads(answer.body)
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) else {}
+
+
+def _local_time(seconds: float) -> str:
+    """Local time with a literal Z, as TorchServe writes it."""
+    fraction = int(seconds % 1 * 1000)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{fraction:03d}Z", time.localtime(seconds))
+
+
+def _resident(pid: int | None) -> int:
+    """Resident bytes of a process; 0 when there is none."""
+    try:
+        return psutil.Process(pid).memory_info().rss if pid is not None else 0
+    except psutil.Error:
+        return 0

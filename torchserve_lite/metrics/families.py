@@ -1,0 +1,145 @@
+"""Counters, gauges and histograms, and their text form (Prometheus exposition format 0.0.4).
+
+The stock client library is not used here: it appends ``_total`` to every counter and adds ``_created`` series, while
+dashboards made for TorchServe ask for ``Requests2XX`` and ``ts_inference_latency_microseconds``. Its parser checks our
+output in the tests.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+Sample = tuple[str, tuple[tuple[str, str], ...], float]  # suffix, more labels, value
+
+
+class Value:
+    """A counter's or a gauge's figure for one set of labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1.0) -> None:
+        self.value += amount
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+    def samples(self) -> Iterator[Sample]:
+        yield "", (), self.value
+
+
+class Distribution:
+    """A histogram for one set of labels; ``bounds`` are inclusive upper edges."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def samples(self) -> Iterator[Sample]:
+        total = 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            total += count
+            yield "_bucket", (("le", _number(bound)),), total
+        yield "_sum", (), self._sum
+        yield "_count", (), total
+
+
+Kind = TypeVar("Kind", bound=Value | Distribution)
+
+
+class Family(Generic[Kind]):
+    """All label sets of one metric. ``of`` gives the figure for one of them; keep it where it is updated often."""
+
+    def __init__(self, name: str, kind: str, unit: str, labels: Sequence[str], make: Callable[[], Kind]) -> None:
+        self.name = name
+        self.kind = kind
+        self.labels = tuple(labels)
+        self._unit = unit
+        self._make = make
+        self._figures: dict[tuple[str, ...], Kind] = {}
+
+    def of(self, *values: str) -> Kind:
+        figure = self._figures.get(values)
+        if figure is None:
+            if len(values) != len(self.labels):
+                raise ValueError(f"{self.name} has the labels {self.labels}, not {len(values)} values")
+            figure = self._figures[values] = self._make()
+        return figure
+
+    def forget(self, keep: Callable[[dict[str, str]], bool]) -> None:
+        """Drops the label sets for which ``keep`` is false: a model that is gone must not leave its last figures."""
+        gone = [values for values in self._figures if not keep(dict(zip(self.labels, values, strict=True)))]
+        for values in gone:
+            del self._figures[values]
+
+    def lines(self) -> Iterator[str]:
+        yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {self._unit}"
+        yield f"# TYPE {self.name} {self.kind}"
+        for values, figure in self._figures.items():
+            own = tuple(zip(self.labels, values, strict=True))
+            for suffix, more, value in figure.samples():
+                yield f"{self.name}{suffix}{_labels((*own, *more))} {_number(value)}"
+
+
+class Registry:
+    """Every family the endpoint shows. ``before_render`` functions bring gauges up to date when somebody looks."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Family[Value] | Family[Distribution]] = {}
+        self.before_render: list[Callable[[], None]] = []
+
+    def counter(self, name: str, unit: str, labels: Sequence[str]) -> Family[Value]:
+        return self._add(Family(name, "counter", unit, labels, Value))
+
+    def gauge(self, name: str, unit: str, labels: Sequence[str]) -> Family[Value]:
+        return self._add(Family(name, "gauge", unit, labels, Value))
+
+    def histogram(self, name: str, unit: str, labels: Sequence[str], bounds: Sequence[float]) -> Family[Distribution]:
+        family = Family(name, "histogram", unit, labels, lambda: Distribution(bounds))
+        self._families[name] = family
+        return family
+
+    def get(self, name: str) -> Family[Value] | Family[Distribution] | None:
+        return self._families.get(name)
+
+    def render(self, names: Iterable[str] = ()) -> str:
+        """The exposition text; ``names``: only these families (all when empty)."""
+        for refresh in self.before_render:
+            refresh()
+        wanted = set(names)
+        lines: list[str] = []
+        for family in self._families.values():
+            if not wanted or family.name in wanted:
+                lines.extend(family.lines())
+        return "\n".join(lines) + "\n" if lines else ""
+
+    def _add(self, family: Family[Value]) -> Family[Value]:
+        self._families[family.name] = family
+        return family
+
+
+def _labels(pairs: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs) + "}" if pairs else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _number(value: float) -> str:
+    return "+Inf" if value == float("inf") else repr(float(value))

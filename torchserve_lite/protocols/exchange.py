@@ -1,0 +1,122 @@
+"""The pieces of an HTTP exchange that all protocols share: reading a request, writing an answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Iterable
+
+from aiohttp import web
+
+from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+REQUEST_ID = "x-request-id"
+_TIMEOUT = "X-Request-Timeout-Ms"
+INFER_METHODS = ("POST", "PUT", "GET")
+
+
+_random = random.Random(os.urandom(32))  # ids must differ, not be secret: a system call for each would cost more
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4)."""
+    digits = f"{_random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def wire_headers(request: web.Request) -> Headers:
+    """All headers in the client's own spelling."""
+    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers])
+
+
+def media_type(request: web.Request) -> str:
+    """The content type without its parameters, as the client wrote it."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip()
+
+
+def check_method(request: web.Request) -> None:
+    """A crawler's GET without a body, or a HEAD, must not run a model."""
+    method = request.method
+    if method in ("POST", "PUT") or (method == "GET" and (request.can_read_body or request.query_string)):
+        return
+    raise MethodNotAllowed(INFER_METHODS)
+
+
+def make_request(
+    request: web.Request,
+    *,
+    model: str,
+    version: str | None = None,
+    verb: Verb = Verb.PREDICT,
+    parts: Iterable[Part],
+    envelope: Envelope = Envelope.NONE,
+    more_headers: Headers = (),
+) -> InferenceRequest:
+    """An ``InferenceRequest`` with what every HTTP protocol takes from a request in the same way."""
+    return InferenceRequest(
+        request[REQUEST_ID],
+        model,
+        version,
+        verb,
+        tuple(parts),
+        (*wire_headers(request), ("explain", str(verb is Verb.EXPLAIN)), *more_headers),
+        envelope,
+        _timeout(request),
+        request.headers.get("traceparent", ""),
+    )
+
+
+def _timeout(request: web.Request) -> float | None:
+    text = request.headers.get(_TIMEOUT)
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = -1
+    if not 0 < milliseconds < float("inf"):
+        raise BadRequest(f"{_TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
+    return milliseconds / 1000
+
+
+async def send(request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
+    """The handler's answer: at once, or in chunks when the handler streams."""
+    headers = dict(answer.headers)
+    if answer.content_type:
+        headers["Content-Type"] = answer.content_type
+    reason = _reason(answer)
+    if answer.more is None:
+        return web.Response(body=answer.body, status=answer.status, reason=reason, headers=headers)
+    return await _send_chunks(
+        request, answer.body, answer.more, web.StreamResponse(status=answer.status, reason=reason, headers=headers)
+    )
+
+
+async def _send_chunks(
+    request: web.Request, first: bytes, more: AsyncIterator[bytes], response: web.StreamResponse
+) -> web.StreamResponse:
+    """A failure after the first chunk can only be told by ending the body without its end mark."""
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    try:
+        if first:
+            await response.write(first)
+        async for chunk in more:
+            if chunk:
+                await response.write(chunk)
+    except ServingError as error:
+        log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    await response.write_eof()
+    return response
+
+
+def _reason(answer: InferenceResponse) -> str | None:
+    return answer.reason.replace("\r", " ").replace("\n", " ") or None

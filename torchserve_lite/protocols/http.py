@@ -1,0 +1,182 @@
+"""The HTTP listeners: which routes stand on which address, and what every exchange has in common."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from torchserve_lite.config.settings import Address, HttpConfig
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.errors import BodyTooLarge, ConfigurationError, MethodNotAllowed, RouteNotFound, ServingError
+from torchserve_lite.management import ModelManager
+from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.protocols.access_log import AccessLog
+from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.exchange import JSON, REQUEST_ID, new_request_id
+from torchserve_lite.protocols.kserve_v1 import KServeV1Routes
+from torchserve_lite.protocols.kserve_v2 import KServeV2Routes
+from torchserve_lite.protocols.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.torchserve import TorchServeRoutes
+
+log = logging.getLogger(__name__)
+
+_KEEP_ALIVE = 75.0  # longer than the 60 s of the proxies before us, or they meet a closing connection
+_LINGER = 1.0  # seconds in which clients on open connections are told to close them before we do
+_COMMON = {
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+    "Server": "torchserve-lite",
+}
+
+
+class Routes(Protocol):
+    def add_to(self, app: web.Application) -> None: ...
+
+
+class HttpFrontEnd:
+    """All HTTP listeners of the server. Use ``serving``; ``addresses`` then says where they really listen."""
+
+    def __init__(
+        self,
+        config: HttpConfig,
+        plane: DataPlane,
+        manager: ModelManager,
+        metrics: ServerMetrics,
+        access_log: AccessLog,
+    ) -> None:
+        self._config = config
+        self._plane = plane
+        self._manager = manager
+        self._metrics = metrics
+        self._access_log = access_log
+        self._headers = {**_COMMON, **config.cors}
+        self._draining = False
+        self.addresses: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[HttpFrontEnd]:
+        """Entered: all sockets are open. Left: no new connections, and requests in flight have been answered."""
+        runners = [await self._listen(address, roles) for address, roles in self._listeners().items()]
+        try:
+            yield self
+        finally:
+            self._draining = True
+            await self._let_clients_go(runners)
+            await asyncio.gather(*(runner.cleanup() for runner in runners))
+            self._access_log.flush()
+
+    def _listeners(self) -> Mapping[Address, list[str]]:
+        """Roles by address: equal addresses are one listener, as in the KServe set-up."""
+        config = self._config
+        roles: dict[Address, list[str]] = {}
+        for role, address in (("inference", config.inference), ("management", config.management)):
+            roles.setdefault(address, []).append(role)
+        if config.enable_metrics_api:
+            roles.setdefault(config.metrics, []).append("metrics")
+        return roles
+
+    async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
+        app = web.Application(middlewares=[self._exchange], client_max_size=self._config.max_request_size)
+        app.on_response_prepare.append(self._complete)
+        for routes in self._routes(roles):
+            routes.add_to(app)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,  # a client that goes away cancels its request
+            keepalive_timeout=_KEEP_ALIVE,
+            shutdown_timeout=self._config.shutdown_grace,
+        )
+        await runner.setup()
+        site = _site(runner, address)
+        try:
+            await site.start()
+        except OSError as fault:
+            await runner.cleanup()
+            raise ConfigurationError(
+                f"{roles[0]}_address={address} cannot be used: {fault.strerror or fault}"
+            ) from fault
+        for role in roles:
+            self.addresses[role] = _real_address(runner, address)
+        return runner
+
+    def _routes(self, roles: list[str]) -> list[Routes]:
+        routes: list[Routes] = []
+        if "inference" in roles:
+            inference = TorchServeRoutes(self._plane, self._config.max_request_size)
+            routes += [inference, KServeV1Routes(self._plane), KServeV2Routes(self._plane)]
+        if "management" in roles:
+            routes.append(ManagementRoutes(self._manager))
+        if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
+            routes.append(MetricsRoutes(self._metrics))
+        return routes
+
+    @web.middleware
+    async def _exchange(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """One request: its id, its answer or the error that stands for it, the common headers, figures and log."""
+        begun = perf_counter()
+        request[REQUEST_ID] = new_request_id()
+        try:
+            response = await handler(request)
+        except Exception as error:
+            response = self._error_response(request, error)
+        self._metrics.count_response(response.status)
+        self._access_log.add(request, response.status, perf_counter() - begun)
+        return response
+
+    async def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
+        """What every response carries, put on just before its head is written."""
+        headers = response.headers
+        headers.update(self._headers)
+        headers["x-request-id"] = request[REQUEST_ID]
+        if self._draining:
+            response.force_close()
+
+    def _error_response(self, request: web.Request, error: Exception) -> web.Response:
+        error = self._translated(error)
+        if not isinstance(error, ServingError):
+            log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
+        reply = reply_to(error, kserve=request.path.startswith(("/v1/", "/v2")))
+        headers = {"Content-Type": JSON, **dict(reply.headers)}
+        return web.Response(body=reply.body, status=reply.status, headers=headers)
+
+    def _translated(self, error: Exception) -> Exception:
+        """aiohttp's own refusals as ours."""
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
+            return BodyTooLarge(self._config.max_request_size)
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            return MethodNotAllowed(tuple(sorted(error.allowed_methods)))
+        if isinstance(error, web.HTTPNotFound):
+            return RouteNotFound()
+        return error
+
+    async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:
+        """Answers carry ``Connection: close`` now. Clients that send something within the linger time leave by
+        themselves, instead of meeting a connection that is reset under their next request."""
+        deadline = asyncio.get_running_loop().time() + _LINGER
+        while asyncio.get_running_loop().time() < deadline:
+            if not any(runner.server is not None and runner.server.connections for runner in runners):
+                return
+            await asyncio.sleep(_LINGER / 20)
+
+
+def _site(runner: web.AppRunner, address: Address) -> web.BaseSite:
+    if address.path:
+        return web.UnixSite(runner, address.path)
+    return web.TCPSite(runner, address.host, address.port, backlog=2048)
+
+
+def _real_address(runner: web.AppRunner, address: Address) -> str:
+    """With the port that the system chose, when 0 was asked for."""
+    if address.path:
+        return str(address)
+    port = runner.addresses[-1][1]
+    return str(Address(address.host, port))

@@ -1,0 +1,66 @@
+"""KServe's V1 protocol: lists, readiness, ``:predict`` and ``:explain``.
+
+The body goes to the worker as it came; the ``kserve`` envelope there splits ``instances``.
+"""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from torchserve_lite.core.requests import Envelope, Part, Verb
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.errors import MethodNotAllowed, RouteNotFound, Unavailable
+from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.exchange import JSON, check_method, make_request, send
+
+_VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
+
+
+class KServeV1Routes:
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/", self.alive)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_route("*", "/v1/models/{target:.+}", self.model)
+
+    async def alive(self, request: web.Request) -> web.Response:
+        return _json({"status": "alive"})
+
+    async def models(self, request: web.Request) -> web.Response:
+        return _json({"models": self._plane.names()})
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        target = request.match_info["target"].rstrip("/")
+        name, colon, verb = target.rpartition(":")
+        if not colon:
+            return self._readiness(request, target)
+        if verb not in _VERBS:
+            raise RouteNotFound
+        return await self._infer(request, name, _VERBS[verb])
+
+    def _readiness(self, request: web.Request, name: str) -> web.Response:
+        """503 while the model cannot answer, because a Kubernetes probe sees the status only."""
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(("GET",))
+        try:
+            self._plane.check_ready(name)
+        except Unavailable as cause:
+            told = json.loads(reply_to(cause, kserve=True).body)
+            return _json({"name": name, "ready": False, **told}, 503)
+        return _json({"name": name, "ready": True})
+
+    async def _infer(self, request: web.Request, name: str, verb: Verb) -> web.StreamResponse:
+        check_method(request)
+        self._plane.spec(name)
+        body = Part("body", await request.read(), JSON)
+        question = make_request(request, model=name, verb=verb, parts=(body,), envelope=Envelope.KSERVE)
+        return await send(request, await self._plane.infer(question))
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    """Content type exactly ``application/json``: KServe's SDK compares the whole string."""
+    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})

@@ -1,0 +1,90 @@
+"""KServe's V2 protocol (Open Inference Protocol) over REST with JSON tensors, and TorchServe's ``/explain``.
+
+The body goes to the worker as it came; the ``kservev2`` envelope there reads the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+
+from aiohttp import web
+
+from torchserve_lite import __version__
+from torchserve_lite.core.requests import Envelope, Part, Verb
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.errors import BadRequest, Unavailable
+from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.exchange import JSON, check_method, make_request, send
+
+_BINARY = "Inference-Header-Content-Length"
+_VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
+
+
+class KServeV2Routes:
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    def add_to(self, app: web.Application) -> None:
+        router = app.router
+        router.add_get("/v2", self.server)
+        router.add_get("/v2/", self.server)
+        router.add_get("/v2/health/live", self.live)
+        router.add_get("/v2/health/ready", self.ready)
+        router.add_get("/v2/models", self.models)
+        for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            router.add_get(model, self.metadata)
+            router.add_get(f"{model}/ready", self.model_ready)
+            router.add_route("*", f"{model}/{{verb:infer|explain}}", self.infer)
+
+    async def server(self, request: web.Request) -> web.Response:
+        return _json({"name": "torchserve-lite", "version": __version__, "extensions": []})
+
+    async def live(self, request: web.Request) -> web.Response:
+        return _json({"live": True})
+
+    async def ready(self, request: web.Request) -> web.Response:
+        ready = self._plane.all_ready()
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def models(self, request: web.Request) -> web.Response:
+        return _json({"models": self._plane.names()})
+
+    async def metadata(self, request: web.Request) -> web.Response:
+        """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
+        name, version = _model(request)
+        self._plane.spec(name, version)
+        versions = self._plane.versions(name) if version is None else [version]
+        return _json({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
+
+    async def model_ready(self, request: web.Request) -> web.Response:
+        name, version = _model(request)
+        try:
+            self._plane.check_ready(name, version)
+        except Unavailable as cause:
+            told = json.loads(reply_to(cause, kserve=True).body)
+            return _json({"name": name, "ready": False, **told}, 503)
+        return _json({"name": name, "ready": True})
+
+    async def infer(self, request: web.Request) -> web.StreamResponse:
+        check_method(request)
+        name, version = _model(request)
+        self._plane.spec(name, version)
+        if _BINARY in request.headers:
+            raise BadRequest(f"Binary tensors ({_BINARY}) are not understood by this version: send the data as JSON.")
+        question = make_request(
+            request,
+            model=name,
+            version=version,
+            verb=_VERBS[request.match_info["verb"]],
+            parts=(Part("body", await request.read(), JSON),),
+            envelope=Envelope.KSERVE_V2,
+        )
+        return await send(request, await self._plane.infer(question))
+
+
+def _model(request: web.Request) -> tuple[str, str | None]:
+    return request.match_info["model"], request.match_info.get("version")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})

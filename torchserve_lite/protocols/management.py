@@ -1,0 +1,156 @@
+"""TorchServe's management routes: list, describe and scale; and the metrics page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import web
+
+from torchserve_lite.errors import BadRequest, MethodNotAllowed
+from torchserve_lite.management import ModelDescription, ModelManager
+from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.metrics.families import CONTENT_TYPE
+from torchserve_lite.protocols.exchange import JSON
+
+_DEFAULT_PAGE = 100
+
+
+class ManagementRoutes:
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+
+    def add_to(self, app: web.Application) -> None:
+        router = app.router
+        router.add_get("/models", self.list_models)
+        router.add_route("*", "/models", self.refuse)
+        for path in ("/models/{model}", "/models/{model}/{version}"):
+            router.add_get(path, self.describe)
+            router.add_put(path, self.scale)
+            router.add_route("*", path, self.refuse)
+
+    async def refuse(self, request: web.Request) -> web.Response:
+        raise MethodNotAllowed
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        limit = _whole_number(request, "limit", _DEFAULT_PAGE)
+        start = _whole_number(request, "next_page_token", 0)
+        limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
+        models = self._manager.list_models()
+        page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
+        page["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
+        return _json(page)
+
+    async def describe(self, request: web.Request) -> web.Response:
+        version = request.match_info.get("version")
+        customized = request.query.get("customized", "").lower() == "true"
+        described = await self._manager.describe(request.match_info["model"], version, customized=customized)
+        return _json([description_json(description) for description in described])
+
+    async def scale(self, request: web.Request) -> web.Response:
+        name, version = (
+            request.match_info["model"],
+            request.match_info.get("version") or request.query.get("model_version"),
+        )
+        low = _whole_number(request, "min_worker", 1)
+        high = _whole_number(request, "max_worker", low)
+        if min(low, high) < 0:
+            raise BadRequest(f"min_worker={low} and max_worker={high}: a number of workers cannot be negative.")
+        if high < low:
+            raise BadRequest("max_worker cannot be less than min_worker.")
+        if request.query.get("synchronous", "").lower() != "true":
+            self._manager.scale_in_background(name, version, low, high)
+            return _status("Processing worker updates...", 202)
+        workers = await self._manager.scale(name, version, low, high)
+        which = f", version: {version}" if version else ""
+        return _status(f"Workers scaled to {workers} for model: {name}{which}")
+
+
+class MetricsRoutes:
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_get("/metrics", self.show)
+
+    async def show(self, request: web.Request) -> web.Response:
+        text = self._metrics.registry.render(request.query.getall("name[]", ()))
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def description_json(described: ModelDescription) -> dict[str, Any]:
+    """One entry of the describe array: TorchServe's fields in its order."""
+    spec, status = described.spec, described.status
+    return {
+        "modelName": spec.key.name,
+        "modelVersion": spec.key.version,
+        "modelUrl": spec.archive_url,
+        "runtime": spec.runtime,
+        "minWorkers": described.min_workers,
+        "maxWorkers": described.max_workers,
+        "batchSize": spec.batch.size,
+        "maxBatchDelay": round(spec.batch.delay * 1000),
+        "responseTimeout": _whole(spec.response_timeout),
+        "startupTimeout": _whole(spec.startup_timeout),
+        "maxRetryTimeoutInSec": _whole(spec.recovery.window),
+        "clientTimeoutInMills": round((spec.client_timeout or 0) * 1000),
+        "parallelType": spec.parallel_type,
+        "parallelLevel": spec.parallel_level,
+        "deviceType": "gpu" if any(worker.gpu_id is not None for worker in status.workers) else "cpu",
+        **({"deviceIds": list(spec.device.ids)} if spec.device.ids else {}),
+        "continuousBatching": False,
+        "useJobTicket": False,
+        "useVenv": bool(spec.model_config.get("useVenv", False)),
+        "stateful": False,
+        "sequenceMaxIdleMSec": 0,
+        "sequenceTimeoutMSec": 0,
+        "maxNumSequence": 0,
+        "maxSequenceJobQueueSize": 0,
+        "loadedAtStartup": spec.loaded_at_startup,
+        "workers": [_worker_json(described, index) for index in range(len(status.workers))],
+        "jobQueueStatus": {
+            "remainingCapacity": status.queue_size - status.queued,
+            "pendingRequests": status.queued,
+        },
+        **({"customizedMetadata": described.customized} if described.customized is not None else {}),
+    }
+
+
+def _worker_json(described: ModelDescription, index: int) -> dict[str, Any]:
+    """``status`` keeps TorchServe's two words, which scripts wait for; ``state`` and ``lastFailure`` are ours."""
+    worker = described.status.workers[index]
+    ready = worker.state == "READY"
+    return {
+        "id": worker.id,
+        "startTime": described.start_times[index],
+        "status": "READY" if ready else "UNLOADING",
+        "memoryUsage": described.memory[index],
+        "pid": worker.pid if worker.pid is not None else -1,
+        "gpu": worker.gpu_id is not None,
+        "gpuUsage": "N/A" if worker.gpu_id is None else f"gpuId::{worker.gpu_id}",
+        "state": worker.state,
+        **({"lastFailure": worker.last_failure} if worker.last_failure else {}),
+    }
+
+
+def _whole(seconds: float) -> int | float:
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
+def _whole_number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(f"{name} is {text!r}; it must be a whole number.") from None
+
+
+def _status(text: str, status: int = 200) -> web.Response:
+    return _json({"status": text}, status)
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    body = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return web.Response(body=body.encode(), status=status, headers={"Content-Type": JSON})

@@ -1,0 +1,116 @@
+"""TorchServe's own inference routes: /ping, /predictions, /explanations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import BodyPartReader, web
+
+from torchserve_lite.core.requests import Part, Verb
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
+from torchserve_lite.protocols.exchange import JSON, check_method, make_request, media_type, send
+
+_MOST_FIELDS = 1000
+_FORM = "application/x-www-form-urlencoded"
+
+
+class TorchServeRoutes:
+    """Routes of the inference address. ``max_body``: bytes a form may have in all."""
+
+    def __init__(self, plane: DataPlane, max_body: int) -> None:
+        self._plane = plane
+        self._max_body = max_body
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_route("*", "/ping", self.ping)
+        app.router.add_route("*", "/predictions/{path:.+}", self.predictions)
+        app.router.add_route("*", "/explanations/{path:.+}", self.explanations)
+
+    async def ping(self, request: web.Request) -> web.Response:
+        """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load)."""
+        healthy = self._plane.all_ready()
+        body = json.dumps({"status": "Healthy" if healthy else "Unhealthy"}, indent=2) + "\n"
+        return web.Response(text=body, status=200 if healthy else 500, content_type=JSON)
+
+    async def predictions(self, request: web.Request) -> web.StreamResponse:
+        return await self._infer(request, Verb.PREDICT)
+
+    async def explanations(self, request: web.Request) -> web.StreamResponse:
+        return await self._infer(request, Verb.EXPLAIN)
+
+    async def _infer(self, request: web.Request, verb: Verb) -> web.StreamResponse:
+        check_method(request)
+        model, version, rest = split_path(request.match_info["path"])
+        self._plane.spec(model, version)  # an unknown model is told before its body is read
+        parts = [part async for part in read_parts(request, self._max_body)]
+        question = make_request(
+            request, model=model, version=version, verb=verb, parts=parts, more_headers=(("url_path", rest),)
+        )
+        return await send(request, await self._plane.infer(question))
+
+
+def split_path(path: str) -> tuple[str, str | None, str]:
+    """``model[/version[/rest]]``; slashes at the end do not count."""
+    model, *more = path.strip("/").split("/", 2)
+    if not model:
+        raise RouteNotFound
+    return model, more[0] if more else None, more[1] if len(more) > 1 else ""
+
+
+async def read_parts(request: web.Request, max_body: int) -> AsyncIterator[Part]:
+    """The parts of a form, or one part ``body``."""
+    kind = media_type(request)
+    if kind.lower() == "multipart/form-data" and "boundary=" in request.headers["Content-Type"]:
+        async for part in _multipart(request, max_body):
+            yield part
+        return
+    body = await request.read()
+    if kind.lower() == _FORM and b"=" in body:
+        for part in _form(body):
+            yield part
+    else:
+        yield Part("body", body, kind)
+
+
+def _form(body: bytes) -> list[Part]:
+    fields = [field for field in body.split(b"&") if field]
+    if len(fields) > _MOST_FIELDS:
+        raise BadRequest(f"The form has {len(fields)} fields; at most {_MOST_FIELDS} are accepted.")
+    pairs = (field.replace(b"+", b" ").partition(b"=") for field in fields)
+    return [
+        Part(unquote_to_bytes(name).decode("utf-8", "replace"), unquote_to_bytes(value)) for name, _, value in pairs
+    ]
+
+
+async def _multipart(request: web.Request, max_body: int) -> AsyncIterator[Part]:
+    left = max_body
+    count = 0
+    try:
+        async for part in await request.multipart():
+            count += 1
+            if not isinstance(part, BodyPartReader) or count > _MOST_FIELDS:
+                raise BadRequest(f"The multipart body is nested or has more than {_MOST_FIELDS} parts.")
+            data = await _read_part(part, left, max_body)
+            left -= len(data)
+            yield Part(part.name or "", data, _part_type(part))
+    except ValueError as fault:
+        raise BadRequest(f"The multipart body cannot be read: {fault}") from fault
+
+
+async def _read_part(part: BodyPartReader, left: int, max_body: int) -> bytes:
+    data = bytearray()
+    while chunk := await part.read_chunk():
+        data += chunk
+        if len(data) > left:
+            raise BodyTooLarge(max_body)
+    return bytes(data)
+
+
+def _part_type(part: BodyPartReader) -> str:
+    """Only a part with a file name keeps its content type, as in TorchServe; others reach the handler as bytes."""
+    if part.filename is None:
+        return ""
+    return part.headers.get("Content-Type", "application/octet-stream").partition(";")[0].strip()

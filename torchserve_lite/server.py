@@ -1,0 +1,162 @@
+"""Opens every part of the server in order; closes them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import cast
+
+import psutil
+
+from torchserve_lite.archive.store import ModelStore
+from torchserve_lite.config.settings import Config, WorkerConfig
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.engine.local import LocalEngine
+from torchserve_lite.engine.machine import Devices, count_gpus, usable_cores
+from torchserve_lite.engine.pool import PoolEvents
+from torchserve_lite.errors import WorkerFailure
+from torchserve_lite.ipc.messages import Result
+from torchserve_lite.logs import access_lines, logging_to
+from torchserve_lite.management import Homes, ModelManager
+from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.protocols.access_log import AccessLog
+from torchserve_lite.protocols.http import HttpFrontEnd
+from torchserve_lite.registry import ModelRegistry
+
+log = logging.getLogger(__name__)
+
+
+def run(config: Config, progress: StartupProgress) -> int:
+    """Serves until a stop signal; returns the exit code. ConfigurationError when a socket cannot be opened."""
+    with logging_to(config.logs), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(config, progress))
+    return 0
+
+
+async def serve(config: Config, progress: StartupProgress) -> None:
+    async with AsyncExitStack() as stack:
+        stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
+        scratch = stack.enter_context(_scratch_folder())
+        metrics = ServerMetrics(config.metrics)
+        homes = Homes()
+        stack.callback(homes.close)
+        devices = Devices(_gpus(config.workers))
+        engine = await stack.enter_async_context(
+            LocalEngine(
+                config.workers,
+                homes.locate,
+                devices,
+                cores=usable_cores(),
+                share_threads=config.workers.share_threads,
+                events=_Events(metrics),
+                special_line=metrics.printed_metric,
+            )
+        )
+        manager = ModelManager(
+            engine,
+            ModelStore(folder=config.models.store, scratch=scratch),
+            ModelRegistry(),
+            homes,
+            config.workers,
+            default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
+        )
+        await stack.enter_async_context(manager)
+        plane = DataPlane(engine, manager.registry, metrics, lambda: manager.failed)
+        access_log = AccessLog(access_lines)
+        front = HttpFrontEnd(config.http, plane, manager, metrics, access_log)
+        await stack.enter_async_context(front.serving())
+        progress.listening(front.addresses)
+        stack.callback(progress.stopping)
+        await _load_unless_stopped(manager.load_initial_models(config.models, progress), stop)
+        progress.started(time.time() - psutil.Process().create_time())
+        gc.collect()
+        gc.freeze()  # what start-up made stays; collections then look at requests only
+        await stop.wait()
+
+
+class _Events(PoolEvents):
+    """What pools report, turned into figures."""
+
+    def __init__(self, metrics: ServerMetrics) -> None:
+        self._metrics = metrics
+
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], result: Result, seconds: float) -> None:
+        self._metrics.model(spec.key).batch_size.observe(len(batch))
+        self._metrics.prediction_time(spec.key, result.handler_seconds)
+        for metric in result.metrics:
+            self._metrics.handler_metric(metric)
+
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:
+        self._metrics.worker_loaded(spec.key, worker_id, seconds)
+
+    def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
+        self._metrics.worker_failed(spec.key)
+
+
+async def _load_unless_stopped(loading: Coroutine[object, object, None], stop: asyncio.Event) -> None:
+    """A stop signal must not wait for a model that takes minutes to load."""
+    load = asyncio.ensure_future(loading)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([load, stopped], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        if not load.done():
+            load.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await load
+
+
+@contextmanager
+def _stop_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
+    """Set by the first signal; a second one ends the process at once, as by default."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def begin_to_stop() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, begin_to_stop)
+    try:
+        yield stop
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """Where archives are unpacked: ours alone, and gone when we are."""
+    folder = Path(tempfile.mkdtemp(prefix="torchserve-lite-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _gpus(config: WorkerConfig) -> int:
+    there = count_gpus(config.visible_gpus)
+    return there if config.number_of_gpu is None else min(there, config.number_of_gpu)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        return asyncio.new_event_loop
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)

@@ -1,0 +1,79 @@
+"""Loading a handler: TorchServe's ``ts`` package made importable, the entry point found, the model initialised.
+
+The only place that knows ``compat``. From then on it is ``ts``, as handlers know it: importing it by its long name
+would make a second copy of each class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torchserve_lite.compat import install as install
+from torchserve_lite.ipc.messages import Load
+
+MetricSink = Callable[[str, str, str, float, list[tuple[str, str]], str], None]
+StageMark = Callable[[str, int], None]
+_TORCHSERVE_VERSION = "0.12.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A loaded handler: call ``entry_point(rows, context)``."""
+
+    entry_point: Callable[[list[Any], Any], Any]
+    context: Any  # ts.context.Context
+
+
+def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, own_process: bool) -> Handler:
+    """Whatever the handler raises while it is imported or initialised comes out unchanged."""
+    install()
+    _extend_path(load, own_process)
+    context = _context(load, metric_sink, mark_stage)
+    entry_point, initialize = importlib.import_module("ts.model_loader").find_entry_point(load.handler)
+    initialize(context)
+    return Handler(entry_point, context)
+
+
+def new_envelope(name: str) -> Any:
+    """A fresh envelope (``ts.torch_handler.request_envelope``) for one request."""
+    module = importlib.import_module(f"ts.torch_handler.request_envelope.{name}")
+    classes = [
+        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
+    ]
+    return min(classes, key=lambda cls: cls.__name__)(None)
+
+
+def _extend_path(load: Load, own_process: bool) -> None:
+    """The model's folder first, then what was installed for it; ``path/file.py:fn`` handlers bring their own folder."""
+    folders = [load.model_dir, *load.python_path]
+    before_colon = load.handler.split(":", 1)[0]
+    if "/" in before_colon:
+        folders.insert(0, os.path.join(load.model_dir, os.path.dirname(before_colon)))
+    sys.path[:0] = folders
+    if own_process:  # programs that the handler starts should find the same modules
+        known = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+        os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *known])
+
+
+def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
+    importlib.import_module("ts.metrics.caching_metric").emit_to(metric_sink)
+    metrics = importlib.import_module("ts.metrics.metric_cache_yaml_impl").MetricsCacheYamlImpl()
+    metrics.model_name = load.model_name
+    context = importlib.import_module("ts.context").Context(
+        load.model_name,
+        load.model_dir,
+        load.manifest,
+        load.batch_size,
+        load.gpu_id,
+        _TORCHSERVE_VERSION,
+        load.limit_max_image_pixels,
+        metrics,
+        load.model_config,
+    )
+    context.mark_stage = mark_stage
+    return context

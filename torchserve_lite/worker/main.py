@@ -1,0 +1,156 @@
+"""The worker's life: receive the model, load it, answer batches until the parent lets go."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from torchserve_lite.ipc.frames import BlockingFrames
+from torchserve_lite.ipc.messages import (
+    Cancel,
+    Chunk,
+    FromWorker,
+    Load,
+    Loaded,
+    LoadFailure,
+    Metric,
+    Predict,
+    Reply,
+    Result,
+    ToWorker,
+)
+from torchserve_lite.ipc.stages import StageMarker
+from torchserve_lite.worker.handlers import Handler, load_handler
+from torchserve_lite.worker.service import Service
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ToWorker).decode
+
+
+def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None:
+    """``own_process`` False: in a thread of the server, where the process' folder, signals and logging are not ours."""
+    WorkerLoop(BlockingFrames(link), StageMarker(stage_fd), own_process=own_process).run()
+    link.close()
+
+
+class WorkerLoop:
+    """One thread, one handler, one batch at a time."""
+
+    def __init__(self, frames: BlockingFrames, marker: StageMarker, *, own_process: bool) -> None:
+        self._frames = frames
+        self._marker = marker
+        self._own_process = own_process
+        self._cancelled: set[tuple[int, int]] = set()
+        self._waiting: list[Predict] = []
+        self._metrics: list[Metric] = []
+        self._threads = 0
+        self._batch = 0
+
+    def run(self) -> None:
+        load = self._receive()
+        if not isinstance(load, Load):
+            return
+        service = self._load(load)
+        if service is None:
+            return
+        for predict in self._batches():
+            self._use_threads(predict.threads)
+            self._answer(service, predict)
+
+    def _load(self, load: Load) -> Service | None:
+        self._marker.mark("loading")
+        begun = time.monotonic()
+        try:
+            if self._own_process:
+                _prepare_process(load)
+            self._use_threads(load.threads)
+            handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
+        except Exception as error:
+            failure = explain_failure(error)
+            self._send(LoadFailure(failure.fault, failure.traceback, is_out_of_memory(error)))
+            return None
+        gc.collect()
+        gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
+        self._send(Loaded(time.monotonic() - begun))
+        return self._service(handler, load)
+
+    def _service(self, handler: Handler, load: Load) -> Service:
+        return Service(handler, load, send_chunk=self._send_chunk, mark_stage=self._marker.mark)
+
+    def _batches(self) -> Iterator[Predict]:
+        while True:
+            self._marker.mark("idle")
+            message = self._waiting.pop(0) if self._waiting else self._receive()
+            if message is None:
+                return
+            self._note(message)
+            if isinstance(message, Predict):
+                yield message
+
+    def _answer(self, service: Service, predict: Predict) -> None:
+        self._batch = predict.batch
+        self._marker.begin(predict.batch)
+        begun = time.monotonic()
+        replies = service.predict(predict.calls)
+        metrics, self._metrics[:] = tuple(self._metrics), []
+        self._send(Result(predict.batch, replies, time.monotonic() - begun, metrics))
+        self._cancelled.clear()
+
+    def _send_chunk(self, index: int, reply: Reply) -> bool:
+        """False when nobody wants more of this answer."""
+        self._send(Chunk(self._batch, index, reply))
+        self._read_ahead()
+        return (self._batch, index) not in self._cancelled
+
+    def _read_ahead(self) -> None:
+        """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""
+        while (payload := self._frames.receive_now()) is not None:
+            message = _decode(payload)
+            if isinstance(message, Predict):
+                self._waiting.append(message)
+            else:
+                self._note(message)
+
+    def _note(self, message: ToWorker) -> None:
+        if isinstance(message, Cancel):
+            self._cancelled.add((message.batch, message.index))
+
+    def _receive(self) -> ToWorker | None:
+        payload = self._frames.receive()
+        return None if payload is None else _decode(payload)
+
+    def _send(self, message: FromWorker) -> None:
+        self._frames.send(_encode(message))
+
+    def _add_metric(
+        self, name: str, kind: str, unit: str, value: float, labels: list[tuple[str, str]], ids: str
+    ) -> None:
+        self._metrics.append(Metric(name, kind, unit, float(value), tuple(labels), ids))
+
+    def _use_threads(self, threads: int) -> None:
+        if threads and threads != self._threads and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+            self._threads = threads
+
+
+def _prepare_process(load: Load) -> None:
+    """The handler's world as TorchServe makes it: its folder is the current one, its logging goes to stdout."""
+    if load.hidden_environment:
+        hidden = re.compile(load.hidden_environment)
+        for name in [name for name in os.environ if hidden.fullmatch(name)]:
+            del os.environ[name]
+    os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
+    os.chdir(load.model_dir)
+    sys.argv = ["torchserve-lite-worker", load.model_name]
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]

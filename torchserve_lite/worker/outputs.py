@@ -1,0 +1,77 @@
+"""From what a handler returned to the bytes and the content type of a reply."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import Any
+
+from torchserve_lite.ipc.messages import Reply
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+BYTES = "application/octet-stream"
+
+
+class Unserialisable(Exception):
+    """The handler returned something that has no wire form."""
+
+
+def encode(value: Any) -> tuple[bytes, str]:
+    """Body and content type: bytes as they are, text as UTF-8, a tensor as ``torch.save`` writes it, else JSON."""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value), BYTES
+    if isinstance(value, str):
+        return value.encode(), TEXT
+    if _is_tensor(value):
+        return _saved(value), BYTES
+    try:
+        return json.dumps(value, indent=2).encode(), JSON
+    except (TypeError, ValueError) as fault:
+        raise Unserialisable(f"{type(value).__name__}: {fault}") from fault
+
+
+def encode_enveloped(value: Any) -> tuple[bytes, str]:
+    """As ``encode``, for the KServe protocols: compact, and never the tokens NaN or Infinity, which are no JSON."""
+    if isinstance(value, str | bytes | bytearray):
+        return encode(value)[0], JSON
+    try:
+        return json.dumps(value, allow_nan=False).encode(), JSON
+    except ValueError:
+        return json.dumps(_without_nan(value), allow_nan=False).encode(), JSON
+    except TypeError as fault:
+        raise Unserialisable(f"{type(value).__name__}: {fault}") from fault
+
+
+def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
+    """The reply to one request: the value's bytes, and what the handler set on the request's processor."""
+    body, kind = encode_enveloped(value) if enveloped else encode(value)
+    headers = {str(name): str(text) for name, text in processor.get_response_headers().items()}
+    chosen = next((headers.pop(name) for name in list(headers) if name.lower() == "content-type"), kind)
+    return Reply(
+        body,
+        processor.get_response_status_code() or 200,
+        processor.get_response_status_phrase() or "",
+        chosen,
+        tuple(headers.items()),
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _saved(tensor: Any) -> bytes:
+    buffer = io.BytesIO()
+    sys.modules["torch"].save(tensor, buffer)
+    return buffer.getvalue()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,34 @@
+"""Imported once by the fork server, so that every worker starts with these modules in memory, shared.
+
+Only imports: no torch operator may run here, because torch's thread pools do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import signal
+
+from torchserve_lite.worker.handlers import install
+
+# The server's own stop signal may reach the whole process group; this process ends when the server lets go of it.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+install()
+
+for _module in (
+    "torch",
+    "numpy",
+    "PIL.Image",
+    "PIL.PngImagePlugin",
+    "PIL.JpegImagePlugin",
+    "torchserve_lite.worker.main",
+    "ts.torch_handler.vision_handler",
+    "ts.torch_handler.image_classifier",
+    "ts.metrics.metric_cache_yaml_impl",
+):
+    with contextlib.suppress(ImportError):  # a model that needs it says so itself, with its own traceback
+        importlib.import_module(_module)
+
+gc.collect()
+gc.freeze()  # what is here stays: without this, each worker's collector would copy the shared pages by touching them

@@ -1,0 +1,223 @@
+"""How a batch meets a handler: calls become rows, rows go through the handler once, results become one reply a call."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torchserve_lite.ipc.messages import Call, Load, Reply
+from torchserve_lite.worker.handlers import Handler, StageMark, new_envelope
+from torchserve_lite.worker.inputs import headers_of, row_of
+from torchserve_lite.worker.outputs import Unserialisable, reply_of
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+SendChunk = Callable[[int, Reply], bool]
+
+
+@dataclass(slots=True)
+class _Request:
+    """One call on its way through the worker. ``rows`` are its entries in the handler's batch."""
+
+    index: int
+    call: Call
+    processor: Any
+    arrived: float
+    envelope: Any = None
+    rows: list[Any] = field(default_factory=list)
+    reply: Reply | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Its rows belong together (several input tensors of one request): no other request may share the call."""
+        return bool(getattr(self.envelope, "alone", False))
+
+    @property
+    def expired(self) -> bool:
+        return self.call.remaining is not None and time.monotonic() - self.arrived >= self.call.remaining
+
+
+class Service:
+    """Runs batches through one handler. A request that is bad fails alone; a failing handler fails its batch."""
+
+    def __init__(self, handler: Handler, load: Load, *, send_chunk: SendChunk, mark_stage: StageMark) -> None:
+        self._handler = handler
+        self._load = load
+        self._send_chunk = send_chunk
+        self._mark_stage = mark_stage
+        self._context = handler.context
+        self._context.system_properties["v2_output_names"] = load.v2_output_names
+        self._new_processor = importlib.import_module("ts.context").RequestProcessor
+        self._headers = importlib.import_module("ts.context").RequestHeaders
+        util = importlib.import_module("ts.utils.util")
+        self._prediction_exception: type[Exception] = util.PredictionException
+        self._invalid_row: type[Exception] = util.InvalidRow
+
+    def predict(self, calls: Sequence[Call]) -> tuple[Reply, ...]:
+        """One reply for each call, in order."""
+        self._mark_stage("unpacking", -1)
+        arrived = time.monotonic()
+        requests = [self._request(index, call, arrived) for index, call in enumerate(calls)]
+        for request in requests:
+            self._unpack(request)
+        for group in _groups([request for request in requests if request.reply is None]):
+            self._run(group)
+        return tuple(request.reply or _failed("No reply was made.", 500) for request in requests)
+
+    def _request(self, index: int, call: Call, arrived: float) -> _Request:
+        processor = self._new_processor(self._headers(headers_of(call)))
+        request = _Request(index, call, processor, arrived)
+        if request.expired:
+            request.reply = _failed("The request's time limit passed before the handler could start.", 504, own=False)
+        return request
+
+    def _unpack(self, request: _Request) -> None:
+        if request.reply is not None:
+            return
+        name = request.call.envelope or self._load.envelope
+        row = row_of(request.call, decode=self._load.decode_input_request and not request.call.envelope)
+        if not name or request.call.verb == "describe":
+            request.rows = [{} if request.call.verb == "describe" else row]
+            return
+        try:
+            self._show_context([request])
+            request.envelope = new_envelope(name)
+            request.rows = request.envelope.unpack(row, self._context, 0)
+        except self._prediction_exception as fault:
+            request.reply = _failed(_message(fault), _code(fault), own=False)
+
+    def _run(self, group: list[_Request]) -> None:
+        """One call of the handler for all rows of the group; again without a request whose row it refuses."""
+        while group:
+            try:
+                results = self._call_handler(group)
+            except self._invalid_row as fault:
+                group = self._without_bad_row(group, fault)
+                continue
+            except Exception as error:
+                self._fail(group, error)
+                return
+            self._pack(group, results)
+            return
+
+    def _call_handler(self, group: list[_Request]) -> Any:
+        rows = [row for request in group for row in request.rows]
+        self._show_context(group)
+        self._mark_stage("handle", 0 if len(rows) == 1 else -1)
+        result = self._handler.entry_point(rows, self._context)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_awaited(result))
+        return result
+
+    def _show_context(self, group: list[_Request]) -> None:
+        """The context speaks of rows: those of one request share its id, headers and response."""
+        owners = [request for request in group for _ in (request.rows or [None])]
+        self._context.request_ids = {row: request.call.id for row, request in enumerate(owners)}
+        self._context.request_processor = [request.processor for request in owners]
+        self._context.metrics.set_request_ids(",".join(request.call.id for request in group))
+        self._context.send = self._sender(owners)
+
+    def _sender(self, owners: list[_Request]) -> Callable[[int, Any], None]:
+        def send(row: int, value: Any) -> None:
+            request = owners[row]
+            self._send_chunk(request.index, reply_of(value, request.processor))
+
+        return send
+
+    def _pack(self, group: list[_Request], results: Any) -> None:
+        self._mark_stage("packing", -1)
+        rows = sum(len(request.rows) for request in group)
+        fault = _shape_fault(results, rows, exact=not group[0].alone)
+        if fault:
+            log.error("%s", fault[1])
+            self._answer_all(group, _failed(fault[0], 503))
+            return
+        start = 0
+        for request in group:
+            end = start + len(request.rows)
+            request.reply = self._reply(request, results[start:end])
+            start = end
+
+    def _reply(self, request: _Request, results: list[Any]) -> Reply:
+        try:
+            if request.envelope is None:
+                reply = reply_of(results[0], request.processor)
+            else:
+                self._show_context([request])
+                packed = request.envelope.pack(results, self._context, 0)
+                reply = reply_of(packed, request.processor, enveloped=True)
+        except Unserialisable as fault:
+            log.error("The handler's result has no wire form: %s", fault)
+            return _failed("Unsupported model output data type.", 503)
+        except self._prediction_exception as fault:
+            return _failed(_message(fault), _code(fault))
+        return self._within_limit(reply)
+
+    def _within_limit(self, reply: Reply) -> Reply:
+        size, limit = len(reply.body), self._load.max_response_size
+        if size <= limit:
+            return reply
+        return _failed(f"The answer has {size} bytes, more than max_response_size={limit}.", 500)
+
+    def _without_bad_row(self, group: list[_Request], fault: Any) -> list[_Request]:
+        """Nothing has been inferred when a row is refused, so the others may start again without its owner."""
+        owners = [request for request in group for _ in request.rows]
+        owner = owners[fault.row]
+        where = f"instance {fault.row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
+        owner.reply = _failed(f"{where}{_message(fault)}", _code(fault), own=False)
+        return [request for request in group if request is not owner]
+
+    def _fail(self, group: list[_Request], error: Exception) -> None:
+        if isinstance(error, self._prediction_exception):
+            self._answer_all(group, _failed(_message(error), _code(error)))
+            return
+        ids = ", ".join(request.call.id for request in group)
+        log.error("The handler failed for request %s\n%s", ids, explain_failure(error).traceback)
+        reply = _failed("Out of resources", 507) if is_out_of_memory(error) else _failed("Prediction failed", 503)
+        self._answer_all(group, reply)
+
+    @staticmethod
+    def _answer_all(group: list[_Request], reply: Reply) -> None:
+        for request in group:
+            request.reply = reply
+
+
+def _groups(requests: list[_Request]) -> list[list[_Request]]:
+    """The calls of the handler that a batch takes: one for all requests, and one for each that must be alone."""
+    together = [request for request in requests if not request.alone]
+    return [*([together] if together else []), *([request] for request in requests if request.alone)]
+
+
+def _shape_fault(results: Any, rows: int, *, exact: bool) -> tuple[str, str] | None:
+    """TorchServe's message for the client, and what to tell the log."""
+    if not isinstance(results, list):
+        return (
+            "Invalid model predict output",
+            f"The handler returned {type(results).__name__}, not a list with one result a row.",
+        )
+    if len(results) == rows or (not exact and 0 < len(results) < rows):
+        return None
+    return "number of batch response mismatched", f"The handler returned {len(results)} results for {rows} rows."
+
+
+def _failed(message: str, status: int, *, own: bool = True) -> Reply:
+    return Reply(message.encode(), status, failed=True, from_handler=own)
+
+
+def _message(fault: Any) -> str:
+    return str(getattr(fault, "message", fault))
+
+
+def _code(fault: Any) -> int:
+    return int(getattr(fault, "error_code", 500))
+
+
+async def _awaited(result: Any) -> Any:
+    return await result

@@ -1,0 +1,44 @@
+"""A handler's failure, told for its author: their own frames in full, the framework's folded."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+_OUR_FOLDER = str(Path(__file__).parent.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """``fault``: the exception in one line; ``traceback``: all of it, the innermost frame last."""
+
+    fault: str
+    traceback: str
+
+
+def explain_failure(error: BaseException) -> Failure:
+    summary = traceback.TracebackException.from_exception(error)
+    _fold(summary)
+    fault = "".join(summary.format_exception_only()).strip().splitlines()[-1]
+    return Failure(fault, "".join(summary.format()).rstrip())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """TorchServe's rule: a MemoryError, or any error that speaks of CUDA."""
+    return isinstance(error, MemoryError) or "CUDA" in str(error)
+
+
+def _fold(summary: traceback.TracebackException) -> None:
+    """Drops leading frames that are ours or the import machinery's, here and in the causes."""
+    frames = list(summary.stack)
+    while len(frames) > 1 and _is_framework(frames[0]):
+        frames.pop(0)
+    summary.stack = traceback.StackSummary.from_list(frames)
+    for cause in (summary.__cause__, summary.__context__):
+        if cause is not None:
+            _fold(cause)
+
+
+def _is_framework(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith((_OUR_FOLDER, "<frozen importlib")) or "/importlib/" in frame.filename
