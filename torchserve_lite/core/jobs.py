@@ -15,7 +15,7 @@ class Job:
     """A request, its deadline and its answer. The first answer counts, later ones are ignored.
 
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
-    ``on_settled`` is set by whoever holds the job (queue or pool) and is called once, when nobody waits for it any more.
+    ``on_settled`` is set by whoever holds the job (queue or pool) and is called once, when nobody waits for it more.
     """
 
     __slots__ = ("_chunks", "answer", "arrived", "deadline", "key", "on_settled", "queued_at", "request", "waited")

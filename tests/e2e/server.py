@@ -1,0 +1,163 @@
+"""A real server process for tests: started as a user starts it, stopped by SIGTERM, its output kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+_READY = "Model server started."
+_PATIENCE = 90.0  # a bound on waiting for events, for a machine that is busy; no test measures time by it
+
+
+class Server:
+    """A running server. ``url`` is its inference (and management) address."""
+
+    def __init__(self, process: asyncio.subprocess.Process, client: aiohttp.ClientSession) -> None:
+        self.process = process
+        self.client = client
+        self.lines: list[str] = []
+        self.url = ""
+        self._news = asyncio.Event()
+
+    async def read_output(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.lines.append(line.decode("utf-8", "replace").rstrip())
+            self._news.set()
+        self.lines.append("<end of output>")
+        self._news.set()
+
+    async def line(self, pattern: str, *, after: int = 0) -> str:
+        """Waits for a line of output that matches."""
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                self._news.clear()
+                found = [line for line in self.lines[after:] if re.search(pattern, line)]
+                if found:
+                    return found[0]
+                assert "<end of output>" not in self.lines, f"no line {pattern!r} in:\n{self.output}"
+                await self._news.wait()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    async def get(self, path: str) -> tuple[int, object]:
+        async with self.client.get(self.url + path) as response:
+            return response.status, _body(await response.read())
+
+    async def post(self, path: str, body: object = b"", **headers: str) -> tuple[int, object]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.client.post(self.url + path, data=data, headers=headers) as response:
+            return response.status, _body(await response.read())
+
+    async def put(self, path: str) -> tuple[int, object]:
+        async with self.client.put(self.url + path) as response:
+            return response.status, _body(await response.read())
+
+    async def worker_pids(self, model: str) -> list[int]:
+        _, described = await self.get(f"/models/{model}")
+        return [worker["pid"] for worker in described[0]["workers"]]  # type: ignore[index]
+
+    async def stop(self) -> int:
+        """SIGTERM; returns the exit code once the process has gone."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(_PATIENCE):
+            return await self.process.wait()
+
+    def family(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+
+@asynccontextmanager
+async def running(
+    folder: Path,
+    store: Path,
+    settings: Mapping[str, object],
+    *,
+    ready: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Server]:
+    """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "torchserve_lite",
+        "start",
+        "--ts-config",
+        str(_write_config(folder, store, settings)),
+        cwd=folder,
+        env=_environment(folder, environment or {}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+        server = Server(process, client)
+        reading = asyncio.create_task(server.read_output())
+        try:
+            server.url = (await server.line(r"listening: inference")).rpartition(" ")[2]
+            if ready:
+                await server.line(re.escape(_READY))
+            yield server
+        finally:
+            await server.stop()
+            await reading
+
+
+def write_model(
+    store: Path, name: str, code: str, *, config: str = "", files: Mapping[str, bytes] | None = None
+) -> None:
+    """A model folder in the store with ``code`` as its handler and ``config`` as its model-config.yaml."""
+    folder = store / name
+    (folder / "MAR-INF").mkdir(parents=True)
+    (folder / "handler.py").write_text(code)
+    model = {"modelName": name, "handler": "handler.py", "modelVersion": "1.0"}
+    if config:
+        (folder / "model-config.yaml").write_text(config)
+        model["configFile"] = "model-config.yaml"
+    for file, data in (files or {}).items():
+        (folder / file).write_bytes(data)
+    (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+
+
+def _write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> Path:
+    values = {
+        "inference_address": "http://127.0.0.1:0",
+        "management_address": "http://127.0.0.1:0",
+        "metrics_address": "http://127.0.0.1:0",
+        "disable_token_authorization": "true",
+        "model_store": str(store),
+        "load_models": "all",
+        "default_workers_per_model": 1,
+        **settings,
+    }
+    file = folder / "config.properties"
+    file.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+    return file
+
+
+def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+    import os
+
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
+    return {**own, "TMPDIR": str(temporary), "LOG_LOCATION": str(folder / "logs"), **more}
+
+
+def _body(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data
