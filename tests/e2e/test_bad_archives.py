@@ -48,7 +48,12 @@ def truncated() -> bytes:
 
 
 def bomb() -> bytes:
-    return zipped(**{"zeros": bytes(1 << 28)})
+    """600 MiB of zeros in 600 kB."""
+    buffer = io.BytesIO(zipped())
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("zeros", "w") as zeros:
+        for _ in range(600):
+            zeros.write(bytes(1 << 20))
+    return buffer.getvalue()
 
 
 def without_manifest() -> bytes:

@@ -1,0 +1,5 @@
+"""A sibling module."""
+
+
+def clean(text: str) -> str:
+    return text.replace(",", " ")

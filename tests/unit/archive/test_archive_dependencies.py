@@ -1,0 +1,214 @@
+"""Requirements of an archive: installed once, from the operator's index or the archive itself, never from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.archive import dependencies
+from torchserve_lite.archive.dependencies import Environment, install
+from torchserve_lite.archive.entries import Fault
+from torchserve_lite.archive.requirements import read_requirements
+from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.errors import InvalidArchive
+
+
+@pytest.fixture(autouse=True)
+def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    (tmp_path / "store").mkdir()
+    return ModelStore(folder=tmp_path / "store", scratch=tmp_path / "scratch")
+
+
+def model(store: ModelStore, requirements: str = "tiny-greeting", config: str = "") -> Archive:
+    """An unpacked archive with a wheel, a requirements file and a module whose name pip's own imports know."""
+    archive = store.folder / "m.mar"
+    wants = {"modelName": "m", "requirementsFile": "requirements.txt", "configFile": "config.yaml"}
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": wants}))
+        opened.writestr("requirements.txt", requirements)
+        opened.writestr("config.yaml", config)
+        opened.writestr("types.py", "raise ImportError('pip imported the model')")
+        opened.writestr("tiny_greeting-1.0-py3-none-any.whl", wheel())
+    return store.open("m.mar")
+
+
+def wheel() -> bytes:
+    """A package that is nowhere but here, the same bytes each time."""
+    content, info = io.BytesIO(), "tiny_greeting-1.0.dist-info"
+    files = {
+        "tiny_greeting.py": "TEXT = 'hello'\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-greeting\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": f"tiny_greeting.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
+    }
+    with zipfile.ZipFile(content, "w") as packed:
+        for name, text in files.items():
+            packed.writestr(zipfile.ZipInfo(name), text)
+    return content.getvalue()
+
+
+def greeting(environment: Environment, archive: Archive) -> str:
+    """What a worker started in this environment would import."""
+    path = ":".join([str(archive.path), *environment.python_path])
+    code = f"import sys; sys.path[:0] = {path.split(':')!r}; import tiny_greeting; print(tiny_greeting.TEXT)"
+    command = [environment.python, "-P", "-c", code]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_model_without_requirements_runs_in_the_interpreter_given(store: ModelStore, tmp_path: Path) -> None:
+    with zipfile.ZipFile(store.folder / "m.mar", "w") as opened:
+        opened.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "m"}}')
+    with store.open("m.mar") as archive:
+        assert install(archive, python="python-of-choice", cache=tmp_path) == Environment(python="python-of-choice")
+
+
+@pytest.mark.parametrize("line", ["tiny-greeting", "./tiny_greeting-1.0-py3-none-any.whl", "tiny-greeting==1.0 # why"])
+def test_package_in_the_archive_is_installed_beside_the_handler(line: str, store: ModelStore, tmp_path: Path) -> None:
+    with model(store, line) as archive:
+        environment = install(archive, python=sys.executable, cache=tmp_path / "cache")
+
+        assert environment == Environment(python=sys.executable)
+        assert (archive.path / "tiny_greeting.py").is_file()
+        assert greeting(environment, archive) == "hello"
+
+
+def test_folder_in_the_store_stays_clean(store: ModelStore, tmp_path: Path) -> None:
+    with model(store) as packed:
+        packed.path.rename(store.folder / "plain")
+    before = sorted((store.folder / "plain").rglob("*"))
+
+    with store.open("plain") as archive:
+        environment = install(archive, python=sys.executable, cache=tmp_path / "cache")
+        assert environment.python_path == (str(archive.scratch / "packages"),)
+        assert greeting(environment, archive) == "hello"
+    assert sorted((store.folder / "plain").rglob("*")) == before
+    assert list((store.scratch / "models").iterdir()) == []
+
+
+def test_virtual_environment_inherits_and_is_made_once(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    with model(store, config="useVenv: true") as archive:
+        first = install(archive, python=sys.executable, cache=cache)
+        assert greeting(first, archive) == "hello"
+        assert not (archive.path / "tiny_greeting.py").exists()
+        subprocess.run([first.python, "-P", "-c", "import yaml, pip"], check=True)
+
+    monkeypatch.setattr(dependencies, "_pip", lambda *_: pytest.fail("installed again"))
+    with model(store, config="useVenv: true") as restarted:
+        assert install(restarted, python=sys.executable, cache=cache) == first
+
+
+def test_virtual_environment_cut_off_while_it_was_made_is_made_anew(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with model(store, config="useVenv: true") as archive:
+        with monkeypatch.context() as patch:
+            patch.setattr(dependencies, "_pip", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                install(archive, python=sys.executable, cache=tmp_path)
+
+        assert greeting(install(archive, python=sys.executable, cache=tmp_path), archive) == "hello"
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_other_requirements_get_an_environment_of_their_own(store: ModelStore, tmp_path: Path) -> None:
+    pythons = set()
+    for requirements in ("tiny-greeting", "tiny-greeting==1.0"):
+        with model(store, requirements, config="useVenv: true") as archive:
+            pythons.add(install(archive, python=sys.executable, cache=tmp_path).python)
+    assert len(pythons) == 2
+
+
+def test_failure_comes_with_the_last_lines_of_pip(store: ModelStore, tmp_path: Path) -> None:
+    with model(store, "no-such-package==7.0") as archive, pytest.raises(InvalidArchive) as refusal:
+        install(archive, python=sys.executable, cache=tmp_path)
+    assert str(refusal.value).startswith("m.mar: Custom pip package installation failed for model m.\n")
+    assert "No matching distribution found for no-such-package==7.0" in str(refusal.value)
+
+
+def test_interpreter_that_cannot_make_an_environment_is_reported(store: ModelStore, tmp_path: Path) -> None:
+    with model(store, config="useVenv: true") as archive, pytest.raises(InvalidArchive) as refusal:
+        install(archive, python="/bin/false", cache=tmp_path)
+    assert "Virtual environment creation failed for model m." in str(refusal.value)
+
+
+def test_install_that_takes_too_long_is_stopped(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "_LONGEST_INSTALL", 0.0)
+    with model(store) as archive, pytest.raises(InvalidArchive, match="It took longer than 0 s"):
+        install(archive, python=sys.executable, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        pytest.param("--index-url https://evil.example/simple", "uses the option --index-url", id="19 index"),
+        pytest.param("--index-url=https://evil.example/simple", "uses the option --index-url", id="19 index with ="),
+        pytest.param("-i https://evil.example/simple", "uses the option -i", id="19 short index"),
+        pytest.param("--index-ur https://evil.example/simple", "uses the option --index-ur", id="19 abbreviated"),
+        pytest.param(
+            "--extra-index-url https://evil.example", "uses the option --extra-index-url", id="19 extra index"
+        ),
+        pytest.param("--pre --index-url https://evil.example", "uses the option --index-url", id="19 behind another"),
+        pytest.param("numpy --index-url https://evil.example", "uses the option --index-url", id="19 behind a package"),
+        pytest.param("--find-links https://evil.example", "uses the option --find-links", id="19 links"),
+        pytest.param("--trusted-host evil.example", "uses the option --trusted-host", id="19 trusted host"),
+        pytest.param("-e git+https://evil.example/x", "uses the option -e", id="19 editable"),
+        pytest.param("git+https://evil.example/x", "names a place to fetch a package from", id="19 git"),
+        pytest.param("x @ file:///etc/x.whl", "names a place to fetch a package from", id="19 file"),
+        pytest.param("x@https://evil.example/x.whl", "names a place to fetch a package from", id="19 direct"),
+        pytest.param("https://evil.example/x.whl", "names a place to fetch a package from", id="19 url"),
+        pytest.param("file:x.whl", "names a place to fetch a package from", id="19 file without slashes"),
+        pytest.param("/etc/x.whl", "is not in the archive", id="19 absolute path"),
+        pytest.param("../x.whl", "is not in the archive", id="19 path outside"),
+        pytest.param("./absent.whl", "is not in the archive", id="absent wheel"),
+        pytest.param("numpy --global-option=x", "uses the option --global-option", id="build option"),
+        pytest.param("--index-\\\nurl https://evil.example", "uses the option --index-url", id="19 continued line"),
+        pytest.param("# c \\\n-i https://evil.example", "uses the option -i", id="19 behind a continued comment"),
+        pytest.param("-r ../../etc/other.txt", "'../../etc/other.txt', which it does not hold", id="include outside"),
+        pytest.param("-r requirements.txt", "include one another more than 8 deep", id="circle of includes"),
+    ],
+)
+def test_line_that_chooses_its_own_source_is_refused(line: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(f"{line}\n")
+
+    with pytest.raises(Fault) as refusal:
+        read_requirements(tmp_path, "requirements.txt")
+    assert fault in str(refusal.value)
+
+
+def test_refused_line_is_named_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("numpy\n\n-i https://evil.example\n")
+
+    with pytest.raises(Fault, match=r"requirements\.txt line 3: '-i https://evil\.example' uses the option -i"):
+        read_requirements(tmp_path, "requirements.txt")
+
+
+def test_lines_for_pip_are_those_of_all_files_without_comments(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/extra.txt").write_text("-r other.txt\nbeta[x]>=1 ; python_version >= '3.8'\n")
+    (tmp_path / "more/other.txt").write_text("gamma==1 \\\n  --hash=sha256:00\n")
+    (tmp_path / "limits.txt").write_text("numpy<3\n")
+    (tmp_path / "r.txt").write_text("# for tests\n--pre\nalpha # first\n-r more/extra.txt\n-c limits.txt\n")
+
+    read = read_requirements(tmp_path, "r.txt")
+    assert read.lines == ("--pre", "alpha", "gamma==1   --hash=sha256:00", "beta[x]>=1 ; python_version >= '3.8'")
+    assert read.constraints == ("numpy<3",)

@@ -1,0 +1,215 @@
+"""model-config.yaml: serving keys are read, odd values are warned of, hostile YAML is refused in little time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from torchserve_lite.archive import yaml_guard
+from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.model_config import ModelConfig, Torchrun
+from torchserve_lite.errors import InvalidArchive
+
+WITH_CONFIG = Manifest(config_file="model-config.yaml")
+
+
+def read(text: str, folder: Path) -> ModelConfig:
+    (folder / "model-config.yaml").write_text(text)
+    return ModelConfig.read(folder, WITH_CONFIG, "m.mar")
+
+
+def fault(text: str, folder: Path) -> str:
+    with pytest.raises(InvalidArchive) as refusal:
+        read(text, folder)
+    assert str(refusal.value).startswith("m.mar: model-config.yaml ")
+    return str(refusal.value)
+
+
+def test_every_serving_key_is_read_with_times_in_seconds(tmp_path: Path) -> None:
+    text = """
+minWorkers: 1
+maxWorkers: 4
+batchSize: 8
+maxBatchDelay: 250
+responseTimeout: 60
+startupTimeout: 30
+clientTimeoutInMills: 1500
+maxRetryTimeoutInSec: 10
+jobQueueSize: 20
+deviceType: GPU
+deviceIds: [0, 2]
+parallelType: tp
+parallelLevel: 2
+useVenv: true
+useJobTicket: false
+asyncCommunication: true
+continuousBatching: true
+sequenceBatching: true
+sequenceMaxIdleMSec: 2000
+sequenceTimeoutMSec: 500
+maxNumSequence: 3
+maxSequenceJobQueueSize: 5
+"""
+    assert read(text, tmp_path) == ModelConfig(
+        min_workers=1,
+        max_workers=4,
+        batch_size=8,
+        max_batch_delay=0.25,
+        response_timeout=60.0,
+        startup_timeout=30.0,
+        client_timeout=1.5,
+        max_retry_timeout=10.0,
+        job_queue_size=20,
+        device_type="gpu",
+        device_ids=(0, 2),
+        parallel_type="tp",
+        parallel_level=2,
+        use_venv=True,
+        use_job_ticket=False,
+        async_communication=True,
+        continuous_batching=True,
+        sequence_batching=True,
+        sequence_max_idle=2.0,
+        sequence_timeout=0.5,
+        max_num_sequence=3,
+        max_sequence_job_queue_size=5,
+        raw=yaml.safe_load(text),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"], ids=["empty", "comment", "document mark"])
+def test_empty_file_is_an_empty_mapping_for_the_handler(text: str, tmp_path: Path) -> None:
+    """TorchServe hands None to the handler, and its own BaseHandler trips over it."""
+    assert read(text, tmp_path) == ModelConfig(raw={})
+
+
+def test_keys_of_the_handler_pass_unchanged_and_unwarned(tmp_path: Path) -> None:
+    config = read("handler: {mapping: [1, 2.5, text, null]}\npt2: {compile: {enable: True}}\n", tmp_path)
+
+    assert config.raw == {"handler": {"mapping": [1, 2.5, "text", None]}, "pt2": {"compile": {"enable": True}}}
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        pytest.param("minWorkers: 2", "min_workers", 2, id="minWorkers alone counts"),
+        pytest.param("minWorkers: 0", "min_workers", 1, id="minWorkers below one"),
+        pytest.param("batchSize: -3", "batch_size", 1, id="batchSize below one"),
+        pytest.param("maxBatchDelay: 0", "max_batch_delay", None, id="maxBatchDelay zero is not set"),
+        pytest.param("clientTimeoutInMills: 0", "client_timeout", None, id="clientTimeoutInMills off"),
+        pytest.param("jobQueueSize: 0", "job_queue_size", None, id="jobQueueSize zero is not set"),
+        pytest.param("maxRetryTimeoutInSec: 0", "max_retry_timeout", 0.0, id="no recovery window"),
+        pytest.param("maxNumSequence: 3", "max_num_sequence", None, id="sequence limits need an idle time"),
+        pytest.param("batchSize: 4", "response_timeout", None, id="absent timeout is absent"),
+    ],
+)
+def test_value_is_settled_by_torchserves_rule(text: str, field: str, value: object, tmp_path: Path) -> None:
+    config = read(text, tmp_path)
+
+    assert getattr(config, field) == value
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        pytest.param('minWorkers: "2"', "minWorkers: 2 is ignored, it must be an integer", id="text"),
+        pytest.param("batchSize: 2.5", "batchSize: 2.5 is ignored, it must be an integer", id="float"),
+        pytest.param("batchSize: true", "batchSize: True is ignored, it must be an integer", id="boolean"),
+        pytest.param("batchSize: 4294967296", "batchSize: 4294967296 is ignored, it is too large", id="long"),
+        pytest.param("responseTimeout: 0", "responseTimeout: 0 is ignored, it must be at least 1", id="no time"),
+        pytest.param("maxBatchDelay: -1", "maxBatchDelay: -1 is ignored, it must be at least 0", id="negative"),
+        pytest.param("deviceType: tpu", "deviceType: tpu is ignored, it must be one of cpu, gpu", id="device"),
+        pytest.param("deviceIds: [0, x]", "it must be an integer", id="one bad device id"),
+        pytest.param("deviceIds: 0", "it must be a list of integers", id="bare device id"),
+        pytest.param("useVenv: 1", "useVenv: 1 is ignored, it must be true or false", id="flag"),
+        pytest.param("torchrun: 2", "torchrun: 2 is ignored, it must be a mapping", id="torchrun"),
+        pytest.param("torchrun: {nnodes: x}", "torchrun: nnodes: x is ignored, it must be an integer", id="nnodes"),
+        pytest.param("torchrun: {speed: 1}", "torchrun: speed is not known", id="unknown torchrun key"),
+    ],
+)
+def test_value_of_the_wrong_kind_is_ignored_with_a_warning(text: str, warning: str, tmp_path: Path) -> None:
+    config = read(f"maxWorkers: 7\n{text}\n", tmp_path)
+
+    assert config.max_workers == 7
+    assert len(config.warnings) == 1
+    assert warning in config.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        pytest.param("torchrun: {nproc-per-node: 4}\n", 4, id="alone"),
+        pytest.param("parallelLevel: 2\ntorchrun: {nproc-per-node: 4}\n", 4, id="later"),
+        pytest.param("torchrun: {nproc-per-node: 4}\nparallelLevel: 2\n", 2, id="earlier"),
+        pytest.param("torchrun: {nnodes: 1}\nparallelLevel: 2\n", 2, id="without processes"),
+    ],
+)
+def test_torchrun_sets_the_parallel_level_when_it_comes_later(text: str, level: int, tmp_path: Path) -> None:
+    assert read(text, tmp_path).parallel_level == level
+
+
+def test_torchrun_keys_are_read(tmp_path: Path) -> None:
+    text = "torchrun: {nproc-per-node: 2, rdzv-backend: c10d, OMP_NUMBER_THREADS: 3, monitor-interval: 7}"
+
+    expected = Torchrun(nproc_per_node=2, rdzv_backend="c10d", omp_threads=3, monitor_interval=7)
+    assert read(text, tmp_path).torchrun == expected
+
+
+def test_archive_without_config_file_has_an_empty_config(tmp_path: Path) -> None:
+    assert ModelConfig.read(tmp_path, Manifest(), "m.mar") == ModelConfig()
+
+
+def test_config_file_that_is_missing_is_a_warning(tmp_path: Path) -> None:
+    """TorchServe serves such archives, so we do."""
+    config = ModelConfig.read(tmp_path, WITH_CONFIG, "m.mar")
+
+    assert config.raw == {}
+    assert "model-config.yaml, which it does not hold" in config.warnings[0]
+
+
+LAUGHS = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("minWorkers: 1\n  batchSize: 2\n", "is not valid YAML: mapping values are not", id="broken"),
+        pytest.param("minWorkers: 1\n  batchSize: 2\n", "(line 2, column 12)", id="broken, where"),
+        pytest.param("a: [1, 2", "expected ',' or ']'", id="unclosed"),
+        pytest.param("- a\n- b\n", "must hold a mapping of keys to values, not a list", id="list"),
+        pytest.param("just text", "must hold a mapping of keys to values, not a str", id="text"),
+        pytest.param("a: 1\n---\nb: 2\n", "holds more than one document (line 2, column 1)", id="two documents"),
+        pytest.param("a: \x07", "is not valid YAML", id="control character"),
+        pytest.param("minWorkers: 5\nmaxWorkers: 2\n", "minWorkers: 5 above maxWorkers: 2", id="min above max"),
+        pytest.param(LAUGHS, "stands for more than 100,000 values (line 6", id="20 anchors bomb"),
+        pytest.param("a: &a {b: *a}", "refers to &a, which is not defined before or contains itself", id="20 circle"),
+        pytest.param("a: *b", "refers to &b, which is not defined", id="20 unknown anchor"),
+        pytest.param("a: !!python/object:os.system {}", "a Python object by !!python/object:os.system", id="20 object"),
+        pytest.param("a: !!python/object/apply:os.system [ls]", "line 1, column 4", id="20 object/apply"),
+        pytest.param("a: !!python/name:os.system ''", "only plain values are read", id="20 name"),
+        pytest.param("a: !mine 1", "could not determine a constructor for the tag '!mine'", id="20 own tag"),
+        pytest.param("[" * 10**5, "is nested more than 64 deep (line 1, column 65)", id="20 depth"),
+        pytest.param("- " * 10**5, "is nested more than 64 deep", id="20 depth of blocks"),
+        pytest.param("a: " + "x" * 2**20, "is larger than 1,048,576 bytes", id="20 size"),
+        pytest.param("a: 2024-99-99", "has a value that cannot be read", id="impossible date"),
+    ],
+)
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
+def test_file_is_refused_with_its_fault(
+    loader: type, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yaml_guard, "_Loader", loader)
+    assert message in fault(text, tmp_path)
+
+
+def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:
+    config = read("base: &base {lr: 1}\nfirst: {<<: *base, n: 1}\nsecond: *base\n", tmp_path)
+
+    assert config.raw["first"] == {"lr": 1, "n": 1}
+    assert config.raw["second"] == {"lr": 1}

@@ -1,0 +1,51 @@
+"""Runs a command as its console script would, with a server that does what FAKE_SERVER says instead of serving."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import ModuleType
+
+from torchserve_lite.config.settings import Config
+from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.errors import ConfigurationError
+
+events: list[str] = []
+
+
+def run(config: Config, progress: StartupProgress) -> int:
+    behaviour = os.environ["FAKE_SERVER"]
+    print("order:", *events, "server", flush=True)
+    if behaviour == "refuses":
+        raise ConfigurationError("inference_address=http://127.0.0.1:1 cannot be used: taken")
+    if behaviour == "crashes":
+        os._exit(3)
+    return _serve(progress)
+
+
+def _serve(progress: StartupProgress) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    progress.listening({"inference": "http://127.0.0.1:1", "management": "http://127.0.0.1:1"})
+    progress.loading(["m"])
+    progress.model_ready("m", "1.0", 1, 0.5)
+    progress.started(1.0)
+    signal.sigwait([signal.SIGTERM])
+    progress.stopping()
+    return 0
+
+
+def _fake(name: str, **attributes: object) -> None:
+    module = ModuleType(name)
+    vars(module).update(attributes)
+    sys.modules[name] = module
+
+
+if __name__ == "__main__":
+    _fake("torchserve_lite.server", run=run)
+    _fake("torchserve_lite.engine.launchers")
+    _fake("torchserve_lite.engine.launchers.forked", start_preloading=lambda: events.append("preload"))
+    from torchserve_lite import cli
+
+    commands = {"torchserve": cli.torchserve, "torchserve-lite": cli.main}
+    sys.exit(commands[sys.argv[1]](sys.argv[2:]))

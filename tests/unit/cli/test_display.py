@@ -1,0 +1,159 @@
+"""What a start shows, in lines and on a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from torchserve_lite import __version__
+from torchserve_lite.cli.display import AnnouncingDisplay, PlainDisplay, display_for, example_request
+from torchserve_lite.cli.terminal_display import TerminalDisplay
+from torchserve_lite.config.settings import Config
+from torchserve_lite.core.progress import StartupProgress
+
+_CONFIG = Config(source=Path("c.properties"), notices=("mind the gap",))
+_SHARED = {"inference": "http://0.0.0.0:1", "management": "http://0.0.0.0:1", "metrics": "http://0.0.0.0:2"}
+
+
+class _Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def _plain(tell: Callable[[StartupProgress], None]) -> list[str]:
+    output = io.StringIO()
+    with PlainDisplay(_CONFIG, output) as display:
+        tell(display)
+    return output.getvalue().splitlines()
+
+
+def _drawn(tell: Callable[[StartupProgress], None]) -> str:
+    output = _Terminal()
+    console = Console(file=output, force_terminal=True, color_system=None, width=60, _environ={})
+    with TerminalDisplay(_CONFIG, console) as display:
+        tell(display)
+    return output.getvalue()
+
+
+def _start(display: StartupProgress) -> None:
+    display.listening(_SHARED)
+    display.loading(["mnist", "bad"])
+    display.model_ready("mnist", "1.0", 2, 0.314)
+    display.model_failed("bad", "no [handler] in bad.mar")
+    display.started(1.9)
+
+
+def test_lines_tell_the_whole_start() -> None:
+    assert _plain(_start) == [
+        f"torchserve-lite {__version__}, c.properties",
+        "warning: mind the gap",
+        "listening: inference, management on http://0.0.0.0:1",
+        "listening: metrics on http://0.0.0.0:2",
+        "loading: mnist",
+        "loading: bad",
+        "ready: mnist 1.0, 2 workers, 0.31 s",
+        "failed: bad: no [handler] in bad.mar",
+        "try: curl http://127.0.0.1:1/predictions/mnist -T FILE",
+        "Model server started. 1 of 2 models ready after 1.90 s.",
+    ]
+
+
+def test_lines_of_a_start_without_models_end_as_scripts_expect() -> None:
+    lines = _plain(lambda display: display.started(0.5))
+    assert lines[-1] == "Model server started. 0 models ready after 0.50 s."
+
+
+def test_terminal_ends_with_tables_and_torchserves_words() -> None:
+    rows = [line.split() for line in _drawn(_start).splitlines()]
+    assert ["inference,", "management", "http://0.0.0.0:1"] in rows
+    assert ["mnist", "1.0", "2", "0.31", "s"] in rows
+    assert ["failed:", "bad:", "no", "[handler]", "in", "bad.mar"] in rows
+    assert rows[-1][:3] == ["Model", "server", "started."]
+
+
+def test_terminal_shows_a_bar_for_each_model_that_loads() -> None:
+    drawn = _drawn(lambda display: display.loading(["mnist", "[bert]"]))
+    assert "loading mnist" in drawn
+    assert "loading [bert]" in drawn
+
+
+def test_terminal_keeps_the_line_to_paste_in_one_piece() -> None:
+    name = "model_with_a_name_longer_than_the_terminal_is_wide_in_columns"
+
+    def start(display: StartupProgress) -> None:
+        display.listening(_SHARED)
+        display.loading([name])
+        display.model_ready(name, "1.0", 1, 0.1)
+        display.started(1.0)
+
+    assert f"try: curl http://127.0.0.1:1/predictions/{name} -T FILE\n" in _drawn(start)
+
+
+def test_terminal_is_restored_when_the_start_fails() -> None:
+    output = _Terminal()
+    console = Console(file=output, force_terminal=True, _environ={})
+
+    def fail() -> None:
+        with TerminalDisplay(_CONFIG, console) as display:
+            display.loading(["mnist"])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert output.getvalue().rindex("\x1b[?25h") > output.getvalue().rindex("\x1b[?25l")  # the cursor is back
+
+
+@pytest.mark.parametrize("tell", [_plain, _drawn], ids=["lines", "terminal"])
+def test_stop_is_announced(tell: Callable[[Callable[[StartupProgress], None]], object]) -> None:
+    assert "Stopping: requests in flight are being finished." in str(tell(lambda display: display.stopping()))
+
+
+@pytest.mark.parametrize(
+    ("output", "term", "expected"),
+    [
+        pytest.param(io.StringIO(), "xterm", PlainDisplay, id="a file"),
+        pytest.param(_Terminal(), "xterm", TerminalDisplay, id="a terminal"),
+        pytest.param(_Terminal(), "dumb", PlainDisplay, id="a terminal that cannot draw"),
+    ],
+)
+def test_display_suits_its_output(
+    output: io.StringIO, term: str, expected: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    assert type(display_for(_CONFIG, output)) is expected
+
+
+def test_server_outlives_the_terminal_its_lines_went_to() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    with PlainDisplay(_CONFIG, Gone()) as display:
+        display.stopping()
+
+
+def test_announcement_is_made_when_the_sockets_are_open() -> None:
+    announced: list[object] = []
+    AnnouncingDisplay(_CONFIG, io.StringIO(), announced.append).listening(_SHARED)
+    assert announced == [_SHARED]
+
+
+@pytest.mark.parametrize(
+    ("address", "request_line"),
+    [
+        pytest.param("http://127.0.0.1:5", "curl http://127.0.0.1:5/predictions/m -T FILE", id="loopback"),
+        pytest.param("http://[::]:5", "curl http://[::1]:5/predictions/m -T FILE", id="all of IPv6"),
+        pytest.param(
+            "unix:/a.sock", "curl --unix-socket /a.sock http://localhost/predictions/m -T FILE", id="unix socket"
+        ),
+        pytest.param("", "", id="none"),
+    ],
+)
+def test_example_request_can_be_dialled(address: str, request_line: str) -> None:
+    assert example_request({"inference": address}, "m") == request_line

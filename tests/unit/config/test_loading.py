@@ -1,0 +1,233 @@
+"""From file, command line and environment to one Config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.config.loading import load_config
+from torchserve_lite.config.settings import Address, Config, HttpConfig, WorkerConfig
+from torchserve_lite.config.sources import find_config_file
+from torchserve_lite.errors import ConfigurationError
+
+Load = Callable[..., Config]
+
+_ENVIRONMENT_ALLOWED = "enable_envvars_config=true\n"
+_REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Writes the text into config.properties and loads it, in an otherwise empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(
+        text: str = "", command_line: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
+    ) -> Config:
+        file = Path("config.properties")
+        file.write_text(text)
+        return load_config(file, command_line or {}, environ or {})
+
+    return load_text
+
+
+def _guide(**filled: str) -> str:
+    text = (Path(__file__).parent / "guide.properties").read_text()
+    for placeholder, value in filled.items():
+        text = text.replace({"model": "<model_name>", "file": "<name of the mar file.>"}[placeholder], value)
+    return text
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    config = load_config(None, {}, {})
+    assert (config.http, config.workers) == (HttpConfig(), WorkerConfig())
+    assert config.models.startup == ()
+
+
+def test_guides_file_loads_with_its_placeholders_filled_in(load: Load) -> None:
+    config = load(_guide(model="mnist", file="mnist.mar"))
+    assert config.http.inference == config.http.management == Address("0.0.0.0", 8085)
+    assert config.workers.queue_size == 10
+    assert config.models.store == Path("/mnt/models/model-store")
+    (model,) = config.models.startup
+    assert (model.name, model.url, model.min_workers, model.max_workers) == ("mnist", "mnist.mar", 1, 5)
+    assert (model.batch_delay, model.response_timeout) == (5.0, 120.0)
+
+
+def test_guides_placeholders_are_an_error_that_asks_to_fill_them_in(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match=r"model_snapshot=.*config\.properties.*placeholder \"<model_name>\""):
+        load(_guide())
+
+
+def test_our_own_file_serves_mnist_on_loopback_without_a_notice() -> None:
+    config = load_config(_REPOSITORY / "config.properties", {}, {})
+    assert config.http.inference == config.http.management == Address("127.0.0.1", 8085)
+    assert [(model.name, model.url) for model in config.models.startup] == [("mnist", "mnist.mar")]
+    assert config.models.store == _REPOSITORY / "model_store"
+    assert config.notices == ()
+
+
+def test_snapshot_saved_by_torchserve_is_read(load: Load) -> None:
+    config = load(
+        "#Saving snapshot\n#Mon Jan 01 00:00:00 UTC 2024\nversion=0.12.0\ntsConfigFile=config.properties\n"
+        'model_snapshot={\\n  "name"\\: "startup.cfg",\\n  "modelCount"\\: 1,\\n  "models"\\: {\\n'
+        '    "m"\\: {"1.0"\\: {"marName"\\: "m.mar", "minWorkers"\\: 2}}\\n  }\\n}\n'
+    )
+    (model,) = config.models.startup
+    assert (model.name, model.url, model.min_workers, model.from_snapshot) == ("m", "m.mar", 2, True)
+
+
+def test_later_place_wins(load: Load) -> None:
+    file = _ENVIRONMENT_ALLOWED + "model_store=a\njob_queue_size=1\ndefault_workers_per_model=1"
+    environ = {"TS_MODEL_STORE": "/c", "TS_JOB_QUEUE_SIZE": "3"}
+    config = load(file, {"model_store": "/b"}, environ)
+    assert config.models.store == Path("/c")
+    assert (config.workers.queue_size, config.workers.workers_per_model) == (3, 1)
+
+
+def test_command_line_wins_over_file(load: Load) -> None:
+    assert load("load_models=a.mar", {"load_models": "all"}).models.load_all
+
+
+def test_environment_is_not_read_unless_the_file_allows_it(load: Load) -> None:
+    assert load("job_queue_size=1", environ={"TS_JOB_QUEUE_SIZE": "3"}).workers.queue_size == 1
+
+
+def test_empty_variable_means_the_default(load: Load) -> None:
+    """KServe sets TS_SERVICE_ENVELOPE to nothing for models without that label."""
+    config = load(_ENVIRONMENT_ALLOWED + "service_envelope=kserve", environ={"TS_SERVICE_ENVELOPE": ""})
+    assert config.workers.service_envelope == ""
+
+
+@pytest.mark.parametrize(("guard", "read"), [("true", True), ("false", False)])
+def test_allowed_urls_comes_from_the_environment_only_if_the_file_says_so(load: Load, guard: str, read: bool) -> None:
+    file = f"{_ENVIRONMENT_ALLOWED}use_env_allowed_urls={guard}"
+    config = load(file, environ={"TS_ALLOWED_URLS": "http://.*"})
+    assert ("allowed_urls" in config.values) == read
+
+
+def test_token_expiry_has_a_variable_of_another_name(load: Load) -> None:
+    config = load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_TIME_MIN": "2.5"})
+    assert config.values["token_expiration_min"] == "2.5"
+
+
+def test_old_name_of_metrics_mode_counts_when_the_new_one_is_absent(load: Load) -> None:
+    assert load("metrics_format=legacy").metrics.mode == "legacy"
+    assert load("metrics_format=legacy\nmetrics_mode=log").metrics.mode == "log"
+
+
+def test_cors_keys_become_response_headers(load: Load) -> None:
+    config = load("cors_allowed_origin=*\ncors_allowed_methods=GET, POST")
+    assert config.http.cors == {"access-control-allow-origin": "*", "access-control-allow-methods": "GET, POST"}
+
+
+def test_snapshot_stands_above_load_models(load: Load) -> None:
+    config = load('load_models=all\nmodel_snapshot={"models": {"m": {"1": {}}}}')
+    assert not config.models.load_all
+    assert [model.name for model in config.models.startup] == ["m"]
+
+
+def test_models_key_gives_overrides(load: Load) -> None:
+    config = load('models={"m": {"1.0": {"batchSize": 8}}}')
+    assert config.models.overrides["m", "1.0"].batch_size == 8
+
+
+def test_relative_model_store_starts_at_the_current_folder(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    assert load("model_store=store").models.store == tmp_path / "store"
+
+
+def test_relative_model_store_is_looked_for_beside_the_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there" / "store").mkdir(parents=True)
+    (tmp_path / "there" / "my.properties").write_text("model_store=store")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load_config(Path("../there/my.properties"), {}, {}).models.store.samefile(tmp_path / "there" / "store")
+
+
+def test_variables_of_the_libraries_are_respected_without_permission() -> None:
+    workers = load_config(None, {}, {"CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "4"}).workers
+    assert (workers.visible_gpus, workers.share_threads) == ("1", False)
+
+
+def test_log_folders_come_from_the_environment_alone() -> None:
+    logs = load_config(None, {}, {"LOG_LOCATION": "/l", "METRICS_LOCATION": "/m"}).logs
+    assert (logs.folder, logs.metrics_folder) == (Path("/l"), Path("/m"))
+
+
+def test_values_keep_what_was_set_but_nothing_secret_or_unknown(load: Load) -> None:
+    config = load("job_queue_size=5\nkeystore_pass=hush\nvmargs=-Dpassword=hush\nmy_password=hush")
+    assert config.values == {"job_queue_size": "5"}
+    assert "hush" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "command_line", "environ", "message"),
+    [
+        pytest.param(
+            "job_queue_size=ten", {}, {},
+            r"job_queue_size=ten \(config\.properties\): expected a whole number, at least 1$", id="file",
+        ),
+        pytest.param(
+            "", {"load_models": "m="}, {}, r"load_models=m= \(command line, --models\): expected file or name=file",
+            id="command line",
+        ),
+        pytest.param(
+            _ENVIRONMENT_ALLOWED, {}, {"TS_NUMBER_OF_GPU": "-1"},
+            r"number_of_gpu=-1 \(environment, TS_NUMBER_OF_GPU\): expected a whole number", id="environment",
+        ),
+        pytest.param(
+            "metrics_format=xml", {}, {}, r"metrics_format=xml \(config\.properties\): expected one of prometheus",
+            id="old name",
+        ),
+        pytest.param(
+            "metrics_mode=log   # old", {}, {}, "a comment needs a line of its own", id="comment behind a value"
+        ),
+        pytest.param(
+            "grpc_inference_port=x", {}, {}, "grpc_inference_port=x .*whole number", id="key of a feature to come"
+        ),
+        pytest.param("inference_address=https://h", {}, {}, "TLS comes later", id="https"),
+        pytest.param("models={" + " " * 99 + '"m":1}', {}, {}, r'models=\{ "m":1\} \(', id="blanks are not shown"),
+        pytest.param("models=[" + "1," * 99, {}, {}, r"models=\[1,[1,]+\.\.\. \(", id="long values are cut"),
+    ],
+)  # fmt: skip
+def test_bad_value_is_an_error_naming_key_value_place_and_what_is_accepted(
+    load: Load, file: str, command_line: dict[str, str], environ: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        load(file, command_line, environ)
+
+
+def test_variable_in_the_file_is_replaced(load: Load) -> None:
+    assert load("model_store=$$STORE$$", environ={"STORE": "/s"}).models.store == Path("/s")
+
+
+class TestFindingTheFile:
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        for name in ("config.properties", "given", "named"):
+            (tmp_path / name).touch()
+
+    def test_ts_config_file_stands_above_the_flag(self, tmp_path: Path) -> None:
+        environ = {"TS_CONFIG_FILE": str(tmp_path / "named")}
+        assert find_config_file(tmp_path / "given", environ, tmp_path) == tmp_path / "named"
+
+    def test_flag_stands_above_the_usual_file(self, tmp_path: Path) -> None:
+        assert find_config_file(tmp_path / "given", {"TS_CONFIG_FILE": ""}, tmp_path) == tmp_path / "given"
+
+    def test_usual_file_is_taken_when_none_is_named(self, tmp_path: Path) -> None:
+        assert find_config_file(None, {}, tmp_path) == tmp_path / "config.properties"
+
+    def test_no_file_is_fine(self, tmp_path: Path) -> None:
+        (tmp_path / "config.properties").unlink()
+        assert find_config_file(None, {}, tmp_path) is None
+
+    def test_missing_file_is_an_error_in_torchserves_words(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigurationError, match=r"--ts-config file not found: .*nowhere"):
+            find_config_file(tmp_path / "nowhere", {}, tmp_path)
+        with pytest.raises(ConfigurationError, match="TS_CONFIG_FILE file not found: nowhere"):
+            find_config_file(tmp_path / "given", {"TS_CONFIG_FILE": "nowhere"}, tmp_path)

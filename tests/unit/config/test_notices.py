@@ -1,0 +1,94 @@
+"""What the start-up display says about a configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.config.loading import load_config
+
+_QUIET = "disable_token_authorization=true\n"
+
+
+def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> tuple[str, ...]:
+    file = folder / "c.properties"
+    file.write_text(text)
+    return load_config(file, {}, environ or {}).notices
+
+
+@pytest.mark.parametrize(
+    ("text", "notice"),
+    [
+        pytest.param(
+            "inferense_address=x", r"^inferense_address \(.*\) is not .* Did you mean inference_address\?$", id="typo"
+        ),
+        pytest.param("Job_Queue_Size=1", r"Did you mean job_queue_size\?$", id="other case"),
+        pytest.param("zzz=1", r"^zzz \(.*c\.properties\) is not a known setting and is ignored\.$", id="nothing near"),
+        pytest.param(
+            "enable_metrics_api=yes", "^enable_metrics_api=yes .* counts as false; write true or false", id="odd"
+        ),
+        pytest.param(
+            "grpc_management_port=1\ngrpc_inference_port=2",
+            "^gRPC: comes later; .*: grpc_inference_port, grpc_management_port.$",
+            id="one line for a feature to come",
+        ),
+        pytest.param("enable_model_api=true", "^Registering and removing models: comes later", id="model api"),
+        pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),
+        pytest.param("metrics_format=log", "^metrics_format=log: comes later", id="the same under its old name"),
+        pytest.param(
+            "number_of_netty_threads=4\nNUM_WORKERS=1",
+            "^Accepted, .*: NUM_WORKERS, number_of_netty_threads.$",
+            id="one line for all without effect",
+        ),
+        pytest.param(
+            'load_models=all\nmodel_snapshot={"modelCount":0}',
+            "^load_models=all .* is not used: model_snapshot",
+            id="unused",
+        ),
+        pytest.param("model_store=/nowhere", "^model_store=/nowhere does not exist", id="missing store"),
+    ],
+)
+def test_one_notice_tells_of_a_surprise(tmp_path: Path, text: str, notice: str) -> None:
+    (only,) = _notices(tmp_path, _QUIET + text)
+    assert re.search(notice, only)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("grpc_inference_port=7070", id="default of a feature to come"),
+        pytest.param("grpc_inference_port=", id="nothing"),
+        pytest.param("enable_model_api=FALSE", id="default in other letters"),
+        pytest.param("disable_system_metrics=false", id="default of an inverted key"),
+        pytest.param("metrics_format=prometheus", id="old name, usual mode"),
+        pytest.param("version=0.12.0\ntsConfigFile=x", id="what saved snapshots carry"),
+    ],
+)
+def test_nothing_is_said_of_what_changes_nothing(tmp_path: Path, text: str) -> None:
+    assert _notices(tmp_path, _QUIET + text) == ()
+
+
+def test_missing_token_authorization_is_said_unless_it_is_switched_off(tmp_path: Path) -> None:
+    (notice,) = _notices(tmp_path, "")
+    assert "token authorization is not built yet: every client that reaches the port is served" in notice
+    assert _notices(tmp_path, _QUIET) == ()
+
+
+def test_variables_that_may_not_be_read_are_named(tmp_path: Path) -> None:
+    environ = {"TS_JOB_QUEUE_SIZE": "1", "TS_SERVICE_ENVELOPE": "", "TS_SERVICE_HOST": "x"}
+    (notice,) = _notices(tmp_path, _QUIET, environ)
+    assert notice.startswith("TS_JOB_QUEUE_SIZE in the environment: not read")
+    assert _notices(tmp_path, f"{_QUIET}enable_envvars_config=true", environ) == ()
+
+
+def test_secret_values_are_not_told(tmp_path: Path) -> None:
+    notices = _notices(tmp_path, "keystore_pass=hush\nvmargs=hush\npasswort=hush")
+    assert not any("hush" in notice for notice in notices)
+
+
+def test_order_follows_the_file_for_unknown_keys_and_the_table_for_others(tmp_path: Path) -> None:
+    text = "debug=true\nzz2=1\nNUM_WORKERS=1\nkeystore=k\nzz1=1\nmodel_store=/nowhere"
+    beginnings = [notice.split()[0] for notice in _notices(tmp_path, text)]
+    assert beginnings == ["zz2", "zz1", "TLS:", "Attaching", "Accepted,", "token", "model_store=/nowhere"]

@@ -1,0 +1,99 @@
+"""One property's text -> its value, or what would have been accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torchserve_lite.config.settings import Address
+from torchserve_lite.config.values import (
+    Parser,
+    Unacceptable,
+    address,
+    boolean,
+    choice,
+    envelope,
+    header_value,
+    integer,
+    inverted,
+    number,
+    regular_expression,
+    seconds,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("http://127.0.0.1:9000", Address("127.0.0.1", 9000), id="host and port"),
+        pytest.param("http://0.0.0.0", Address("0.0.0.0", 80), id="default port"),
+        pytest.param("HTTP://localhost:1/", Address("localhost", 1), id="closing slash"),
+        pytest.param("http://[::1]:8080", Address("::1", 8080), id="IPv6"),
+        pytest.param("http://127.0.0.1:0", Address("127.0.0.1", 0), id="any free port"),
+        pytest.param("unix:/tmp/a.sock", Address(host="", path="/tmp/a.sock"), id="unix socket"),
+    ],
+)
+def test_address_is_read(text: str, expected: Address) -> None:
+    assert address(80)(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted"),
+    [
+        pytest.param("127.0.0.1:80", "expected http://host", id="no scheme"),
+        pytest.param("http://:80", "expected http://host", id="no host"),
+        pytest.param("http://h:99999", "port 0 to 65535", id="port out of range"),
+        pytest.param("http://h:x", "port 0 to 65535", id="port no number"),
+        pytest.param("http://h/path", "expected http://host", id="path"),
+        pytest.param("http://user@h", "expected http://host", id="user"),
+        pytest.param("ftp://h", "expected http://host", id="another scheme"),
+        pytest.param("https://h", "TLS comes later", id="https"),
+        pytest.param("unix:a.sock", "unix:/absolute/path", id="relative socket"),
+        pytest.param("unix:/" + "x" * 107, "at most 107 bytes", id="long socket path"),
+    ],
+)
+def test_bad_address_says_what_is_accepted(text: str, accepted: str) -> None:
+    with pytest.raises(Unacceptable, match=accepted):
+        address(80)(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "expected"),
+    [
+        pytest.param(integer(), "0", 0, id="integer"),
+        pytest.param(integer(1), "+7", 7, id="signed integer"),
+        pytest.param(seconds, "0.5", 0.5, id="seconds"),
+        pytest.param(number(), "0", 0.0, id="number"),
+        pytest.param(boolean, "TRUE", True, id="true"),
+        pytest.param(boolean, "yes", False, id="not true"),
+        pytest.param(inverted, "true", False, id="inverted"),
+        pytest.param(choice("log", "prometheus"), " Prome theus", "prometheus", id="choice"),
+        pytest.param(envelope, "KServe", "kserve", id="envelope"),
+        pytest.param(regular_expression, "AWS_.*", "AWS_.*", id="regular expression"),
+        pytest.param(header_value, "GET, POST", "GET, POST", id="header value"),
+    ],
+)
+def test_value_is_read(parse: Parser, text: str, expected: Any) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "accepted"),
+    [
+        pytest.param(integer(1), "0", "a whole number, at least 1", id="too small"),
+        pytest.param(integer(), "1.5", "a whole number", id="fraction"),
+        pytest.param(integer(), "1_000", "a whole number", id="Python's underscore"),
+        pytest.param(integer(), "9" * 5000, "a whole number", id="absurdly long"),
+        pytest.param(seconds, "0", "more than 0", id="no time at all"),
+        pytest.param(seconds, "nan", "a number", id="not a number"),
+        pytest.param(number(), "-1", "at least 0", id="negative"),
+        pytest.param(choice("log", "legacy"), "xml", "one of log, legacy", id="no choice"),
+        pytest.param(envelope, "kserve3", "body, json, kserve, kservev2", id="no envelope"),
+        pytest.param(regular_expression, "(", "a regular expression", id="no expression"),
+        pytest.param(header_value, "a\r\nSet-Cookie: b", "without control characters", id="header injection"),
+    ],
+)
+def test_bad_value_says_what_is_accepted(parse: Parser, text: str, accepted: str) -> None:
+    with pytest.raises(Unacceptable, match=accepted):
+        parse(text)
