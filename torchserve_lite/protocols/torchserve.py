@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import BodyPartReader, web
@@ -45,7 +45,7 @@ class TorchServeRoutes:
         check_method(request)
         model, version, rest = split_path(request.match_info["path"])
         self._plane.spec(model, version)  # an unknown model is told before its body is read
-        parts = [part async for part in read_parts(request, self._max_body)]
+        parts = await read_parts(request, self._max_body)
         question = make_request(
             request, model=model, version=version, verb=verb, parts=parts, more_headers=(("url_path", rest),)
         )
@@ -60,19 +60,15 @@ def split_path(path: str) -> tuple[str, str | None, str]:
     return model, more[0] if more else None, more[1] if len(more) > 1 else ""
 
 
-async def read_parts(request: web.Request, max_body: int) -> AsyncIterator[Part]:
+async def read_parts(request: web.Request, max_body: int) -> Sequence[Part]:
     """The parts of a form, or one part ``body``."""
     kind = media_type(request)
     if kind.lower() == "multipart/form-data" and "boundary=" in request.headers["Content-Type"]:
-        async for part in _multipart(request, max_body):
-            yield part
-        return
+        return await _multipart(request, max_body)
     body = await request.read()
     if kind.lower() == _FORM and b"=" in body:
-        for part in _form(body):
-            yield part
-    else:
-        yield Part("body", body, kind)
+        return _form(body)
+    return (Part("body", body, kind),)
 
 
 def _form(body: bytes) -> list[Part]:
@@ -85,19 +81,19 @@ def _form(body: bytes) -> list[Part]:
     ]
 
 
-async def _multipart(request: web.Request, max_body: int) -> AsyncIterator[Part]:
+async def _multipart(request: web.Request, max_body: int) -> list[Part]:
+    parts: list[Part] = []
     left = max_body
-    count = 0
     try:
         async for part in await request.multipart():
-            count += 1
-            if not isinstance(part, BodyPartReader) or count > _MOST_FIELDS:
+            if not isinstance(part, BodyPartReader) or len(parts) >= _MOST_FIELDS:
                 raise BadRequest(f"The multipart body is nested or has more than {_MOST_FIELDS} parts.")
             data = await _read_part(part, left, max_body)
             left -= len(data)
-            yield Part(part.name or "", data, _part_type(part))
+            parts.append(Part(part.name or "", data, _part_type(part)))
     except ValueError as fault:
         raise BadRequest(f"The multipart body cannot be read: {fault}") from fault
+    return parts
 
 
 async def _read_part(part: BodyPartReader, left: int, max_body: int) -> bytes:
