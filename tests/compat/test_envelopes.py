@@ -157,6 +157,16 @@ def test_v1_tensors_of_the_guide_are_answered_in_v2_form() -> None:
     )
 
 
+def test_v1_body_of_several_tensors_has_a_call_of_its_own() -> None:
+    handler = Recorder(answers=[7])
+    two = {"inputs": [tensor([1], name="a"), tensor([2], name="b")]}
+    [first, second] = KServeEnvelope(handler).handle([{"body": two}, {"body": two}], serving({}, {}))
+    assert [len(call) for call in handler.calls] == [2, 2]
+    assert (
+        first["outputs"] == second["outputs"] == [{"name": "predict", "shape": [1], "datatype": "INT64", "data": [7]}]
+    )
+
+
 @pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])
 def test_v1_answer_needs_a_result_for_each_instance(results: list[int]) -> None:
     with pytest.raises(PredictionException, match="number of batch response mismatched"):

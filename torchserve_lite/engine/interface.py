@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +47,7 @@ class Worker(Protocol):
 
     pid: int | None
 
-    def predict(self, batch: Sequence[Job]) -> AsyncIterator[Update]:
+    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
         """Runs a batch: any number of Chunks, then one Result. WorkerDied when it ends instead."""
 
     def cancel(self, index: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus, WorkerState, WorkerStatus
@@ -109,11 +111,10 @@ class WorkerPool:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.scale(0)
-        self.aggregator.fail_all(NoWorkers(self.spec.key.name))
         await self._tasks.__aexit__(None, None, None)
 
     def submit(self, job: Job) -> None:
-        if all(slot.state is WorkerState.FAILED for slot in self._slots):
+        if self._nobody_will_serve():
             self._refuse()
         self.aggregator.put(job)
 
@@ -129,6 +130,9 @@ class WorkerPool:
             slot = self._new_slot(self.spec)
             self._slots.append(slot)
             slot.task = self._tasks.create_task(self._keep_serving(slot), name=f"worker {slot.id}")
+            slot.task.add_done_callback(partial(self._ended, slot))  # also when it is cancelled before its first step
+        if not workers:  # those that still run a batch take no other one
+            self.aggregator.fail_all(NoWorkers(self.spec.key.name))
         self._changed()
 
     async def until_scaled(self) -> None:
@@ -136,8 +140,9 @@ class WorkerPool:
         failures = {slot.id: slot.restarts.count for slot in self._slots}
         while not self._is_scaled():
             for slot in self._slots:
-                if slot.restarts.count > failures.get(slot.id, 0) and slot.state is not WorkerState.READY:
-                    raise slot.failure or LoadFailed("The worker could not be started.")
+                failed = isinstance(slot.failure, LoadFailed) or slot.state is WorkerState.FAILED
+                if slot.failure is not None and failed and slot.restarts.count > failures.get(slot.id, 0):
+                    raise slot.failure
             await self._change()
 
     def status(self) -> ModelStatus:
@@ -157,10 +162,11 @@ class WorkerPool:
         except asyncio.CancelledError:
             if not slot.retired:
                 raise
-        finally:
-            if slot.retired:
-                self._slots.remove(slot)
-            self._changed()
+
+    def _ended(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        if slot.retired:
+            self._slots.remove(slot)
+        self._changed()
 
     async def _live_once(self, slot: Slot) -> bool:
         """One process of this slot, from its start to its end. False when the slot has given up."""
@@ -208,22 +214,19 @@ class WorkerPool:
                     job.fail(worker.death or WorkerDied("It was stopped."))
 
     async def _collect(self, worker: Worker, batch: list[Job]) -> Result:
-        updates = aiter(worker.predict(batch))
-        while True:
-            update = await self._next_update(updates, worker, batch)
-            if isinstance(update, Chunk):
+        async with aclosing(worker.predict(batch)) as updates:
+            while isinstance(update := await self._next_update(updates, batch), Chunk):
                 batch[update.index].add_chunk(_response(update.reply))
-                continue
-            for job, reply in zip(batch, update.replies, strict=True):
-                job.on_settled = None
-                _answer(job, reply)
-            return update
+        for job, reply in zip(batch, update.replies, strict=True):
+            job.on_settled = None
+            _answer(job, reply)
+        return update
 
-    async def _next_update(self, updates: object, worker: Worker, batch: list[Job]) -> Update:
+    async def _next_update(self, updates: AsyncGenerator[Update, None], batch: list[Job]) -> Update:
         timeout = self.spec.response_timeout
         try:
             async with asyncio.timeout(timeout):
-                return await anext(updates)  # type: ignore[call-overload, no-any-return]
+                return await anext(updates)
         except TimeoutError:
             hung = ResponseTimeout(timeout)
             for job in batch:
@@ -241,16 +244,15 @@ class WorkerPool:
         self._changed()
 
     async def _wait_to_restart(self, slot: Slot, error: WorkerFailure) -> bool:
-        """False when the slot has given up."""
+        """False when the slot has given up, or is wanted no more."""
         lived = self._loop.time() - slot.ready_since if slot.worker is not None else 0.0
         slot.worker = None
         slot.failure = error
-        delay = slot.restarts.failed(self._loop.time(), lived)
+        delay = None if slot.retired else slot.restarts.failed(self._loop.time(), lived)
         self._report(slot, error, delay)
         self._events.worker_failed(self.spec, slot.id, error)
         if delay is None:
-            slot.state = WorkerState.FAILED
-            self._give_up(error)
+            self._give_up(slot, error)
             return False
         slot.state = WorkerState.RESTARTING if lived else WorkerState.STARTING
         self._changed()
@@ -263,14 +265,20 @@ class WorkerPool:
         then = "it is not tried again" if delay is None else f"next attempt in {delay:g} s"
         log.error("%s failed: %s %s (failure %d)", self._name(slot), error, then, slot.restarts.count)
 
-    def _give_up(self, error: WorkerFailure) -> None:
-        if all(slot.state is WorkerState.FAILED for slot in self._slots):
+    def _give_up(self, slot: Slot, error: WorkerFailure) -> None:
+        if not slot.retired:
+            slot.state = WorkerState.FAILED
+        if self._nobody_will_serve():
             self.aggregator.fail_all(ModelFailed(self.spec.key.name, str(error)))
 
+    def _nobody_will_serve(self) -> bool:
+        return all(slot.retired or slot.state is WorkerState.FAILED for slot in self._slots)
+
     def _refuse(self) -> None:
-        if not self._slots:
-            raise NoWorkers(self.spec.key.name)
-        raise ModelFailed(self.spec.key.name, str(self._slots[0].failure))
+        for slot in self._slots:
+            if slot.state is WorkerState.FAILED:
+                raise ModelFailed(self.spec.key.name, str(slot.failure))
+        raise NoWorkers(self.spec.key.name)
 
     def _is_scaled(self) -> bool:
         active = [slot for slot in self._slots if not slot.retired]

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -110,7 +110,7 @@ class ProcessWorker:
             raise LoadFailed(answer.fault, answer.traceback, out_of_memory=answer.out_of_memory)
         assert isinstance(answer, Loaded)
 
-    async def predict(self, batch: Sequence[Job]) -> AsyncIterator[Update]:
+    async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
         self._batch += 1
         now = asyncio.get_running_loop().time()
         self._frames.send(_encode(Predict(self._batch, tuple(_call(job, now) for job in batch), self._threads())))

@@ -39,13 +39,25 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
     return Handler(entry_point, context)
 
 
-def new_envelope(name: str) -> Any:
-    """A fresh envelope (``ts.torch_handler.request_envelope``) for one request."""
-    module = importlib.import_module(f"ts.torch_handler.request_envelope.{name}")
-    classes = [
-        value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__
-    ]
-    return min(classes, key=lambda cls: cls.__name__)(None)
+class Envelopes:
+    """Makes a fresh envelope (``ts.torch_handler.request_envelope``) for each request, by name."""
+
+    def __init__(self, v2_output_names: str) -> None:
+        self._v2_output_names = v2_output_names
+        self._classes: dict[str, Any] = {}
+
+    def new(self, name: str) -> Any:
+        envelope = self._classes.get(name)
+        if envelope is None:
+            loader = importlib.import_module("ts.model_loader")
+            loader.find_envelope("kservev2").output_names = self._v2_output_names  # V1 routes answer V2 bodies, too
+            envelope = self._classes[name] = loader.find_envelope(name)
+        return envelope(None)
+
+
+def json_ready(value: Any) -> Any:
+    """``value`` with what JSON cannot carry replaced (NaN, tensors, bytes); TypeError when it is hopeless."""
+    return importlib.import_module("ts.torch_handler.request_envelope.base").plain(value)
 
 
 def _extend_path(load: Load, own_process: bool) -> None:

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from torchserve_lite.ipc.messages import Reply
+from torchserve_lite.worker.handlers import json_ready
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -38,10 +39,15 @@ def encode_enveloped(value: Any) -> tuple[bytes, str]:
         return encode(value)[0], JSON
     try:
         return json.dumps(value, allow_nan=False).encode(), JSON
-    except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False).encode(), JSON
-    except TypeError as fault:
-        raise Unserialisable(f"{type(value).__name__}: {fault}") from fault
+    except (TypeError, ValueError):
+        return _encode_replaced(value), JSON
+
+
+def _encode_replaced(value: Any) -> bytes:
+    try:
+        return json.dumps(json_ready(value), allow_nan=False).encode()
+    except (TypeError, ValueError) as fault:
+        raise Unserialisable(str(fault)) from fault
 
 
 def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
@@ -67,11 +73,3 @@ def _saved(tensor: Any) -> bytes:
     buffer = io.BytesIO()
     sys.modules["torch"].save(tensor, buffer)
     return buffer.getvalue()
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return [_without_nan(item) for item in value] if isinstance(value, list | tuple) else value

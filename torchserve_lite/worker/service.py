@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torchserve_lite.ipc.messages import Call, Load, Reply
-from torchserve_lite.worker.handlers import Handler, StageMark, new_envelope
+from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.outputs import Unserialisable, reply_of
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
@@ -53,7 +53,7 @@ class Service:
         self._send_chunk = send_chunk
         self._mark_stage = mark_stage
         self._context = handler.context
-        self._context.system_properties["v2_output_names"] = load.v2_output_names
+        self._envelopes = Envelopes(load.v2_output_names)
         self._new_processor = importlib.import_module("ts.context").RequestProcessor
         self._headers = importlib.import_module("ts.context").RequestHeaders
         util = importlib.import_module("ts.utils.util")
@@ -88,7 +88,7 @@ class Service:
             return
         try:
             self._show_context([request])
-            request.envelope = new_envelope(name)
+            request.envelope = self._envelopes.new(name)
             request.rows = request.envelope.unpack(row, self._context, 0)
         except self._prediction_exception as fault:
             request.reply = _failed(_message(fault), _code(fault), own=False)
@@ -121,7 +121,7 @@ class Service:
         owners = [request for request in group for _ in (request.rows or [None])]
         self._context.request_ids = {row: request.call.id for row, request in enumerate(owners)}
         self._context.request_processor = [request.processor for request in owners]
-        self._context.metrics.set_request_ids(",".join(request.call.id for request in group))
+        self._context.metrics.set_request_ids(self._context.request_ids)
         self._context.send = self._sender(owners)
 
     def _sender(self, owners: list[_Request]) -> Callable[[int, Any], None]:

@@ -11,12 +11,9 @@ from torchserve_lite.config.settings import Config
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.errors import ConfigurationError
 
-events: list[str] = []
-
 
 def run(config: Config, progress: StartupProgress) -> int:
     behaviour = os.environ["FAKE_SERVER"]
-    print("order:", *events, "server", flush=True)
     if behaviour == "refuses":
         raise ConfigurationError("inference_address=http://127.0.0.1:1 cannot be used: taken")
     if behaviour == "crashes":
@@ -44,7 +41,7 @@ def _fake(name: str, **attributes: object) -> None:
 if __name__ == "__main__":
     _fake("torchserve_lite.server", run=run)
     _fake("torchserve_lite.engine.launchers")
-    _fake("torchserve_lite.engine.launchers.forked", start_preloading=lambda: events.append("preload"))
+    _fake("torchserve_lite.engine.launchers.forked", start_preloading=lambda: print("preloading"))
     from torchserve_lite import cli
 
     commands = {"torchserve": cli.torchserve, "torchserve-lite": cli.main}

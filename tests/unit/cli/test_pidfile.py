@@ -66,9 +66,12 @@ def test_file_of_a_dead_server_nobody_collected_is_removed(file: Path, server: s
     assert running_server(file) is None
 
 
-def test_file_with_our_own_number_is_stale(file: Path) -> None:
+def test_file_with_our_own_number_is_stale(
+    file: Path, server: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a restart of a container, we may have the number that the server before us had."""
-    file.write_text(str(os.getpid()))
+    monkeypatch.setattr(os, "getpid", lambda: server.pid)
+    file.write_text(str(server.pid))
     assert running_server(file) is None
 
 

@@ -9,19 +9,13 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import socket
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 
 from torchserve_lite.engine.process import ChildHandle
 from torchserve_lite.engine.worker_logs import LogPipe
 from torchserve_lite.ipc.child import Descriptor, become_worker
+from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.ipc.stages import StageMarker
-
-
-def start_preloading() -> None:
-    """Begins importing torch in the fork server; returns at once. Harmless when called again."""
-    multiprocessing.set_forkserver_preload(["torchserve_lite.worker.preload"])
-    forkserver.ensure_running()
 
 
 async def start_forked(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:

@@ -1,0 +1,8 @@
+"""``python -m torchserve_lite``: the same as the ``torchserve-lite`` command."""
+
+import sys
+
+from torchserve_lite.cli import main
+
+if __name__ == "__main__":  # forked workers import this module again, under another name
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Serving in the background: the command returns when the sockets are open, or with the reason why they are not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchserve_lite.cli.start import serve
+from torchserve_lite.errors import ConfigurationError, ServingError
+
+if TYPE_CHECKING:
+    from torchserve_lite.config.settings import Config
+    from torchserve_lite.core.progress import StartupProgress
+
+
+def serve_in_background(arguments: argparse.Namespace, environ: Mapping[str, str], log: Path | None = None) -> int:
+    """``log`` gets the server's output; without one it goes where ours goes, as TorchServe's does.
+
+    Returns twice: in the child with the exit code of the server when that has ended, in the parent with our own.
+    """
+    output = _opened(log) if log else None
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        return _serve_detached(arguments, environ, output, _Report(writing))
+    os.close(writing)
+    return _await_report(child, reading, log)
+
+
+def _serve_detached(
+    arguments: argparse.Namespace, environ: Mapping[str, str], output: int | None, report: _Report
+) -> int:
+    from torchserve_lite.cli.display import AnnouncingDisplay
+
+    def displaying(config: Config) -> AbstractContextManager[StartupProgress]:
+        return AnnouncingDisplay(config, sys.stdout, report.listening)
+
+    try:
+        _detach(output)
+        return serve(arguments, environ, displaying)
+    except ServingError as error:
+        report.failed(str(error))
+        return 1
+
+
+def _opened(log: Path) -> int:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o644)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{log} cannot be written ({error.strerror}); LOG_LOCATION names another folder"
+        ) from error
+
+
+def _detach(output: int | None) -> None:
+    """Out of the terminal's session, so that closing it or pressing Ctrl-C in it is nothing to us."""
+    os.setsid()
+    if sys.stdin is not None:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+    if output is not None:
+        os.dup2(output, sys.stdout.fileno())
+        os.dup2(output, sys.stderr.fileno())
+
+
+class _Report:
+    """The child's end of the pipe; it says one thing and closes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def listening(self, addresses: Mapping[str, str]) -> None:
+        self._say({"addresses": dict(addresses)})
+
+    def failed(self, message: str) -> None:
+        self._say({"error": message})
+
+    def _say(self, message: Mapping[str, object]) -> None:
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        with os.fdopen(descriptor, "w") as pipe:
+            json.dump(message, pipe)
+
+
+def _await_report(child: int, reading: int, log: Path | None) -> int:
+    try:
+        with os.fdopen(reading) as pipe:
+            report = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        return 130
+    if not report:
+        return _tell_of_sudden_end(child, log)
+    return _tell(child, json.loads(report), log)
+
+
+def _tell(child: int, report: Mapping[str, object], log: Path | None) -> int:
+    if "error" in report:
+        os.waitpid(child, 0)
+        print(f"The server could not be started: {report['error']}", file=sys.stderr)
+        return 1
+    addresses = report["addresses"]
+    assert isinstance(addresses, dict)
+    print(f"The server runs in the background (pid {child}) and loads its models.")
+    for role, address in addresses.items():
+        print(f"{role}: {address}")
+    if log:
+        print(f"Its output goes to {log}")
+    return 0
+
+
+def _tell_of_sudden_end(child: int, log: Path | None) -> int:
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    where = f"; see {log}" if log else ""
+    print(f"The server ended before it listened (exit code {code}){where}", file=sys.stderr)
+    return 1

@@ -1,0 +1,52 @@
+"""``torchserve-lite COMMAND``: finds the command's module and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from torchserve_lite import __version__
+from torchserve_lite.errors import ServingError
+
+COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and run(arguments)
+    "start": "serve the models that a configuration names",
+    "stop": "stop the server, letting requests in flight finish",
+    "archive": "pack a model into a .mar archive",
+    "inspect": "show what an archive holds, and what will not work",
+    "init": "write a handler project to start from",
+    "encode": "turn images or texts into the JSON of a KServe request",
+}
+
+
+def run_command(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
+    return reporting_errors("torchserve-lite", lambda: arguments.run(arguments))
+
+
+def reporting_errors(program: str, run: Callable[[], int]) -> int:
+    """Our own errors are for the user, who needs their message and no traceback."""
+    try:
+        return run()
+    except ServingError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torchserve-lite", description="Serves TorchServe model archives.")
+    parser.add_argument("--version", action="version", version=f"torchserve-lite {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
+        if name in argv:  # the others are spared: their modules cost start-up time
+            _complete(command, name)
+    return parser
+
+
+def _complete(command: argparse.ArgumentParser, name: str) -> None:
+    module = import_module(f"torchserve_lite.cli.{name}")
+    module.add_arguments(command)
+    command.set_defaults(run=module.run)

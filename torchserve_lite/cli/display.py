@@ -1,0 +1,124 @@
+"""What a start shows where nobody watches a terminal: plain lines, for logs. Terminals have ``terminal_display``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+from torchserve_lite import __version__
+from torchserve_lite.config.settings import Config
+
+if TYPE_CHECKING:
+    from torchserve_lite.cli.terminal_display import TerminalDisplay
+
+_HOSTS_TO_DIAL = {"://0.0.0.0": "://127.0.0.1", "://[::]": "://[::1]"}  # bound to all: reached through loopback
+
+
+def display_for(config: Config, output: TextIO) -> PlainDisplay | TerminalDisplay:
+    """rich is imported only where its drawing can be seen."""
+    if not output.isatty():
+        return PlainDisplay(config, output)
+    from rich.console import Console
+
+    from torchserve_lite.cli.terminal_display import TerminalDisplay
+
+    console = Console(file=output)
+    return PlainDisplay(config, output) if console.is_dumb_terminal else TerminalDisplay(config, console)
+
+
+class PlainDisplay:
+    """A ``StartupProgress`` of one line per event."""
+
+    def __init__(self, config: Config, output: TextIO) -> None:
+        self._config = config
+        self._output = output
+        self._addresses: Mapping[str, str] = {}
+        self._ready: list[str] = []
+        self._failed: list[str] = []
+
+    def __enter__(self) -> PlainDisplay:
+        self._line(headline(self._config))
+        for notice in self._config.notices:
+            self._line(f"warning: {notice}")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing to restore."""
+
+    def listening(self, addresses: Mapping[str, str]) -> None:
+        self._addresses = addresses
+        for roles, address in shared_addresses(addresses):
+            self._line(f"listening: {roles} on {address}")
+
+    def loading(self, models: Sequence[str]) -> None:
+        for model in models:
+            self._line(f"loading: {model}")
+
+    def model_ready(self, model: str, version: str, workers: int, seconds: float) -> None:
+        self._ready.append(model)
+        self._line(f"ready: {model} {version}, {counted(workers, 'worker')}, {seconds:.2f} s")
+
+    def model_failed(self, model: str, message: str) -> None:
+        self._failed.append(model)
+        self._line(f"failed: {model}: {message}")
+
+    def started(self, seconds: float) -> None:
+        if self._ready and (request := example_request(self._addresses, self._ready[0])):
+            self._line(f"try: {request}")
+        self._line(final_line(len(self._ready), len(self._failed), seconds))
+
+    def stopping(self) -> None:
+        self._line("Stopping: requests in flight are being finished.")
+
+    def _line(self, text: str) -> None:
+        # A server in the background outlives the terminal it writes to, and must not fail for that.
+        with suppress(OSError):
+            print(text, file=self._output, flush=True)
+
+
+class AnnouncingDisplay(PlainDisplay):
+    """Also tells somebody else that the sockets are open."""
+
+    def __init__(self, config: Config, output: TextIO, announce: Callable[[Mapping[str, str]], None]) -> None:
+        super().__init__(config, output)
+        self._announce = announce
+
+    def listening(self, addresses: Mapping[str, str]) -> None:
+        super().listening(addresses)
+        self._announce(addresses)
+
+
+def headline(config: Config) -> str:
+    return f"torchserve-lite {__version__}, {config.source or 'no configuration file'}"
+
+
+def shared_addresses(addresses: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(roles, address), one entry for roles that share a listener."""
+    roles: dict[str, list[str]] = {}
+    for role, address in addresses.items():
+        roles.setdefault(address, []).append(role)
+    return [(", ".join(names), address) for address, names in roles.items()]
+
+
+def example_request(addresses: Mapping[str, str], model: str) -> str:
+    """A curl line to paste, with FILE to be replaced by an input of the model."""
+    address = addresses.get("inference")
+    if not address:
+        return ""
+    if address.startswith("unix:"):
+        socket = address.removeprefix("unix:")
+        return f"curl --unix-socket {socket} http://localhost/predictions/{model} -T FILE"
+    for bound, dialled in _HOSTS_TO_DIAL.items():
+        address = address.replace(bound, dialled)
+    return f"curl {address}/predictions/{model} -T FILE"
+
+
+def final_line(ready: int, failed: int, seconds: float) -> str:
+    """Begins as TorchServe's does: scripts wait for these words."""
+    models = f"{ready} of {ready + failed} models ready" if failed else f"{counted(ready, 'model')} ready"
+    return f"Model server started. {models} after {seconds:.2f} s."
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

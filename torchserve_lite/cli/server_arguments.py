@@ -1,0 +1,71 @@
+"""The flags that say how to serve, shared by ``torchserve-lite start`` and ``torchserve``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchserve_lite.config.settings import Config
+
+
+def add_server_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ts-config", type=Path, metavar="FILE", help="configuration file; default: config.properties")
+    parser.add_argument("--model-store", metavar="DIR", help="folder in which archives are looked up")
+    parser.add_argument("--workflow-store", metavar="DIR", help="folder of workflow archives (comes later)")
+    parser.add_argument(
+        "--models", nargs="+", metavar="MODEL", help="what to load: all, or any of FILE and NAME=FILE, blank separated"
+    )
+    parser.add_argument("--disable-token-auth", "--dt", action="store_true", help="clients need no token")
+    parser.add_argument("--enable-model-api", action="store_true", help="let clients register and remove models")
+    _add_accepted_arguments(parser)
+
+
+def _add_accepted_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet)."""
+    parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
+    parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
+    parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted without effect: plugins are Java")
+    parser.add_argument(
+        "--no-config-snapshots", "--ncs", action="store_true", help="neither read nor write snapshots (none are yet)"
+    )
+
+
+def read_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    from torchserve_lite.config.loading import load_config
+    from torchserve_lite.config.sources import find_config_file
+    from torchserve_lite.errors import ConfigurationError
+
+    for flag in ("--model-store", "--workflow-store"):
+        folder = _value(arguments, flag)
+        if folder and not Path(folder).is_dir():
+            raise ConfigurationError(f"{flag} directory not found: {folder}")
+    config = load_config(find_config_file(arguments.ts_config, environ), command_line_settings(arguments), environ)
+    if config.models.store is None:
+        raise ConfigurationError("Missing mandatory parameter --model-store (or model_store in the configuration file)")
+    return _with_notice_of_log_config(config, arguments.log_config)
+
+
+def command_line_settings(arguments: argparse.Namespace) -> dict[str, str]:
+    """The flags that have a twin among the properties, under the property's name."""
+    from torchserve_lite.config.keys import KEYS
+
+    given = {key.name: _value(arguments, key.flag) for key in KEYS.values() if key.flag}
+    return {name: value for name, value in given.items() if value}
+
+
+def _value(arguments: argparse.Namespace, flag: str) -> str:
+    value = getattr(arguments, flag.removeprefix("--").replace("-", "_"))
+    if isinstance(value, list):
+        return ",".join(value)
+    return "true" if value is True else value or ""
+
+
+def _with_notice_of_log_config(config: Config, file: str | None) -> Config:
+    if not file:
+        return config
+    notice = f"--log-config {file} has no effect: it configures Java's log4j2."
+    return replace(config, notices=(*config.notices, notice))

@@ -1,0 +1,73 @@
+"""``torchserve-lite start``: configuration in, server out.
+
+The order is for speed: workers are forked from a process that has imported torch, which takes longer than all else
+together, so that process is started before anything is read or imported here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchserve_lite.cli.pidfile import pid_file, registered, running_server
+from torchserve_lite.cli.server_arguments import add_server_arguments, read_configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchserve_lite.config.settings import Config
+    from torchserve_lite.core.progress import StartupProgress
+
+    Displaying = Callable[[Config], AbstractContextManager[StartupProgress]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_server_arguments(parser)
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--foreground", action="store_true", help="serve in this terminal (the default)")
+    place.add_argument(
+        "--background", action="store_true", help="return once the server listens; its output goes to a log file"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return _run_in_background(arguments) if arguments.background else serve_here(arguments, os.environ)
+
+
+def _run_in_background(arguments: argparse.Namespace) -> int:
+    from torchserve_lite.cli.background import serve_in_background
+    from torchserve_lite.config.loading import log_folder
+
+    if server := running_server(pid_file()):
+        print(f"A server is already running (pid {server.pid}); torchserve-lite stop stops it.", file=sys.stderr)
+        return 1
+    return serve_in_background(arguments, os.environ, log_folder(os.environ) / "torchserve-lite.log")
+
+
+def serve_here(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    return serve(arguments, environ, _display_on_stdout)
+
+
+def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying) -> int:
+    """Serves until a signal comes; the result is the exit code."""
+    from torchserve_lite.ipc.preloading import start_preloading
+
+    start_preloading()
+    config = read_configuration(arguments, environ)
+    with registered(pid_file()) as notices:
+        config = replace(config, notices=(*config.notices, *notices))
+        with displaying(config) as progress:
+            from torchserve_lite.server import run as run_server
+
+            return run_server(config, progress)
+
+
+def _display_on_stdout(config: Config) -> AbstractContextManager[StartupProgress]:
+    from torchserve_lite.cli.display import display_for
+
+    return display_for(config, sys.stdout)

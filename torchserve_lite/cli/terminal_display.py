@@ -1,0 +1,100 @@
+"""What a start shows on a terminal: a bar per model while it loads, then a table of what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from torchserve_lite.cli.display import example_request, final_line, headline, shared_addresses
+from torchserve_lite.config.settings import Config
+
+
+class TerminalDisplay:
+    """A ``StartupProgress`` drawn by rich. Leaving it restores the terminal, however the start ends."""
+
+    def __init__(self, config: Config, console: Console) -> None:
+        self._config = config
+        self._console = console
+        self._bars = _bars(console)
+        self._tasks: dict[str, TaskID] = {}
+        self._addresses: Mapping[str, str] = {}
+        self._models = _table("model", "version", "workers", "loaded in")
+        self._ready: list[str] = []
+        self._failures: dict[str, str] = {}
+
+    def __enter__(self) -> TerminalDisplay:
+        self._print(headline(self._config), "bold")
+        for notice in self._config.notices:
+            self._print(f"warning: {notice}", "yellow")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def listening(self, addresses: Mapping[str, str]) -> None:
+        self._addresses = addresses
+
+    def loading(self, models: Sequence[str]) -> None:
+        for model in models:
+            self._tasks[model] = self._bars.add_task(model, total=None)
+        self._bars.start()
+
+    def model_ready(self, model: str, version: str, workers: int, seconds: float) -> None:
+        self._ready.append(model)
+        self._models.add_row(Text(model), Text(version), str(workers), f"{seconds:.2f} s")
+        self._finish_bar(model)
+
+    def model_failed(self, model: str, message: str) -> None:
+        self._failures[model] = message
+        self._finish_bar(model)
+
+    def started(self, seconds: float) -> None:
+        self._bars.stop()
+        self._console.print(self._listeners())
+        if self._ready:
+            self._console.print(self._models)
+        for model, message in self._failures.items():
+            self._print(f"failed: {model}: {message}", "red")
+        if self._ready and (request := example_request(self._addresses, self._ready[0])):
+            self._print(f"try: {request}", "cyan")
+        self._print(final_line(len(self._ready), len(self._failures), seconds), "bold green")
+
+    def stopping(self) -> None:
+        self._bars.stop()
+        self._print("Stopping: requests in flight are being finished.", "yellow")
+
+    def _listeners(self) -> Table:
+        table = _table("serves", "at")
+        for roles, address in shared_addresses(self._addresses):
+            table.add_row(roles, Text(address))
+        return table
+
+    def _finish_bar(self, model: str) -> None:
+        if model in self._tasks:
+            self._bars.update(self._tasks[model], total=1, completed=1)
+
+    def _print(self, text: str, style: str) -> None:
+        """As Text and unwrapped: messages are not markup, and a line that is to be pasted must stay one line."""
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn("line"),  # ASCII, for terminals that know nothing else
+        TextColumn("loading {task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table

@@ -1,0 +1,59 @@
+"""The ``torchserve`` command: the original's flags, texts and exit codes, so that scripts and charts keep working."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchserve_lite import __version__
+from torchserve_lite.cli.commands import reporting_errors
+from torchserve_lite.cli.pidfile import pid_file, running_server
+from torchserve_lite.cli.server_arguments import add_server_arguments
+
+TORCHSERVE_VERSION = "0.12.0"  # the one we stand in for; scripts compare it
+
+
+def run_torchserve(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.version:
+        print(f"TorchServe Version is {TORCHSERVE_VERSION}\ntorchserve-lite {__version__}")
+        return 0
+    return reporting_errors("torchserve", lambda: _stop() if arguments.stop else _start(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="torchserve", description="Serves TorchServe model archives.")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("-v", "--version", action="store_true", help="print the version")
+    action.add_argument("--start", action="store_true", help="start the server in the background (the default)")
+    action.add_argument("--stop", action="store_true", help="stop the server")
+    parser.add_argument("--foreground", action="store_true", help="serve in this terminal")
+    add_server_arguments(parser)
+    return parser
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    if running_server(pid_file()):
+        print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
+        return 1
+    if arguments.foreground:
+        from torchserve_lite.cli.start import serve_here
+
+        return serve_here(arguments, os.environ)
+    from torchserve_lite.cli.background import serve_in_background
+
+    return serve_in_background(arguments, os.environ)
+
+
+def _stop() -> int:
+    """Waits for the end, with or without --foreground: the original says "has stopped" before it is true."""
+    from torchserve_lite.cli.stop import finish
+
+    server = running_server(pid_file())
+    if server is None:
+        print("TorchServe is not currently running.")
+        return 0
+    Path("key_file.json").unlink(missing_ok=True)  # the keys of the server that ends now, written in this folder
+    return finish(server, "TorchServe has stopped.")

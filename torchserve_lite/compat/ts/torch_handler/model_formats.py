@@ -1,0 +1,312 @@
+"""Reads a model from disk, whatever its format: each format has one loader, chosen by what the file holds.
+
+Eager models are a Python class with a state dict (`.pt`, `.pth`, `.bin`, safetensors); TorchScript, torch.export,
+AOTInductor and ONNX files are complete by themselves. Weights are memory-mapped where the file allows it, so that the
+workers of one model share one copy. Nothing is ever unpickled but tensors and plain data (``weights_only``).
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import json
+import logging
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from ts.utils.util import list_classes_from_module
+
+logger = logging.getLogger(__name__)
+
+State = dict[str, torch.Tensor]
+SHARD_INDEX = ".safetensors.index.json"
+
+
+class ModelNotLoadable(RuntimeError):
+    """Names the file, why it cannot be used, and how to mend it."""
+
+    def __init__(self, path: str | Path, fault: str) -> None:
+        super().__init__(f"No model weights could be loaded: {Path(path).name}: {fault}")
+
+
+class ModelFormat(enum.Enum):
+    STATE_DICT = "a state dict"
+    SAFETENSORS = "safetensors"
+    TORCHSCRIPT = "TorchScript"
+    EXPORTED_PROGRAM = "a torch.export program"
+    AOTI_PACKAGE = "an AOTInductor package"
+    AOTI_LIBRARY = "an AOTInductor library"
+    ONNX = "ONNX"
+
+
+_BY_ENDING = {
+    ".onnx": ModelFormat.ONNX,
+    ".so": ModelFormat.AOTI_LIBRARY,
+    ".safetensors": ModelFormat.SAFETENSORS,
+    SHARD_INDEX: ModelFormat.SAFETENSORS,
+}
+
+# What a zip archive of PyTorch holds below its top folder, the most telling first.
+_BY_ENTRY = (
+    ("/data/aotinductor/", ModelFormat.AOTI_PACKAGE),
+    ("/models/", ModelFormat.EXPORTED_PROGRAM),
+    ("serialized_exported_program.json", ModelFormat.EXPORTED_PROGRAM),
+    ("/constants.pkl", ModelFormat.TORCHSCRIPT),
+)
+
+
+def format_of(path: str | Path) -> ModelFormat:
+    """By content where the name leaves it open: `.pt` and `.pth` are a state dict or TorchScript."""
+    path = existing(path)
+    for ending, known in _BY_ENDING.items():
+        if path.name.endswith(ending):
+            return known
+    if not zipfile.is_zipfile(path):
+        return ModelFormat.STATE_DICT  # torch.save's format before 1.6, or no model: its reader will tell
+    with zipfile.ZipFile(path) as archive:
+        entries = ["/" + name for name in archive.namelist()]
+    found = (kind for mark, kind in _BY_ENTRY if any(mark in entry for entry in entries))
+    return next(found, ModelFormat.STATE_DICT)
+
+
+def existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise ModelNotLoadable(path, "the archive's manifest names this file, but the archive does not hold it.")
+    return Path(path)
+
+
+# Models that are complete by themselves ---------------------------------------------------------------------------
+
+
+def load_torchscript(path: str | Path, device: torch.device | None) -> torch.jit.ScriptModule:
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except RuntimeError as error:
+        raise ModelNotLoadable(path, f"TorchScript cannot read it: {_first_line(error)}") from error
+
+
+def load_exported_program(path: str | Path, device: torch.device) -> torch.nn.Module:
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # a program of another release fails in whatever way its reader fails
+        fault = f"torch.export.load of torch {torch.__version__} refuses it: {_first_line(error)} Export it again."
+        raise ModelNotLoadable(path, fault) from error
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    return program.module()
+
+
+def load_aoti_package(path: str | Path, device: torch.device) -> Callable[..., Any]:
+    from torch._inductor import aoti_load_package
+
+    index = device.index if device.type != "cpu" and device.index is not None else -1
+    try:
+        return aoti_load_package(str(path), device_index=index)
+    except Exception as error:
+        raise ModelNotLoadable(path, _built_elsewhere(device, error)) from error
+
+
+def load_aoti_library(path: str | Path, device: torch.device) -> Callable[..., Any]:
+    """``torch.export``'s older form, a bare shared library. dlopen wants an absolute path."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        return torch._export.aot_load(str(Path(path).absolute()), str(device))
+    except Exception as error:
+        raise ModelNotLoadable(path, _built_elsewhere(device, error)) from error
+
+
+def load_onnx(path: str | Path, device: torch.device) -> Callable[..., Any]:
+    try:
+        from ts.torch_handler.onnx_session import open_session
+    except ModuleNotFoundError as error:
+        raise ModelNotLoadable(path, missing_extra("onnxruntime", "onnx")) from error
+    try:
+        return open_session(path, device)
+    except Exception as error:  # onnxruntime has its own exceptions, generated in C++ and not exported
+        raise ModelNotLoadable(path, f"onnxruntime cannot open it: {_first_line(error)}") from error
+
+
+COMPLETE: Mapping[ModelFormat, Callable[[str | Path, torch.device], Callable[..., Any]]] = {
+    ModelFormat.TORCHSCRIPT: load_torchscript,
+    ModelFormat.EXPORTED_PROGRAM: load_exported_program,
+    ModelFormat.AOTI_PACKAGE: load_aoti_package,
+    ModelFormat.AOTI_LIBRARY: load_aoti_library,
+    ModelFormat.ONNX: load_onnx,
+}
+
+
+def load_complete(path: str | Path, device: torch.device) -> Callable[..., Any]:
+    kind = format_of(path)
+    if kind not in COMPLETE:
+        raise ModelNotLoadable(path, weights_alone(path, kind))
+    return COMPLETE[kind](path, device)
+
+
+# Eager models: a class and its weights ----------------------------------------------------------------------------
+
+
+def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
+    """An instance of the one class that ``model_file`` defines."""
+    path = Path(model_dir, model_file)
+    if not path.is_file():
+        raise RuntimeError(f"Missing the model.py file: the archive does not hold {model_file}")
+    module = _import_file(path)
+    classes = list_classes_from_module(module)
+    if len(classes) != 1:
+        raise ValueError(
+            f"Expected only one class as model definition. {model_file} has {len(classes)}: "
+            f"{', '.join(sorted(cls.__name__ for cls in classes)) or 'none'}"
+        )
+    return classes[0]()
+
+
+def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device | None, *, mmap: bool = True) -> None:
+    """Fills the model from any file that holds a state dict."""
+    state = read_state(path, device, mmap=mmap)
+    _restore_tied(model, state)
+    try:
+        model.load_state_dict(state, assign=mmap and _same_tensors(model, state))
+    except RuntimeError as error:
+        fault = f"its weights are not those of {type(model).__name__}: {error}"
+        raise ModelNotLoadable(path, fault) from error
+
+
+def read_state(path: str | Path, device: torch.device | None = None, *, mmap: bool = True) -> State:
+    """The state dict of a `torch.save`, safetensors, sharded safetensors or TorchScript file."""
+    kind = format_of(path)
+    if kind is ModelFormat.SAFETENSORS:
+        return _read_safetensors(Path(path), device)
+    if kind is ModelFormat.TORCHSCRIPT:
+        return dict(load_torchscript(path, device).state_dict())
+    if kind is ModelFormat.STATE_DICT:
+        return _read_pickle(Path(path), device, mmap)
+    raise ModelNotLoadable(path, f"it is {kind.value}, which is complete: leave modelFile out of the manifest.")
+
+
+def _read_pickle(path: Path, device: torch.device | None, mmap: bool) -> State:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ModelNotLoadable(path, _more_than_tensors(path)) from error
+    except (RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise ModelNotLoadable(path, f"it is damaged or no file of torch.save ({_first_line(error)}).") from error
+    if not isinstance(state, Mapping):
+        fault = f"it holds {type(state).__name__}, not a state dict: torch.save(model.state_dict(), {path.name!r})."
+        raise ModelNotLoadable(path, fault)
+    return dict(state)
+
+
+def _read_safetensors(path: Path, device: torch.device | None) -> State:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise ModelNotLoadable(path, missing_extra("safetensors", "safetensors")) from error
+    state: State = {}
+    for file in _shards(path):
+        try:
+            state |= load_file(existing(file), device=str(device or "cpu"))
+        except SafetensorError as error:
+            raise ModelNotLoadable(file, f"it is damaged or no safetensors file ({error}).") from error
+    return state
+
+
+def _shards(path: Path) -> list[Path]:
+    if not path.name.endswith(SHARD_INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelNotLoadable(path, f"it is no index of shards (a JSON object with 'weight_map'): {error}") from error
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        fault = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
+        raise ModelNotLoadable(path, fault)
+    return [path.parent / name for name in names]
+
+
+def _restore_tied(model: torch.nn.Module, state: State) -> None:
+    """safetensors keeps only one of several names for the same tensor; the model knows which names those are."""
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items() if name in state}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in state and id(tensor) in names:
+            state[name] = state[names[id(tensor)]]
+
+
+def _same_tensors(model: torch.nn.Module, state: State) -> bool:
+    """Whether the file's tensors can stand in for the model's own: then they stay mapped instead of being copied."""
+    own = model.state_dict()
+    return own.keys() == state.keys() and all(
+        isinstance(state[name], torch.Tensor)
+        and state[name].dtype == tensor.dtype
+        and state[name].shape == tensor.shape
+        for name, tensor in own.items()
+    )
+
+
+def _import_file(path: Path) -> ModuleType:
+    """By its path: `code.py` or `types.py` beside a handler would otherwise give the standard library's module."""
+    name = path.name.split(".")[0]
+    known = sys.modules.get(name)
+    if known is not None and _is_file(known, path):
+        return known
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RuntimeError(f"{path.name} is no Python file: a modelFile defines the model's class in Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _is_file(module: ModuleType, path: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).exists() and Path(file).samefile(path)
+
+
+# Faults -----------------------------------------------------------------------------------------------------------
+
+
+def missing_extra(package: str, extra: str) -> str:
+    return f'it needs {package}, which is not installed: pip install "torchserve-lite[{extra}]".'
+
+
+def weights_alone(path: str | Path, kind: ModelFormat) -> str:
+    return (
+        f"it is {kind.value}, weights without a model: name the file of the model's class with "
+        f"torch-model-archiver --model-file, or save the model with torch.jit.script or torch.export."
+    )
+
+
+def _more_than_tensors(path: Path) -> str:
+    return (
+        f"it holds more than tensors and plain data ({_foreign_classes(path)}), and such objects are not unpickled. "
+        f"Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
+    )
+
+
+def _foreign_classes(path: Path) -> str:
+    try:
+        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except (ValueError, RuntimeError, pickle.UnpicklingError):
+        return "pickled objects"
+
+
+def _built_elsewhere(device: torch.device, error: Exception) -> str:
+    return (
+        f"it cannot be loaded on {device}: {_first_line(error)} Compiled models run only on the kind of device and "
+        f"with the torch release they were built for; this is torch {torch.__version__}."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,199 @@
+"""Envelopes: how a request's body wraps what the handler should see, and how answers are wrapped for the client.
+
+An envelope instance serves one request: ``unpack`` gives its rows for the handler, ``pack`` makes its answer of their
+results. The worker puts the rows of several requests into one call of the handler and hands each envelope its part of
+the results. ``handle`` does the same in one process, for code that uses an envelope as TorchServe offers it.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ts.utils.util import PredictionException
+
+Row = dict[str, Any]
+
+
+class BaseEnvelope:
+    """``unpack`` and ``pack`` are what an envelope is. One written for TorchServe, with ``parse_input`` and
+    ``format_output`` over a list of requests, works too: it gets lists of one.
+
+    ``alone``: set by ``unpack`` when this request's rows must have a call of the handler for themselves.
+    """
+
+    alone = False
+
+    def __init__(self, handle_fn: Callable[[list, Any], Any]) -> None:
+        self._entry_point = handle_fn
+        self.context: Any = None
+
+    def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
+        """The rows of request ``index``; ``PredictionException`` with 400 when the body is not what it should be."""
+        self.context = context
+        return list(self.parse_input([row]))
+
+    def pack(self, results: list[Any], context: Any, index: int) -> Any:
+        """The answer to request ``index``, from the results of the rows that ``unpack`` gave."""
+        return self.format_output(results)[0]
+
+    def handle(self, data: list[Row], context: Any) -> list[Any]:
+        """Answers every request of ``data``. A describe has no body to unpack: the handler gets it as it is."""
+        self.context = context
+        if not data or header_is_true(context, 0, "describe"):
+            return self._entry_point(data, context)
+        opened = [_Opened(type(self)(self._entry_point), context, index, row) for index, row in enumerate(data)]
+        answers: dict[int, Any] = {}
+        for group in _groups(opened):
+            answers.update(self._answer(group, context))
+        return [answers[index] for index in range(len(data))]
+
+    def before_call(self, context: Any) -> None:
+        """What to put on the context while the handler has a request of its own."""
+
+    def after_call(self, context: Any) -> None:
+        """Undoes ``before_call``."""
+
+    def _answer(self, group: list[_Opened], context: Any) -> Iterator[tuple[int, Any]]:
+        results = self._results(group, context)
+        expect_count(results, sum(len(request.rows) for request in group), alone=group[0].envelope.alone)
+        start = 0
+        for request in group:
+            end = len(results) if request.envelope.alone else start + len(request.rows)
+            yield request.index, request.envelope.pack(results[start:end], context, request.index)
+            start = end
+
+    def _results(self, group: list[_Opened], context: Any) -> list[Any]:
+        """One call for all rows. ``request_ids`` and ``request_processor`` have an entry per row meanwhile."""
+        requests = [request.index for request in group for _ in request.rows]
+        ids, processors = context.request_ids, context.request_processor
+        if ids is not None:
+            context.request_ids = {row: ids.get(index) for row, index in enumerate(requests)}
+        if processors is not None:
+            context.request_processor = [processors[index] for index in requests]
+        group[0].envelope.before_call(context)
+        try:
+            return self._entry_point([row for request in group for row in request.rows], context)
+        finally:
+            group[0].envelope.after_call(context)
+            context.request_ids, context.request_processor = ids, processors
+
+
+class _Opened:
+    """A request with its own envelope and the rows that came out of it."""
+
+    def __init__(self, envelope: BaseEnvelope, context: Any, index: int, row: Row) -> None:
+        self.envelope = envelope
+        self.index = index
+        self.rows = envelope.unpack(row, context, index)
+
+
+def _groups(opened: list[_Opened]) -> Iterator[list[_Opened]]:
+    """The requests that may share a call, then each that may not."""
+    together = [request for request in opened if not request.envelope.alone]
+    if together:
+        yield together
+    yield from ([request] for request in opened if request.envelope.alone)
+
+
+def expect_count(results: Any, rows: int, *, alone: bool = False) -> None:
+    """A handler answers each row. ``alone``: the several inputs of one request may have fewer outputs."""
+    if not isinstance(results, list):
+        raise PredictionException("Invalid model predict output", 503)
+    enough = bool(results) if alone else len(results) == rows
+    if not enough or len(results) > rows:
+        raise PredictionException(
+            f"number of batch response mismatched: the handler returned {len(results)} results for {rows} rows", 503
+        )
+
+
+def bad_request(message: str) -> PredictionException:
+    return PredictionException(message, 400)
+
+
+def header_is_true(context: Any, index: int, name: str) -> bool:
+    """Whether a header that the server itself adds (``explain``, ``describe``) is on."""
+    return context.request_processor is not None and context.get_request_header(index, name) == "True"
+
+
+def payload(row: Row) -> Any:
+    """The body of a request: the part named ``data`` or ``body``, or the only part there is."""
+    only = next(iter(row.values())) if len(row) == 1 else None
+    return row.get("data") or row.get("body") or only
+
+
+def json_object(row: Row) -> dict[str, Any]:
+    """The body as a JSON object, whether it came parsed or as bytes."""
+    body = payload(row)
+    if body is None or (isinstance(body, bytes | bytearray | str) and not body.strip()):
+        raise bad_request("The request has no body; a JSON object is expected.")
+    document = parse_json(body) if isinstance(body, bytes | bytearray | str) else body
+    if not isinstance(document, dict):
+        raise bad_request(f"The body must be a JSON object, not {json_kind(document)}.")
+    return document
+
+
+def parse_json(text: bytes | bytearray | str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno} (position {error.pos})"
+        raise bad_request(f"The body is no valid JSON: {error.msg} at {where}.") from error
+    except UnicodeDecodeError as error:
+        raise bad_request(f"The body is no valid JSON: byte {error.start} is not {error.encoding}.") from error
+    except RecursionError as error:
+        raise bad_request("The body is no valid JSON: it is nested too deeply.") from error
+    except ValueError as error:  # a number with more digits than Python converts
+        raise bad_request(f"The body is no valid JSON: {error}.") from error
+
+
+def _refuse_constant(token: str) -> Any:
+    raise ValueError(f"{token} is no JSON value")
+
+
+def json_kind(value: Any) -> str:
+    """What a JSON value is called, for messages to people who write JSON."""
+    names: Sequence[tuple[type | tuple[type, ...], str]] = (
+        (bool, "a boolean"),
+        (str, "a string"),
+        ((int, float), "a number"),
+        (list, "an array"),
+        (dict, "an object"),
+    )
+    return "null" if value is None else next((name for kind, name in names if isinstance(value, kind)), "binary data")
+
+
+def keys_of(document: dict[str, Any]) -> str:
+    """The first few keys, for messages: enough to see which protocol somebody had in mind."""
+    keys = [f'"{key:.40}"' for key in itertools.islice(document, 5)]
+    return ", ".join(keys + ["..."] * (len(document) > 5)) or "no keys"
+
+
+def plain(value: Any) -> Any:
+    """``value`` with what JSON cannot carry replaced: tensors and arrays by lists, NaN and the infinities by null,
+    bytes by text. Encode this when ``json.dumps(answer, allow_nan=False)`` raises ValueError or TypeError."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, bytes | bytearray):
+        return text_of(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(f"Unsupported model output data type. JSON has no {type(value).__name__}.")
+
+
+def text_of(content: bytes | bytearray) -> str:
+    """UTF-8 where it is that, else base64: binary content has to arrive whole."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(content).decode("ascii")

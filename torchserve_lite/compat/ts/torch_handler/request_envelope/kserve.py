@@ -1,0 +1,76 @@
+"""KServe's V1 protocol: ``{"instances": [...]}`` in, ``{"predictions": [...]}`` or ``{"explanations": [...]}`` out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ts.torch_handler.request_envelope.base import (
+    BaseEnvelope,
+    Row,
+    bad_request,
+    expect_count,
+    header_is_true,
+    json_kind,
+    json_object,
+    keys_of,
+)
+from ts.torch_handler.request_envelope.kservev2 import KServev2Envelope, holds_tensors
+
+_CLOUD_EVENT = {"specversion", "id", "source", "type", "data"}
+
+
+class KServeEnvelope(BaseEnvelope):
+    """One row per instance. Other keys of the body are for other servers, and ignored.
+
+    A body with V2 tensors is answered in V2 form: KServe's own guide sends such to V1 paths.
+    """
+
+    def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
+        document = unwrap_event(json_object(row))
+        self._tensors = KServev2Envelope(self._entry_point) if _is_v2(document) else None
+        if self._tensors is not None:
+            rows = self._tensors.unpack({"body": document}, context, index)
+            self.alone = self._tensors.alone
+            return rows
+        self._key = "explanations" if header_is_true(context, index, "explain") else "predictions"
+        rows = instances_of(document)
+        self._count = len(rows)
+        return rows
+
+    def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
+        if self._tensors is not None:
+            return self._tensors.pack(results, context, index)
+        expect_count(results, self._count)
+        return {self._key: [entry.tolist() if hasattr(entry, "tolist") else entry for entry in results]}
+
+    def before_call(self, context: Any) -> None:
+        if self._tensors is not None:
+            self._tensors.before_call(context)
+
+    def after_call(self, context: Any) -> None:
+        if self._tensors is not None:
+            self._tensors.after_call(context)
+
+
+def unwrap_event(document: dict[str, Any]) -> dict[str, Any]:
+    """The ``data`` of a CloudEvent in structured mode; any other document itself."""
+    if not document.keys() >= _CLOUD_EVENT:
+        return document
+    if not isinstance(document["data"], dict):
+        raise bad_request(f'The CloudEvent\'s "data" must be a JSON object, not {json_kind(document["data"])}.')
+    return document["data"]
+
+
+def instances_of(document: dict[str, Any]) -> list[Any]:
+    if "instances" not in document:
+        raise bad_request(f'The body has no "instances" (it has {keys_of(document)}); expected {{"instances": [...]}}.')
+    instances = document["instances"]
+    if not isinstance(instances, list):
+        raise bad_request(f'Expected "instances" to be a list, not {json_kind(instances)}.')
+    if not instances:
+        raise bad_request('"instances" is empty; there is nothing to predict.')
+    return instances
+
+
+def _is_v2(document: dict[str, Any]) -> bool:
+    return "instances" not in document and holds_tensors(document)

@@ -1,0 +1,337 @@
+"""KServe's V2 protocol (Open Inference Protocol): named tensors in, named tensors out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ts.torch_handler.request_envelope.base import (
+    BaseEnvelope,
+    Row,
+    bad_request,
+    expect_count,
+    header_is_true,
+    json_kind,
+    json_object,
+    keys_of,
+    plain,
+    text_of,
+)
+from ts.utils.util import PredictionException
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NUMPY_NAMES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+}
+_DATATYPES = {name: datatype for datatype, name in _NUMPY_NAMES.items()}
+_LARGEST = {
+    "FP16": 65504.0,
+    "BF16": 3.3895313892515355e38,
+    "FP32": 3.4028234663852886e38,
+    "FP64": 1.7976931348623157e308,
+}
+_KNOWN = (*_NUMPY_NAMES, "BF16", "BYTES")
+_MOST_DIMENSIONS = 64  # numpy's own limit
+
+
+class KServev2Envelope(BaseEnvelope):
+    """One row per input tensor, ``{name, shape, datatype, data}`` with ``data`` nested as ``shape`` says. A BYTES
+    tensor is one row per element, whose ``data`` is the element.
+
+    Several inputs belong together, and a model of two inputs takes its two rows in one call: the request is ``alone``.
+    ``output_names``: "predict" gives one input's output that name (``explain`` for an explanation) and the result's
+    true shape; "inputs" names every output after an input and flattens it, as TorchServe 0.12 does.
+    """
+
+    output_names = "predict"
+
+    def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
+        document = json_object(row)
+        tensors = [tensor_rows(tensor, f"inputs[{i}]") for i, tensor in enumerate(_inputs_of(document))]
+        self._names = [rows[0]["name"] for rows in tensors]
+        self._counts = [len(rows) for rows in tensors]
+        self._id = _id_of(document) or context.get_request_id(index) or ""
+        self._verb = "explain" if header_is_true(context, index, "explain") else "predict"
+        self.alone = len(tensors) > 1
+        return [row for rows in tensors for row in rows]
+
+    def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
+        expect_count(results, sum(self._counts), alone=self.alone)
+        model = (context.manifest or {}).get("model") or {}
+        return {
+            "id": self._id,
+            "model_name": model.get("modelName") or context.model_name,
+            "model_version": model.get("modelVersion") or "1.0",
+            "outputs": [self._output(name, group) for name, group in self._grouped(results)],
+        }
+
+    def before_call(self, context: Any) -> None:
+        context.input_names = self._names
+        context.input_request_id = self._id
+
+    def after_call(self, context: Any) -> None:
+        del context.input_names, context.input_request_id
+
+    def _grouped(self, results: list[Any]) -> list[tuple[str, list[Any]]]:
+        """Each output's name with the results that make it: all rows of an input, or a result of its own."""
+        if len(results) == sum(self._counts):
+            groups = list(_split(results, self._counts))
+        else:
+            groups = [[result] for result in results]
+        if len(groups) > len(self._names):
+            expect_count(results, len(self._names))
+        if self.output_names == "predict" and len(groups) == 1:
+            return [(self._verb, groups[0])]
+        return list(zip(self._names, groups, strict=False))
+
+    def _output(self, name: str, results: list[Any]) -> dict[str, Any]:
+        datatype, shape, data = encode_tensor(results[0] if len(results) == 1 else results)
+        if self.output_names == "inputs":
+            shape = [len(data)]
+        return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def holds_tensors(document: dict[str, Any]) -> bool:
+    """Whether the body's ``inputs`` are meant as V2 tensors, right or wrong in detail."""
+    inputs = document.get("inputs")
+    return isinstance(inputs, list) and any(
+        isinstance(tensor, dict) and ("datatype" in tensor or "shape" in tensor) for tensor in inputs
+    )
+
+
+def tensor_rows(tensor: Any, where: str) -> list[Row]:
+    """An input tensor as rows for the handler, checked: a wrong one is a 400 that names it."""
+    if not isinstance(tensor, dict):
+        raise bad_request(f"{where} must be an object with name, shape, datatype and data, not {json_kind(tensor)}.")
+    name = tensor.get("name")
+    if not isinstance(name, str):
+        raise bad_request(f'{where} has no "name".')
+    label = f'Tensor "{name:.80}"'
+    datatype, shape = _datatype_of(tensor, label), _shape_of(tensor, label)
+    if tensor.get("data") is None:
+        raise bad_request(f'{label} has no "data".')
+    if datatype == "BYTES":
+        elements = _bytes_elements(tensor["data"], shape, label)
+        return [{**tensor, "shape": [1], "datatype": datatype, "data": element} for element in elements]
+    shape, data = _nested_numbers(tensor["data"], shape, datatype, label)
+    return [{**tensor, "shape": shape, "datatype": datatype, "data": data}]
+
+
+def encode_tensor(value: Any) -> tuple[str, list[int], list[Any]]:
+    """Datatype, shape and flat data of a handler's result. A scalar has the shape ``[1]``. NaN and the infinities, not
+    known to JSON, become null; half precision, not known to the protocol's JSON, becomes FP32."""
+    array = _as_array(value)
+    kind = array.dtype.kind
+    shape = list(array.shape) or [1]
+    if kind == "f":
+        datatype = "FP32" if array.dtype.name == "float16" else _to_datatype(array.dtype)
+        return datatype, shape, _null_for_nan(array)
+    if kind in "biu":
+        return _to_datatype(array.dtype), shape, array.ravel().tolist()
+    if kind in "OUS":
+        return "BYTES", shape, _texts(array)
+    raise PredictionException(f"Unsupported model output data type. V2 has no {array.dtype}.", 503)
+
+
+def _to_dtype(datatype: str) -> np.dtype:
+    import numpy as np
+
+    return np.dtype(_NUMPY_NAMES.get(datatype) or {"BYTES": "byte"}[datatype])
+
+
+def _to_datatype(dtype: np.dtype) -> str:
+    return "BYTES" if dtype.kind in "OU" else _DATATYPES[dtype.name]
+
+
+def _id_of(document: dict[str, Any]) -> str:
+    given = document.get("id")
+    if given is not None and not isinstance(given, str):
+        raise bad_request(f'"id" must be a string, not {json_kind(given)}.')
+    return given if given and given.strip() else ""
+
+
+def _inputs_of(document: dict[str, Any]) -> list[Any]:
+    inputs = document.get("inputs")
+    if "inputs" not in document:
+        raise bad_request(
+            f'The body has no "inputs" (it has {keys_of(document)}); expected {{"inputs": [tensor, ...]}}.'
+        )
+    if not isinstance(inputs, list):
+        raise bad_request(f'Expected "inputs" to be a list of tensors, not {json_kind(inputs)}.')
+    if not inputs:
+        raise bad_request('"inputs" is empty; there is nothing to predict.')
+    return inputs
+
+
+def _datatype_of(tensor: dict[str, Any], label: str) -> str:
+    given = tensor.get("datatype")
+    datatype = given.upper() if isinstance(given, str) else given
+    if datatype not in _KNOWN:
+        raise bad_request(f"{label} has the unknown datatype {given!r:.40}; the known ones are {', '.join(_KNOWN)}.")
+    return datatype
+
+
+def _shape_of(tensor: dict[str, Any], label: str) -> list[int]:
+    """The list of dimensions. A bare number means one dimension; -1, once, means: as many as there are."""
+    given = tensor.get("shape")
+    shape = [given] if isinstance(given, int) else given
+    if not isinstance(shape, list) or any(type(size) is not int or size < -1 for size in shape) or shape.count(-1) > 1:
+        raise bad_request(f'{label}: "shape" must be a list of sizes, not {given!r:.80}.')
+    if len(shape) > _MOST_DIMENSIONS:
+        raise bad_request(f'{label}: "shape" has {len(shape)} dimensions; at most {_MOST_DIMENSIONS} can be.')
+    return shape
+
+
+def _fitted(shape: list[int], count: int, label: str) -> list[int]:
+    """``shape`` with its -1 replaced by what makes it hold ``count`` values; 400 when nothing does."""
+    known = math.prod(size for size in shape if size != -1)
+    if -1 in shape and known and count % known == 0:
+        return [count // known if size == -1 else size for size in shape]
+    if -1 in shape or known != count:
+        raise bad_request(f'{label}: shape {shape} is for {known} values, but "data" has {count}.')
+    return shape
+
+
+def _bytes_elements(data: Any, shape: list[int], label: str) -> list[Any]:
+    elements = list(_leaves(data)) if isinstance(data, list) else [data]
+    _fitted(shape, len(elements), label)
+    if not elements:
+        raise bad_request(f'{label}: "data" is empty.')
+    for element in elements:
+        if not isinstance(element, str | bytes | bytearray | dict):
+            raise bad_request(f"{label}: {json_kind(element)} ({element!r:.40}) where BYTES needs strings.")
+    return elements
+
+
+def _nested_numbers(data: Any, shape: list[int], datatype: str, label: str) -> tuple[list[int], Any]:
+    """``data`` nested as ``shape`` says, every value as it was sent."""
+    import numpy as np
+
+    array = data if isinstance(data, np.ndarray) else _checked_array(data, datatype, label)
+    shape = _fitted(shape, array.size, label)
+    return shape, data if list(array.shape) == shape else array.reshape(shape).tolist()
+
+
+def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
+    """An array of the very objects in ``data``. Numpy's own choice of a type would turn 1 into 1.0 beside a 0.5, and
+    one long text among many numbers into an array of texts of that length."""
+    import numpy as np
+
+    array = np.array(data, dtype=object)
+    values = array.ravel().tolist()
+    types = set(map(type, values))
+    if list in types:
+        raise bad_request(f'{label}: "data" is ragged, its lists differ in length.')
+    if not _all_fit(values, types, datatype):
+        _refuse_misfit(values, datatype, label)
+    return array
+
+
+def _all_fit(values: list[Any], types: set[type], datatype: str) -> bool:
+    """Whether all values are certain to fit ``datatype``. No means: look at them one by one."""
+    import numpy as np
+
+    if datatype == "BOOL":
+        return types <= {bool}
+    if datatype in _LARGEST:
+        # A comparison with NaN is false, which is what it should be here.
+        return types == {float} and bool((np.abs(np.asarray(values)) <= _LARGEST[datatype]).all())
+    lowest, highest = _limits(datatype)
+    return types == {int} and lowest <= min(values) and max(values) <= highest
+
+
+def _refuse_misfit(values: list[Any], datatype: str, label: str) -> None:
+    for position, value in enumerate(values):
+        if not _fits(value, datatype):
+            shown = f"{value!r:.40}"
+            raise bad_request(f'{label}: value {shown} at position {position} of "data" is no {datatype}.')
+
+
+def _fits(value: Any, datatype: str) -> bool:
+    if datatype == "BOOL":
+        return isinstance(value, int) and value in (0, 1)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    if datatype in _LARGEST:
+        return abs(value) <= _LARGEST[datatype]
+    lowest, highest = _limits(datatype)
+    return value == int(value) and lowest <= value <= highest
+
+
+def _limits(datatype: str) -> tuple[int, int]:
+    bits = int(datatype.lstrip("UINT"))
+    return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _leaves(data: Any) -> Iterator[Any]:
+    """The values of nested lists, in order, however deep they are nested."""
+    pending = [data]
+    while pending:
+        entry = pending.pop()
+        if isinstance(entry, list):
+            pending.extend(reversed(entry))
+        else:
+            yield entry
+
+
+def _split(results: list[Any], counts: list[int]) -> Iterator[list[Any]]:
+    start = 0
+    for count in counts:
+        yield results[start : start + count]
+        start += count
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """An array of numbers where there are only numbers; else one of Python objects."""
+    import numpy as np
+
+    value = [_untied(entry) for entry in value] if isinstance(value, list | tuple) else _untied(value)
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        objects = np.array(value, dtype=object)
+        # Numpy's arrays of texts take the longest one's room for each, and cut zero bytes off.
+        return objects if str in set(map(type, objects.ravel().tolist())) else np.array(value)
+    except ValueError:  # parts of different shapes
+        return np.fromiter(value, dtype=object, count=len(value))
+
+
+def _untied(value: Any) -> Any:
+    """A tensor as an array, bytes as text, anything else as it is."""
+    if isinstance(value, bytes | bytearray):
+        return text_of(value)
+    if not hasattr(value, "detach"):
+        return value
+    tensor = value.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+
+
+def _texts(array: np.ndarray) -> list[Any]:
+    """BYTES elements: strings, and numbers among strings as strings. An object stays one, since 0.12 sends it so."""
+    elements = array.ravel().tolist()
+    if any(isinstance(element, str) for element in elements):
+        return [str(element) if isinstance(element, int | float) else plain(element) for element in elements]
+    return [plain(element) for element in elements]
+
+
+def _null_for_nan(array: np.ndarray) -> list[float | None]:
+    import numpy as np
+
+    values = array.ravel().tolist()
+    return values if np.isfinite(array).all() else [value if math.isfinite(value) else None for value in values]

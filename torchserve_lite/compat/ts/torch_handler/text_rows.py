@@ -1,0 +1,56 @@
+"""The text in one request, and the known n-grams in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ts.torch_handler.rows import value_of
+from ts.utils.util import InvalidRow
+
+UNKNOWN = "<unk>"
+
+
+class NGram(NamedTuple):
+    """An id of the vocabulary and the words it stands for, as a slice of the tokens."""
+
+    id: int
+    words: slice
+
+
+def text_of(request: Any, row: int) -> str:
+    """Text as such, as UTF-8 bytes, or as the codes of its characters (how KServe's v2 samples send text)."""
+    value = value_of(request)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise InvalidRow(row, 'The request has no text: it is expected under "data" or as the body.')
+    if not isinstance(value, bytes | bytearray | memoryview | list):
+        raise InvalidRow(row, f"The text must be a string or UTF-8 bytes; this is of type {type(value).__name__}.")
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRow(row, f"The text is not UTF-8: {error.reason} at byte {error.start}.") from error
+    except (TypeError, ValueError) as error:
+        raise InvalidRow(row, "The list must hold the text's UTF-8 bytes as whole numbers from 0 to 255.") from error
+
+
+def known_ngrams(tokens: Sequence[str], vocabulary: Any, longest: int) -> list[NGram]:
+    """Single words first, then pairs, and so on. An unknown one gets the id of `<unk>`, or is left out without one."""
+    looked_up = ((_id_of(" ".join(tokens[words]), vocabulary), words) for words in _slices(len(tokens), longest))
+    return [NGram(found, words) for found, words in looked_up if found is not None]
+
+
+def _slices(tokens: int, longest: int) -> Iterator[slice]:
+    for length in range(1, longest + 1):
+        for start in range(tokens - length + 1):
+            yield slice(start, start + length)
+
+
+def _id_of(ngram: str, vocabulary: Any) -> int | None:
+    """A dict says KeyError for what it does not know, a vocabulary of torchtext RuntimeError."""
+    try:
+        return vocabulary[ngram]
+    except (KeyError, RuntimeError):
+        raise

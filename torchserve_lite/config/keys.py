@@ -1,0 +1,203 @@
+"""The one table of all configuration keys: how each is read, where it goes, and whether its feature exists yet.
+
+Each row is name, parser, default, target; then the command line flag and the environment variable, where that is not
+simply TS_ and the name in capitals.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torchserve_lite.config.startup_models import parse_load_models, parse_model_snapshot, parse_models
+from torchserve_lite.config.values import (
+    Parser,
+    address,
+    boolean,
+    choice,
+    envelope,
+    header_value,
+    integer,
+    inverted,
+    number,
+    path,
+    regular_expression,
+    seconds,
+    text,
+)
+
+
+class Support(enum.Enum):
+    NOW = "now"
+    LATER = "later"  # accepted; a notice says that the feature is still to come
+    NONE = "none"  # accepted for the sake of existing files; there is nothing here that it could change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A property. ``default`` is its text, empty when nothing is set; ``target`` names piece and field of ``Config``.
+
+    ``variable`` and ``flag`` are its names in the environment and on the command line, empty where it has none.
+    """
+
+    name: str
+    parse: Parser
+    default: str = ""
+    target: str = ""
+    variable: str = ""
+    flag: str = ""
+    support: Support = Support.NOW
+    feature: str = ""  # the words for what comes later
+    secret: bool = False  # never shown, never kept
+
+    @property
+    def default_value(self) -> Any:
+        return self.parse(self.default) if self.default else None
+
+
+def _key(
+    name: str,
+    parse: Parser = text,
+    default: str = "",
+    target: str = "",
+    *,
+    flag: str = "",
+    variable: str | None = None,
+    secret: bool = False,
+) -> Key:
+    variable = f"TS_{name.upper()}" if variable is None else variable
+    return Key(name=name, parse=parse, default=default, target=target, flag=flag, variable=variable, secret=secret)
+
+
+def _later(feature: str, *keys: Key) -> Iterator[Key]:
+    return (replace(key, support=Support.LATER, feature=feature) for key in keys)
+
+
+def _no_effect(*keys: Key) -> Iterator[Key]:
+    return (replace(key, support=Support.NONE) for key in keys)
+
+
+_FILE_ONLY = ""
+_METRICS_MODE = choice("prometheus", "log", "legacy")
+
+_TABLE = (
+    # Where the server listens
+    _key("inference_address", address(80), "http://127.0.0.1:8080", "http.inference"),
+    _key("management_address", address(8081), "http://127.0.0.1:8081", "http.management"),
+    _key("metrics_address", address(8082), "http://127.0.0.1:8082", "http.metrics"),
+    _key("max_request_size", integer(1), "6553500", "http.max_request_size"),
+    _key("cors_allowed_origin", header_value, "", "http.cors.access-control-allow-origin"),
+    _key("cors_allowed_methods", header_value, "", "http.cors.access-control-allow-methods"),
+    _key("cors_allowed_headers", header_value, "", "http.cors.access-control-allow-headers"),
+    _key("shutdown_grace_seconds", number(), "25", "http.shutdown_grace"),
+    # Which models are served from the start
+    _key("model_store", path, "", "models.store", flag="--model-store"),
+    _key("load_models", parse_load_models, flag="--models"),
+    _key("models", parse_models, "", "models.overrides", variable=_FILE_ONLY),
+    _key("model_snapshot", parse_model_snapshot, variable=_FILE_ONLY),
+    # Workers
+    _key("default_workers_per_model", integer(), "0", "workers.workers_per_model"),
+    _key("default_response_timeout", seconds, "120", "workers.response_timeout"),
+    _key("default_startup_timeout", seconds, "120", "workers.startup_timeout"),
+    _key("job_queue_size", integer(1), "100", "workers.queue_size"),
+    _key("default_service_handler", text, "", "workers.service_handler"),
+    _key("service_envelope", envelope, "", "workers.service_envelope"),
+    _key("number_of_gpu", integer(), "", "workers.number_of_gpu"),
+    _key("max_response_size", integer(1), "6553500", "workers.max_response_size"),
+    _key("limit_max_image_pixels", boolean, "true", "workers.limit_max_image_pixels"),
+    _key("decode_input_request", boolean, "true", "workers.decode_input_request"),
+    _key("install_py_dep_per_model", boolean, "false", "workers.install_dependencies"),
+    _key("blacklist_env_vars", regular_expression, "", "workers.hidden_environment"),
+    _key("python", text, "", "workers.python", variable=_FILE_ONLY),
+    _key("worker_launcher", choice("forked", "exec", "inline"), "forked", "workers.launcher"),
+    _key("v2_output_names", choice("predict", "inputs"), "predict", "workers.v2_output_names"),
+    # Metrics. The modes to come have a notice of their own, because this key does something today
+    _key("enable_metrics_api", boolean, "true", "http.enable_metrics_api"),
+    _key("metrics_mode", _METRICS_MODE, "prometheus", "metrics.mode"),
+    _key("metrics_format", _METRICS_MODE, variable=_FILE_ONLY),  # the old name of metrics_mode, in KServe's files
+    _key("model_metrics_auto_detect", boolean, "false", "metrics.auto_detect"),
+    *_later(
+        "System metrics and a metrics file",
+        _key("metrics_config", path, "", "metrics.file"),
+        _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
+        _key("metric_time_interval", seconds, "60", "metrics.interval", variable=_FILE_ONLY),
+    ),
+    # Tokens come later too, but there it is the default that needs a word: see notices.py
+    _key("disable_token_authorization", boolean, "false", flag="--disable-token-auth"),
+    *_later(
+        "Token authorization",
+        _key("token_expiration_min", number(above=0), "60", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),
+    ),
+    *_later(
+        "Registering and removing models",
+        _key("enable_model_api", boolean, "false", "models.enable_model_api", flag="--enable-model-api"),
+        _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
+    ),
+    *_later(
+        "Fetching archives from URLs",
+        _key("allowed_urls"),
+        _key("use_env_allowed_urls", boolean, "false", variable=_FILE_ONLY),
+    ),
+    *_later("Workflows", _key("workflow_store", flag="--workflow-store")),
+    *_later(
+        "gRPC",
+        _key("grpc_inference_address", text, "127.0.0.1"),
+        _key("grpc_management_address", text, "127.0.0.1"),
+        _key("grpc_inference_port", integer(), "7070"),
+        _key("grpc_management_port", integer(), "7071"),
+        _key("grpc_inference_max_connection_age_ms", integer()),
+        _key("grpc_management_max_connection_age_ms", integer()),
+        _key("grpc_inference_max_connection_age_grace_ms", integer()),
+        _key("grpc_management_max_connection_age_grace_ms", integer()),
+        _key("enable_grpc_ssl", boolean, "false"),
+    ),
+    *_later(
+        "TLS",
+        _key("keystore"),
+        _key("keystore_pass", text, "changeit", secret=True),
+        _key("keystore_type", text, "PKCS12"),
+        _key("private_key_file"),
+        _key("certificate_file"),
+    ),
+    *_later(
+        "Sequence batching",
+        _key("ts_header_key_sequence_id", text, "ts_request_sequence_id", variable="TS_HEADER_KEY_SEQUENCE_ID"),
+        _key(
+            "ts_header_key_sequence_start", text, "ts_request_sequence_start", variable="TS_HEADER_KEY_SEQUENCE_START"
+        ),
+        _key("ts_header_key_sequence_end", text, "ts_request_sequence_end", variable="TS_HEADER_KEY_SEQUENCE_END"),
+    ),
+    *_later("Parallel workers", _key("initial_distribution_port", integer(), "29500")),
+    *_later(
+        "Intel's CPU launcher and extension",
+        _key("cpu_launcher_enable", boolean, "false"),
+        _key("cpu_launcher_args"),
+        _key("ipex_enable", boolean, "false"),
+        _key("ipex_gpu_enable", boolean, "false"),
+    ),
+    *_later("Attaching to a worker started by hand", _key("debug", boolean, "false")),
+    # About the file itself. The last two are in saved snapshots and describe the server that wrote them
+    _key("enable_envvars_config", boolean, "false", variable=_FILE_ONLY),
+    _key("version", variable=_FILE_ONLY),
+    _key("tsConfigFile", variable=_FILE_ONLY),
+    *_no_effect(
+        _key("NUM_WORKERS", variable=_FILE_ONLY),  # in KServe's files, but TorchServe does not read it either
+        _key("number_of_netty_threads", text, "0"),
+        _key("netty_client_threads", text, "0"),
+        _key("prefer_direct_buffer", boolean, "false"),
+        _key("use_native_io", boolean, "true", variable=_FILE_ONLY),
+        _key("io_ratio", text, "50", variable=_FILE_ONLY),
+        _key("async_logging", boolean, "false"),
+        _key("vmargs", variable=_FILE_ONLY, secret=True),  # -D options often hold passwords
+        _key("plugins_path", flag="--plugins-path", variable=_FILE_ONLY),
+        _key("cpp_log_config", flag="--cpp-log-config"),
+        _key("initial_worker_port", text, "9000"),
+        _key("system_metrics_cmd", variable=_FILE_ONLY),
+        _key("ts_open_inference_protocol", boolean, "false", variable="TS_OPEN_INFERENCE_PROTOCOL"),
+        _key("model_server_home", variable="TS_MODEL_SERVER_HOME"),
+    ),
+)
+
+KEYS: Mapping[str, Key] = {key.name: key for key in _TABLE}

@@ -1,0 +1,89 @@
+"""Turns everything the server was told into one frozen ``Config``."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torchserve_lite.config.keys import KEYS
+from torchserve_lite.config.notices import notices
+from torchserve_lite.config.settings import Config, HttpConfig, LogConfig, MetricsConfig, ModelsConfig, WorkerConfig
+from torchserve_lite.config.sources import Settings, gather_settings
+from torchserve_lite.config.startup_models import StartupList
+
+
+def load_config(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Config:
+    """``file`` is read as it is, None means no file (``find_config_file`` knows where to look). ``command_line`` has
+    property names as keys; of ``environ`` only what the file's ``enable_envvars_config`` allows is read."""
+    settings = gather_settings(file, command_line, environ)
+    values = {name: setting.value for name, setting in settings.items() if setting.key}
+    pieces = _pieces(values)
+    models = _models(values, pieces["models"], file)
+    return Config(
+        http=HttpConfig(**pieces["http"]),
+        workers=WorkerConfig(**pieces["workers"], **_of_libraries(environ)),
+        models=models,
+        metrics=MetricsConfig(**pieces["metrics"]),
+        logs=_logs(environ),
+        source=file,
+        notices=(*notices(settings, environ), *_missing_store(models)),
+        values=_kept_texts(settings),
+    )
+
+
+def log_folder(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("LOG_LOCATION") or "logs")
+
+
+def _logs(environ: Mapping[str, str]) -> LogConfig:
+    return LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs"))
+
+
+def _of_libraries(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read."""
+    return {
+        "visible_gpus": environ.get("CUDA_VISIBLE_DEVICES"),
+        "share_threads": not environ.get("OMP_NUM_THREADS"),
+    }
+
+
+def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The keyword arguments of each piece of ``Config``, as the table's targets distribute them."""
+    pieces: dict[str, dict[str, Any]] = defaultdict(dict)
+    for name, value in values.items():
+        target = KEYS[name].target
+        if not target or value is None:
+            continue
+        piece, field, *entry = target.split(".")
+        if entry:
+            pieces[piece].setdefault(field, {})[entry[0]] = value
+        else:
+            pieces[piece][field] = value
+    return pieces
+
+
+def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None) -> ModelsConfig:
+    startup: StartupList = values.get("model_snapshot") or values.get("load_models") or StartupList()
+    if store := piece.get("store"):
+        piece["store"] = _model_store(store, file)
+    return ModelsConfig(load_all=startup.load_all, startup=startup.models, **piece)
+
+
+def _model_store(store: Path, file: Path | None) -> Path:
+    """A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's."""
+    beside_file = file.absolute().parent / store if file else store
+    return beside_file if not store.is_dir() and beside_file.is_dir() else store.absolute()
+
+
+def _missing_store(models: ModelsConfig) -> list[str]:
+    """No error: storage that is mounted beside a container may appear after the server has started."""
+    if models.store is None or models.store.is_dir():
+        return []
+    return [f"model_store={models.store} does not exist; its models cannot be loaded until it does."]
+
+
+def _kept_texts(settings: Settings) -> dict[str, str]:
+    """What was set, as text. Nothing secret, and nothing unknown, since that could be anything."""
+    return {name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret}

@@ -1,0 +1,49 @@
+"""Reads Java properties files, as TorchServe's config.properties and its snapshots are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torchserve_lite.errors import ConfigurationError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors put it first; it would become part of the first key
+_VARIABLE = re.compile(r"\$\$([^$]+)\$\$")
+
+
+def read_properties(file: Path) -> dict[str, str]:
+    """Key -> value in file order, without blanks around values. A later duplicate wins, as in Java."""
+    import javaproperties  # here, because a start without a file needs none of it
+
+    content = _content(file).removeprefix(_BYTE_ORDER_MARK).decode("latin-1")
+    try:
+        pairs = javaproperties.loads(content)
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not a valid properties file: {error}") from error
+    return {key: value.strip() for key, value in pairs.items()}
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def with_variables(properties: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The same properties with ``$$VAR$$`` replaced by the environment variable's value."""
+    return {key: _substituted(key, value, environ) for key, value in properties.items()}
+
+
+def _substituted(key: str, value: str, environ: Mapping[str, str]) -> str:
+    def variable(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in environ:
+            raise ConfigurationError(
+                f"{key}: Invalid Environment Variable {name}: it is not set, so $${name}$$ has no value. "
+                "Set the variable or write the value into the file."
+            )
+        return environ[name]
+
+    return _VARIABLE.sub(variable, value)

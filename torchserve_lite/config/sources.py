@@ -1,0 +1,107 @@
+"""Collects what was configured, with its place of origin: file, then command line, then environment; later wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchserve_lite.config.keys import KEYS, Key, Support
+from torchserve_lite.config.properties import read_properties, with_variables
+from torchserve_lite.config.values import Unacceptable, boolean
+from torchserve_lite.errors import ConfigurationError
+
+_LONGEST_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The text somebody gave a property; ``source`` is where, in words for a message."""
+
+    name: str
+    text: str
+    source: str
+
+    @property
+    def key(self) -> Key | None:
+        return KEYS.get(self.name)
+
+    @property
+    def value(self) -> Any:
+        """The text as its key's parser reads it. An empty text means: the default, whatever was said elsewhere."""
+        key = KEYS[self.name]
+        if not self.text:
+            return key.default_value
+        try:
+            return key.parse(self.text)
+        except Unacceptable as error:
+            raise ConfigurationError(f"{self.name}={self._shown()} ({self.source}): {error}{self._hint()}") from error
+
+    def _shown(self) -> str:
+        text = " ".join(self.text.split())
+        return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+    def _hint(self) -> str:
+        return "; a comment needs a line of its own" if " #" in self.text else ""
+
+
+Settings = dict[str, Setting]
+
+
+def find_config_file(given: Path | None, environ: Mapping[str, str], folder: Path = Path()) -> Path | None:
+    """``TS_CONFIG_FILE``, else ``--ts-config``, else ``config.properties`` in ``folder``, else none."""
+    named = Path(environ["TS_CONFIG_FILE"]) if environ.get("TS_CONFIG_FILE") else given
+    if named is None:
+        usual = folder / "config.properties"
+        return usual if usual.is_file() else None
+    if not named.is_file():
+        place = "TS_CONFIG_FILE" if environ.get("TS_CONFIG_FILE") else "--ts-config"
+        raise ConfigurationError(f"{place} file not found: {named}")
+    return named
+
+
+def gather_settings(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+    settings = _from_file(file, environ) if file else {}
+    open_to_urls = _is_on(settings, "use_env_allowed_urls")
+    settings |= _from_command_line(command_line)
+    if _is_on(settings, "enable_envvars_config"):
+        settings |= _from_environment(environ, open_to_urls=open_to_urls)
+    return _with_old_names(settings)
+
+
+def unread_variables(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Variables that would configure something if ``enable_envvars_config`` were true."""
+    if _is_on(settings, "enable_envvars_config"):
+        return []
+    return [key.variable for key in KEYS.values() if key.support is not Support.NONE and environ.get(key.variable)]
+
+
+def _from_file(file: Path, environ: Mapping[str, str]) -> Settings:
+    properties = with_variables(read_properties(file), environ)
+    return {name: Setting(name, text, str(file)) for name, text in properties.items()}
+
+
+def _from_command_line(command_line: Mapping[str, str]) -> Settings:
+    return {
+        name: Setting(name, text.strip(), f"command line, {KEYS[name].flag}") for name, text in command_line.items()
+    }
+
+
+def _from_environment(environ: Mapping[str, str], *, open_to_urls: bool) -> Settings:
+    return {
+        key.name: Setting(key.name, environ[key.variable].strip(), f"environment, {key.variable}")
+        for key in KEYS.values()
+        if key.variable in environ and (key.name != "allowed_urls" or open_to_urls)
+    }
+
+
+def _is_on(settings: Settings, name: str) -> bool:
+    return name in settings and boolean(settings[name].text)
+
+
+def _with_old_names(settings: Settings) -> Settings:
+    """``metrics_format`` was TorchServe's name of ``metrics_mode``, and KServe's guide still writes it."""
+    if "metrics_mode" not in settings and "metrics_format" in settings:
+        return settings | {"metrics_mode": settings["metrics_format"]}
+    return settings

@@ -1,0 +1,186 @@
+"""Which models to load at start: the keys ``load_models``, ``models`` and ``model_snapshot``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchserve_lite.config.settings import StartupModel
+from torchserve_lite.config.values import Unacceptable
+
+_PLACEHOLDER = re.compile(r"<[^<>]*>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartupList:
+    """The models named by ``load_models`` or ``model_snapshot``; ``load_all``: whatever is in the model store."""
+
+    load_all: bool = False
+    models: tuple[StartupModel, ...] = ()
+
+
+def parse_load_models(value: str) -> StartupList:
+    """``all``, or a comma list of ``file`` and ``name=file``. Blanks around commas are tolerated (0.12 is not)."""
+    if value.lower() == "all":
+        return StartupList(load_all=True)
+    entries = (entry.strip() for entry in value.split(","))
+    return StartupList(models=tuple(_named_file(entry) for entry in entries if entry))
+
+
+def _named_file(entry: str) -> StartupModel:
+    name, equals, url = (piece.strip() for piece in entry.partition("="))
+    if not equals or "://" in name:  # the equals sign of a URL's query names nothing
+        return StartupModel(url=entry)
+    if not name or not url:
+        raise Unacceptable(f'expected file or name=file, comma separated, and not "{entry}"')
+    return StartupModel(url=url, name=name)
+
+
+def parse_models(value: str) -> Mapping[tuple[str, str], StartupModel]:
+    """The ``models`` key: per (name, version) what shall hold instead of the defaults. Values up to 0 mean nothing."""
+    models = _json_object(value)
+    return {
+        (name, version): StartupModel(url="", name=name, version=version, **_overrides(where, fields))
+        for name, version, where, fields in _versions(models)
+    }
+
+
+def parse_model_snapshot(value: str) -> StartupList:
+    """The inline snapshot of KServe's files and the one TorchServe saves; keys that are missing have defaults."""
+    snapshot = _json_object(value)
+    if _is_empty(snapshot):
+        return StartupList()
+    models = snapshot.get("models")
+    if not isinstance(models, dict):
+        raise Unacceptable('expected {"models": {name: {version: {...}}}}; there is no object "models"')
+    return StartupList(models=tuple(_snapshot_models(models)))
+
+
+def _is_empty(snapshot: Mapping[str, Any]) -> bool:
+    count = _whole_number(snapshot.get("modelCount", 1))
+    return count is not None and count <= 0
+
+
+def _snapshot_models(models: Mapping[str, Any]) -> Iterator[StartupModel]:
+    for name, version, where, fields in _versions(models):
+        url = str(fields.get("marName") or f"{name}.mar")
+        _refuse_placeholders(name, url)
+        yield StartupModel(
+            url=url,
+            name=name,
+            version=version,
+            default_version=_is_default(fields, only=len(models[name]) == 1),
+            from_snapshot=True,
+            **_exact_values(where, fields),
+        )
+
+
+def _is_default(fields: Mapping[str, Any], *, only: bool) -> bool:
+    value = fields.get("defaultVersion", only)
+    return value if isinstance(value, bool) else str(value).lower() == "true"
+
+
+def _refuse_placeholders(name: str, url: str) -> None:
+    for word in (name, url):
+        if _PLACEHOLDER.search(word):
+            raise Unacceptable(
+                f'it still holds the placeholder "{word}"; put the model\'s name and the file name of its archive '
+                '(a .mar file in model_store, as "marName") there'
+            )
+
+
+def _json_object(value: str) -> dict[str, Any]:
+    try:
+        content = json.loads(value)
+    except ValueError as error:
+        hint = "a value over several lines needs a \\ at the end of each line but the last"
+        raise Unacceptable(f"expected a JSON object; {error} ({hint})") from error
+    except RecursionError as error:
+        raise Unacceptable("expected a JSON object; this one is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise Unacceptable("expected a JSON object")
+    return content
+
+
+def _versions(models: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(name, version, words that name both in a message, fields)"""
+    for name, versions in models.items():
+        if not isinstance(versions, dict) or not versions:
+            raise Unacceptable(f"model {name}: expected {{version: {{...}}}}")
+        for version, fields in versions.items():
+            where = f"model {name}, version {version}"
+            if not isinstance(fields, dict):
+                raise Unacceptable(f'{where}: expected an object such as {{"minWorkers": 1}}')
+            yield name, version, where, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Number:
+    """Where a JSON number goes in ``StartupModel``, and what it counts."""
+
+    attribute: str
+    unit: float = 1  # 1: a count; otherwise seconds
+    minimum: int = 0
+
+
+_NUMBERS = {
+    "minWorkers": _Number(attribute="min_workers"),
+    "maxWorkers": _Number(attribute="max_workers"),
+    "batchSize": _Number(attribute="batch_size", minimum=1),
+    "maxBatchDelay": _Number(attribute="batch_delay", unit=0.001),
+    "responseTimeout": _Number(attribute="response_timeout", unit=1.0, minimum=1),
+    "startupTimeout": _Number(attribute="startup_timeout", unit=1.0, minimum=1),
+    "parallelLevel": _Number(attribute="parallel_level"),
+}
+_LARGEST = 2**31 - 1  # as in Java; everything here is an int there
+
+
+def _overrides(where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {field: value for field, value in _whole_numbers(where, fields).items() if value > 0}
+    numbers.pop("parallelLevel", None)  # TorchServe reads it from snapshots only
+    return _attributes(where, numbers) | _runtime(fields)
+
+
+def _exact_values(where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = _whole_numbers(where, fields)
+    for field, value in numbers.items():
+        if value < _NUMBERS[field].minimum:
+            raise Unacceptable(f"{where}: {field}={value}: expected at least {_NUMBERS[field].minimum}")
+    return _attributes(where, numbers) | _runtime(fields)
+
+
+def _whole_numbers(where: str, fields: Mapping[str, Any]) -> dict[str, int]:
+    numbers = {}
+    for field in _NUMBERS:
+        if (value := fields.get(field)) is None:
+            continue
+        if (count := _whole_number(value)) is None or count > _LARGEST:
+            raise Unacceptable(f"{where}: {field}={value!r}: expected a whole number up to {_LARGEST}")
+        numbers[field] = count
+    return numbers
+
+
+def _whole_number(value: Any) -> int | None:
+    """Numeric strings count as numbers, as with TorchServe."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value, re.ASCII):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) else None
+
+
+def _attributes(where: str, numbers: Mapping[str, int]) -> dict[str, float]:
+    fewest, most = numbers.get("minWorkers"), numbers.get("maxWorkers")
+    if fewest is not None and most is not None and fewest > most:
+        raise Unacceptable(f"{where}: minWorkers={fewest} is larger than maxWorkers={most}")
+    return {_NUMBERS[field].attribute: value * _NUMBERS[field].unit for field, value in numbers.items()}
+
+
+def _runtime(fields: Mapping[str, Any]) -> dict[str, str]:
+    runtime = fields.get("runtimeType")
+    return {"runtime": str(runtime)} if runtime else {}

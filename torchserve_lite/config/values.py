@@ -1,0 +1,129 @@
+"""Reads the text of one property. A text that cannot be used raises ``Unacceptable``, which says what can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from torchserve_lite.config.settings import Address
+from torchserve_lite.core.requests import Envelope
+
+Parser = Callable[[str], Any]
+
+_LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un has room for 108 with the closing NUL
+
+
+class Unacceptable(ValueError):
+    """The message tells what would be accepted; whoever read the value adds key, value and place."""
+
+
+def text(value: str) -> str:
+    return value
+
+
+def path(value: str) -> Path:
+    return Path(value)
+
+
+def boolean(value: str) -> bool:
+    """As in Java: ``true`` in any case is true, anything else is false (``notices`` speaks up about odd words)."""
+    return value.lower() == "true"
+
+
+def inverted(value: str) -> bool:
+    """For the keys that TorchServe named by what they switch off."""
+    return not boolean(value)
+
+
+def integer(minimum: int = 0) -> Parser:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,18}", value, re.ASCII) or int(value) < minimum:
+            raise Unacceptable(f"expected a whole number, at least {minimum}")
+        return int(value)
+
+    return parse
+
+
+def number(*, above: float | None = None, minimum: float = 0.0) -> Parser:
+    wanted = f"more than {above:g}" if above is not None else f"at least {minimum:g}"
+
+    def parse(value: str) -> float:
+        if not re.fullmatch(r"[+-]?(\d{1,18}(\.\d*)?|\.\d+)", value, re.ASCII):
+            raise Unacceptable(f"expected a number, {wanted}")
+        result = float(value)
+        if result < minimum or (above is not None and result <= above):
+            raise Unacceptable(f"expected a number, {wanted}")
+        return result
+
+    return parse
+
+
+seconds = number(above=0)
+
+
+def choice(*accepted: str) -> Parser:
+    def parse(value: str) -> str:
+        word = "".join(value.split()).lower()
+        if word not in accepted:
+            raise Unacceptable(f"expected one of {', '.join(accepted)}")
+        return word
+
+    return parse
+
+
+envelope = choice(*(form.value for form in Envelope if form is not Envelope.NONE))
+
+
+def regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise Unacceptable(f"expected a regular expression ({error})") from error
+    return value
+
+
+def header_value(value: str) -> str:
+    """Goes into every response as it is, so it must not be able to add a header of its own."""
+    if any(ord(character) < 32 for character in value):
+        raise Unacceptable("expected the text of one header line, without control characters")
+    return value
+
+
+def address(default_port: int) -> Parser:
+    def parse(value: str) -> Address:
+        if value.startswith("unix:"):
+            return Address(host="", path=_socket_path(value.removeprefix("unix:")))
+        return _http_address(value, default_port)
+
+    return parse
+
+
+def _socket_path(value: str) -> str:
+    if not value.startswith("/"):
+        raise Unacceptable("expected unix:/absolute/path")
+    if len(value.encode()) > _LONGEST_SOCKET_PATH:
+        raise Unacceptable(f"expected a socket path of at most {_LONGEST_SOCKET_PATH} bytes")
+    return value
+
+
+def _http_address(value: str, default_port: int) -> Address:
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError as error:
+        raise Unacceptable(_ADDRESS_FORMS) from error
+    if url.scheme == "https":
+        raise Unacceptable("TLS comes later; write http:// and let a gateway in front of the server speak https")
+    if url.scheme != "http" or not url.hostname or _has_more_than_host(url):
+        raise Unacceptable(_ADDRESS_FORMS)
+    return Address(host=url.hostname, port=default_port if port is None else port)
+
+
+def _has_more_than_host(url: SplitResult) -> bool:
+    return url.path not in ("", "/") or bool(url.query or url.fragment) or url.username is not None
+
+
+_ADDRESS_FORMS = "expected http://host, http://host:port (port 0 to 65535) or unix:/path"

@@ -1,0 +1,129 @@
+"""For the unit tests of handlers: a context in a line, and a handler loaded as a worker loads it.
+
+from torchserve_lite import testing
+
+handler = testing.load("my_handler.py", model_dir="my_model")
+assert handler([{"data": b"..."}]) == [7]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchserve_lite import compat
+
+
+def context(
+    model_dir: str | Path = ".",
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    model_yaml_config: Mapping[str, Any] | None = None,
+    model_name: str = "model",
+    gpu_id: int | None = None,
+    batch_size: int = 1,
+    requests: int = 1,
+    headers: Mapping[str, str] | None = None,
+    explain: bool = False,
+) -> Any:
+    """A ``ts.context.Context`` with ``requests`` requests waiting, each with these ``headers``.
+
+    What is not given is read from the model directory: its ``MAR-INF/MANIFEST.json`` and the YAML file named there.
+    """
+    compat.install()
+    from ts.context import Context
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.version import __version__
+
+    folder = Path(model_dir).resolve()
+    facts = dict(manifest) if manifest is not None else _manifest(folder, model_name)
+    config = dict(model_yaml_config) if model_yaml_config is not None else _model_config(folder, facts)
+    metrics = MetricsCacheYamlImpl()
+    metrics.model_name = model_name
+    made = Context(model_name, str(folder), facts, batch_size, gpu_id, __version__, True, metrics, config)
+    expect(made, requests, headers, explain=explain)
+    return made
+
+
+def expect(context: Any, requests: int, headers: Mapping[str, str] | None = None, *, explain: bool = False) -> None:
+    """Put ``requests`` fresh requests on a context, as the worker does before each batch."""
+    from ts.context import RequestHeaders, RequestProcessor
+
+    wire = {**(headers or {}), "explain": str(explain)}
+    context.request_ids = {index: f"request-{index}" for index in range(requests)}
+    context.request_processor = [RequestProcessor(RequestHeaders(wire)) for _ in range(requests)]
+    context.metrics.set_request_ids(context.request_ids)
+
+
+def load(handler: str | Path, model_dir: str | Path | None = None, **facts: Any) -> LoadedHandler:
+    """Find the entry point of ``handler`` (a file, ``file.py:function`` or a built-in name) and initialise it.
+
+    ``model_dir`` is the handler's own folder unless it is given; ``facts`` are those of ``context``.
+    """
+    folder = Path(model_dir if model_dir is not None else Path(handler).parent).resolve()
+    made = context(folder, **facts)
+    from ts.model_loader import find_entry_point
+
+    with _inside(folder, Path(handler).parent.resolve()):
+        sys.modules.pop(Path(handler).name.partition(":")[0].removesuffix(".py"), None)  # another model's handler.py
+        importlib.invalidate_caches()
+        entry, initialize = find_entry_point(str(handler))
+        made.request_ids = made.request_processor = None  # as in a worker: while a model loads, there is no request
+        _finished(initialize(made))
+    return LoadedHandler(entry, made, folder)
+
+
+class LoadedHandler:
+    """Call it with the rows of a batch. ``context`` holds what the handler set on the answers (status, headers),
+    ``sent`` the pieces that it streamed before its result, as ``(index in the batch, value)``."""
+
+    def __init__(self, entry: Callable[[list[Any], Any], Any], context: Any, folder: Path) -> None:
+        self._entry = entry
+        self._folder = folder
+        self.context = context
+        self.sent: list[tuple[int, Any]] = []
+        context.send = lambda index, value: self.sent.append((index, value))
+
+    def __call__(self, data: Sequence[Any], *, headers: Mapping[str, str] | None = None, explain: bool = False) -> Any:
+        self.sent.clear()
+        expect(self.context, len(data), headers, explain=explain)
+        with _inside(self._folder):
+            return _finished(self._entry(list(data), self.context))
+
+
+def _finished(result: Any) -> Any:
+    """What a coroutine of an async handler comes to; any other result itself."""
+    return asyncio.run(result) if inspect.iscoroutine(result) else result
+
+
+@contextlib.contextmanager
+def _inside(*folders: Path) -> Iterator[None]:
+    """Working directory and module search as in a worker: the model directory comes first in both."""
+    before = list(sys.path)
+    sys.path[:0] = [str(folder) for folder in folders]
+    try:
+        with contextlib.chdir(folders[0]):
+            yield
+    finally:
+        sys.path[:] = before
+
+
+def _manifest(folder: Path, model_name: str) -> dict[str, Any]:
+    path = folder / "MAR-INF" / "MANIFEST.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {"model": {"modelName": model_name, "modelVersion": "1.0"}}
+
+
+def _model_config(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    from ts.utils.util import get_yaml_config
+
+    name = manifest.get("model", {}).get("configFile")
+    return dict(get_yaml_config(folder / name)) if name else {}
