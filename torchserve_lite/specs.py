@@ -18,6 +18,7 @@ from torchserve_lite.errors import InvalidArchive
 T = TypeVar("T")
 
 _DEFAULT_DELAY = 0.1
+_ASYNC_LANES = 64  # requests that a coroutine handler (asyncCommunication) has under way at most
 _NO_OVERRIDE = StartupModel(url="")
 
 
@@ -53,6 +54,7 @@ def build_spec(
             size=_or(_first(*(s.batch_size for s in order)), 1),
             delay=_or(_first(*(s.batch_delay for s in order)), _DEFAULT_DELAY),
         ),
+        lanes=_ASYNC_LANES if own.async_communication else 1,
         queue_size=_or(own.job_queue_size, workers.queue_size),
         response_timeout=_or(_first(*(s.response_timeout for s in order)), workers.response_timeout),
         startup_timeout=_or(_first(*(s.startup_timeout for s in order)), workers.startup_timeout),

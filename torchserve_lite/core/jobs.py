@@ -84,9 +84,12 @@ class Job:
             callback, self.on_settled = self.on_settled, None
             callback(self)
 
-    @staticmethod
-    async def _stream(chunks: asyncio.Queue[bytes | ServingError | None]) -> AsyncIterator[bytes]:
-        while (chunk := await chunks.get()) is not None:
-            if isinstance(chunk, ServingError):
-                raise chunk
-            yield chunk
+    async def _stream(self, chunks: asyncio.Queue[bytes | ServingError | None]) -> AsyncIterator[bytes]:
+        try:
+            while (chunk := await chunks.get()) is not None:
+                if isinstance(chunk, ServingError):
+                    raise chunk
+                yield chunk
+        finally:
+            if self._chunks is not None:  # the reader went away in the middle
+                self.abandon()

@@ -55,6 +55,7 @@ class ModelSpec:
     digest: str = ""
     handler: str  # as in the manifest: "module", "module.py" or "module:function"
     runtime: str = "python"
+    lanes: int = 1  # batches a worker runs beside one another; more than one only for coroutine handlers
     envelope: str = ""  # service_envelope, when the server has one
     min_workers: int = 1
     max_workers: int = 1

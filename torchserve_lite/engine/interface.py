@@ -48,10 +48,13 @@ class Worker(Protocol):
     pid: int | None
 
     def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
-        """Runs a batch: any number of Chunks, then one Result. WorkerDied when it ends instead."""
+        """Runs a batch: any number of Chunks, then one Result. WorkerDied when it ends instead.
 
-    def cancel(self, index: int) -> None:
-        """Nobody waits for job ``index`` of the running batch any more."""
+        May be called again before the end only as often as the model has lanes.
+        """
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this running job any more."""
 
     async def watch(self) -> None:
         """Waits; raises WorkerDied when the worker is gone."""

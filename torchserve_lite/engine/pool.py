@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from functools import partial
+from typing import cast
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus, WorkerState, WorkerStatus
@@ -53,24 +54,26 @@ class Slot:
         self.failure: WorkerFailure | None = None
         self.retired = False
         self.task: asyncio.Task[None] | None = None
-        self._busy = False
+        self._idle: set[asyncio.Task[None]] = set()  # lanes that wait for a batch
 
     def retire(self) -> None:
         """Stop between batches. Anything but running a batch may be interrupted."""
         self.retired = True
         self.state = WorkerState.STOPPING
-        if self.task is not None and not self._busy:
+        if self.worker is None and self.task is not None:
             self.task.cancel()
+        for lane in self._idle:
+            lane.cancel()
 
-    def cancelled_by_retiring(self) -> bool:
-        """Whether a CancelledError in this slot's task is ours, and nobody else's."""
-        return self.retired and self.task is not None and self.task.uncancel() == 0
-
-    def begin_batch(self) -> None:
-        self._busy = True
-
-    def end_batch(self) -> None:
-        self._busy = False
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """While the calling task waits for a batch."""
+        lane = cast("asyncio.Task[None]", asyncio.current_task())
+        self._idle.add(lane)
+        try:
+            yield
+        finally:
+            self._idle.discard(lane)
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(
@@ -140,8 +143,8 @@ class WorkerPool:
         failures = {slot.id: slot.restarts.count for slot in self._slots}
         while not self._is_scaled():
             for slot in self._slots:
-                failed = isinstance(slot.failure, LoadFailed) or slot.state is WorkerState.FAILED
-                if slot.failure is not None and failed and slot.restarts.count > failures.get(slot.id, 0):
+                hopeless = isinstance(slot.failure, LoadFailed) or slot.state is WorkerState.FAILED
+                if hopeless and slot.failure is not None and slot.restarts.count > failures.get(slot.id, 0):
                     raise slot.failure
             await self._change()
 
@@ -182,27 +185,21 @@ class WorkerPool:
         async with self._launch(self.spec, slot.gpu_id) as worker, asyncio.TaskGroup() as life:
             self._ready(slot, worker, self._loop.time() - begun)
             watcher = life.create_task(worker.watch())  # an idle worker's death must not cost the next job
-            await self._serve(worker, slot)
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(self.spec.lanes):
+                    lanes.create_task(self._serve(worker, slot))
             watcher.cancel()
 
     async def _serve(self, worker: Worker, slot: Slot) -> None:
         while not slot.retired:
-            try:
+            with slot.idle():
                 batch = await self.aggregator.next_batch()
-            except asyncio.CancelledError:
-                if slot.cancelled_by_retiring():
-                    return
-                raise
-            slot.begin_batch()
-            try:
-                await self._run(worker, slot, batch)
-            finally:
-                slot.end_batch()
+            await self._run(worker, slot, batch)
 
     async def _run(self, worker: Worker, slot: Slot, batch: list[Job]) -> None:
         begun = self._loop.time()
-        for index, job in enumerate(batch):
-            job.on_settled = _Canceller(worker, index)
+        for job in batch:
+            job.on_settled = worker.cancel
         try:
             result = await self._collect(worker, batch)
             slot.restarts.proven()
@@ -299,19 +296,6 @@ class WorkerPool:
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)
-
-
-class _Canceller:
-    """Tells the worker that a running job is no longer wanted: its client has gone or its deadline has passed."""
-
-    __slots__ = ("_index", "_worker")
-
-    def __init__(self, worker: Worker, index: int) -> None:
-        self._worker = worker
-        self._index = index
-
-    def __call__(self, job: Job) -> None:
-        self._worker.cancel(self._index)
 
 
 def _answer(job: Job, reply: Reply) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
@@ -23,6 +22,7 @@ from torchserve_lite.ipc.stages import StageMarker
 
 _STOP_GRACE = 5.0  # seconds a worker gets to end by itself after its link is closed
 _DRAIN = 2.0
+_LOADING = 0  # stands for a batch number before the first batch
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
@@ -53,8 +53,8 @@ class ProcessWorker:
         self._start = start
         self._threads = threads
         self._frames = AsyncFrames(self._arrived, self._link_closed)
-        self._inbox: deque[FromWorker] = deque()
-        self._news: asyncio.Future[None] | None = None
+        self._inboxes: dict[int, asyncio.Queue[FromWorker | None]] = {_LOADING: asyncio.Queue()}
+        self._places: dict[Job, tuple[int, int]] = {}  # running jobs: batch and index in it
         self._stage = StageMarker.create()
         self._stdout = LogPipe(f"{name}-stdout", logging.INFO, special_line)
         self._stderr = LogPipe(f"{name}-stderr", logging.WARNING, special_line)
@@ -98,7 +98,7 @@ class ProcessWorker:
         self._frames.send(_encode(message))
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._next_message()
+                answer = await self._next_message(_LOADING)
         except TimeoutError:
             stage = self._stage.read().name
             raise LoadFailed(f"The model did not load within startupTimeout={timeout:g} s (it was {stage}).") from None
@@ -111,18 +111,30 @@ class ProcessWorker:
         assert isinstance(answer, Loaded)
 
     async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
-        self._batch += 1
-        now = asyncio.get_running_loop().time()
-        self._frames.send(_encode(Predict(self._batch, tuple(_call(job, now) for job in batch), self._threads())))
-        while True:
-            update = await self._next_message()
-            if isinstance(update, Chunk | Result) and update.batch == self._batch:
-                yield update
+        number = self._begin(batch)
+        try:
+            while True:
+                update = await self._next_message(number)
+                if isinstance(update, Chunk | Result):
+                    yield update
                 if isinstance(update, Result):
                     return
+        finally:
+            del self._inboxes[number]
+            for job in batch:
+                del self._places[job]
 
-    def cancel(self, index: int) -> None:
-        self._frames.send(_encode(Cancel(self._batch, index)))
+    def _begin(self, batch: Sequence[Job]) -> int:
+        self._batch += 1
+        self._inboxes[self._batch] = asyncio.Queue()
+        self._places.update({job: (self._batch, index) for index, job in enumerate(batch)})
+        now = asyncio.get_running_loop().time()
+        self._frames.send(_encode(Predict(self._batch, tuple([_call(job, now) for job in batch]), self._threads())))
+        return self._batch
+
+    def cancel(self, job: Job) -> None:
+        if job in self._places:
+            self._frames.send(_encode(Cancel(*self._places[job])))
 
     async def watch(self) -> None:
         raise await asyncio.shield(self._died)
@@ -139,31 +151,29 @@ class ProcessWorker:
 
     def _arrived(self, payload: bytes) -> None:
         try:
-            self._inbox.append(_decode(payload))
+            message = _decode(payload)
         except msgspec.DecodeError as fault:
             log.error("%s sent a message that cannot be read (%s) and is stopped", self._name, fault)
             self._frames.close()
             return
-        self._wake()
+        number = message.batch if isinstance(message, Chunk | Result) else _LOADING
+        inbox = self._inboxes.get(number)
+        if inbox is not None:  # nobody waits for what a stopped batch still sends
+            inbox.put_nowait(message)
 
     def _link_closed(self) -> None:
         if self._child is not None:
             self._child.kill()  # without its link a worker is of no use; usually it has already gone
 
-    async def _next_message(self) -> FromWorker:
-        while not self._inbox:
-            if self._died.done():
-                raise self._died.result()
-            self._news = asyncio.get_running_loop().create_future()
-            try:
-                await self._news
-            finally:
-                self._news = None
-        return self._inbox.popleft()
-
-    def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+    async def _next_message(self, number: int) -> FromWorker:
+        """WorkerDied when nothing more will come; what arrived before the end is still given."""
+        inbox = self._inboxes[number]
+        if inbox.empty() and self._died.done():
+            raise self._died.result()
+        message = await inbox.get()
+        if message is None:
+            raise self._died.result()
+        return message
 
     async def _write_obituary(self, child: ChildHandle) -> None:
         code = await child.exit_code
@@ -171,7 +181,8 @@ class ProcessWorker:
         await self._stdout.drained(_DRAIN)
         await self._stderr.drained(_DRAIN)
         self._died.set_result(WorkerDied(self._cause(code), out_of_memory=code == -signal.SIGKILL))
-        self._wake()
+        for inbox in self._inboxes.values():
+            inbox.put_nowait(None)
 
     def _cause(self, code: int) -> str:
         if code >= 0:

@@ -24,6 +24,7 @@ STAGES = (
     "explain",
     "describe",
     "packing",
+    "starting",
 )
 _LAYOUT = struct.Struct("=qiId")  # batch, row, stage, monotonic seconds
 _SIZE = mmap.PAGESIZE
@@ -55,7 +56,9 @@ class StageMarker:
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, _SIZE)
-        return cls(fd)
+        marker = cls(fd)
+        marker.mark("starting")
+        return marker
 
     def begin(self, batch: int) -> None:
         self._batch = batch

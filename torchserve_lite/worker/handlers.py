@@ -6,7 +6,9 @@ would make a second copy of each class.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -28,6 +30,11 @@ class Handler:
     entry_point: Callable[[list[Any], Any], Any]
     context: Any  # ts.context.Context
 
+    @property
+    def is_async(self) -> bool:
+        """Its requests run beside one another, on one event loop."""
+        return inspect.iscoroutinefunction(self.entry_point)
+
 
 def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, own_process: bool) -> Handler:
     """Whatever the handler raises while it is imported or initialised comes out unchanged."""
@@ -35,7 +42,9 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
     _extend_path(load, own_process)
     context = _context(load, metric_sink, mark_stage)
     entry_point, initialize = importlib.import_module("ts.model_loader").find_entry_point(load.handler)
-    initialize(context)
+    begun = initialize(context)
+    if inspect.isawaitable(begun):  # a module-level ``async def`` is its own initialiser
+        asyncio.get_event_loop().run_until_complete(begun)
     return Handler(entry_point, context)
 
 

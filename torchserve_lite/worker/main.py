@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 
@@ -28,7 +30,7 @@ from torchserve_lite.ipc.messages import (
     ToWorker,
 )
 from torchserve_lite.ipc.stages import StageMarker
-from torchserve_lite.worker.handlers import Handler, load_handler
+from torchserve_lite.worker.handlers import load_handler
 from torchserve_lite.worker.service import Service
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
@@ -43,7 +45,7 @@ def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None
 
 
 class WorkerLoop:
-    """One thread, one handler, one batch at a time."""
+    """One handler, one thread. One batch at a time, or many at once for a handler that is a coroutine function."""
 
     def __init__(self, frames: BlockingFrames, marker: StageMarker, *, own_process: bool) -> None:
         self._frames = frames
@@ -53,18 +55,20 @@ class WorkerLoop:
         self._waiting: list[Predict] = []
         self._metrics: list[Metric] = []
         self._threads = 0
-        self._batch = 0
 
     def run(self) -> None:
         load = self._receive()
         if not isinstance(load, Load):
             return
+        events = asyncio.new_event_loop()
+        asyncio.set_event_loop(events)  # handlers may run coroutines on it in initialize
         service = self._load(load)
         if service is None:
             return
-        for predict in self._batches():
-            self._use_threads(predict.threads)
-            self._answer(service, predict)
+        if service.handler.is_async:
+            events.run_until_complete(self._serve_many(service))
+        else:
+            self._serve_one_by_one(service)
 
     def _load(self, load: Load) -> Service | None:
         self._marker.mark("loading")
@@ -81,10 +85,33 @@ class WorkerLoop:
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
         self._send(Loaded(time.monotonic() - begun))
-        return self._service(handler, load)
+        return Service(handler, load, self._marker.mark)
 
-    def _service(self, handler: Handler, load: Load) -> Service:
-        return Service(handler, load, send_chunk=self._send_chunk, mark_stage=self._marker.mark)
+    def _serve_one_by_one(self, service: Service) -> None:
+        for predict in self._batches():
+            self._use_threads(predict.threads)
+            self._marker.begin(predict.batch)
+            begun = time.monotonic()
+            replies = service.predict(predict.calls, partial(self._send_chunk, predict.batch))
+            self._send_result(predict.batch, replies, begun)
+            self._cancelled.clear()
+
+    async def _serve_many(self, service: Service) -> None:
+        async with asyncio.TaskGroup() as batches:
+            while (message := await self._receive_beside_others()) is not None:
+                self._note(message)
+                if isinstance(message, Predict):
+                    batches.create_task(self._answer_beside_others(service, message))
+
+    async def _answer_beside_others(self, service: Service, predict: Predict) -> None:
+        self._marker.begin(predict.batch)
+        begun = time.monotonic()
+        replies = await service.predict_beside_others(predict.calls, partial(self._send_if_wanted, predict.batch))
+        self._send_result(predict.batch, replies, begun)
+
+    async def _receive_beside_others(self) -> ToWorker | None:
+        """A thread waits for the socket, which the handler's own blocking code must not keep from being read."""
+        return await asyncio.to_thread(self._receive)
 
     def _batches(self) -> Iterator[Predict]:
         while True:
@@ -96,20 +123,17 @@ class WorkerLoop:
             if isinstance(message, Predict):
                 yield message
 
-    def _answer(self, service: Service, predict: Predict) -> None:
-        self._batch = predict.batch
-        self._marker.begin(predict.batch)
-        begun = time.monotonic()
-        replies = service.predict(predict.calls)
+    def _send_result(self, batch: int, replies: tuple[Reply, ...], begun: float) -> None:
         metrics, self._metrics[:] = tuple(self._metrics), []
-        self._send(Result(predict.batch, replies, time.monotonic() - begun, metrics))
-        self._cancelled.clear()
+        self._send(Result(batch, replies, time.monotonic() - begun, metrics))
 
-    def _send_chunk(self, index: int, reply: Reply) -> bool:
-        """False when nobody wants more of this answer."""
-        self._send(Chunk(self._batch, index, reply))
+    def _send_chunk(self, batch: int, index: int, reply: Reply) -> None:
         self._read_ahead()
-        return (self._batch, index) not in self._cancelled
+        self._send_if_wanted(batch, index, reply)
+
+    def _send_if_wanted(self, batch: int, index: int, reply: Reply) -> None:
+        if (batch, index) not in self._cancelled:
+            self._send(Chunk(batch, index, reply))
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""

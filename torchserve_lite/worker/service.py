@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torchserve_lite.ipc.messages import Call, Load, Reply
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
@@ -19,7 +20,8 @@ from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-SendChunk = Callable[[int, Reply], bool]
+SendChunk = Callable[[int, Reply], None]
+Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
 
 
 @dataclass(slots=True)
@@ -47,32 +49,53 @@ class _Request:
 class Service:
     """Runs batches through one handler. A request that is bad fails alone; a failing handler fails its batch."""
 
-    def __init__(self, handler: Handler, load: Load, *, send_chunk: SendChunk, mark_stage: StageMark) -> None:
-        self._handler = handler
-        self._load = load
-        self._send_chunk = send_chunk
-        self._mark_stage = mark_stage
-        self._context = handler.context
-        self._envelopes = Envelopes(load.v2_output_names)
-        self._new_processor = importlib.import_module("ts.context").RequestProcessor
-        self._headers = importlib.import_module("ts.context").RequestHeaders
-        util = importlib.import_module("ts.utils.util")
-        self._prediction_exception: type[Exception] = util.PredictionException
-        self._invalid_row: type[Exception] = util.InvalidRow
+    def __init__(self, handler: Handler, load: Load, mark_stage: StageMark) -> None:
+        self.handler = handler
+        self.load = load
+        self.mark_stage = mark_stage
+        self.envelopes = Envelopes(load.v2_output_names)
+        context, util = importlib.import_module("ts.context"), importlib.import_module("ts.utils.util")
+        self.new_processor = context.RequestProcessor
+        self.new_headers = context.RequestHeaders
+        self.prediction_exception: type[Exception] = util.PredictionException
+        self.invalid_row: type[Exception] = util.InvalidRow
 
-    def predict(self, calls: Sequence[Call]) -> tuple[Reply, ...]:
+    def predict(self, calls: Sequence[Call], send_chunk: SendChunk) -> tuple[Reply, ...]:
         """One reply for each call, in order."""
-        self._mark_stage("unpacking", -1)
+        run = _BatchRun(self, self.handler.context, send_chunk, _run_to_end)
+        return _without_waiting(run.replies(calls))
+
+    async def predict_beside_others(self, calls: Sequence[Call], send_chunk: SendChunk) -> tuple[Reply, ...]:
+        """As ``predict``, for a handler whose entry point is a coroutine function: many batches may be under way.
+
+        What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
+        """
+        context = copy.copy(self.handler.context)
+        context.metrics = copy.copy(context.metrics)
+        return await _BatchRun(self, context, send_chunk, _as_it_is).replies(calls)
+
+
+class _BatchRun:
+    """One batch on its way: calls become rows, the handler answers them, results become replies."""
+
+    def __init__(self, service: Service, context: Any, send_chunk: SendChunk, finish: Finish) -> None:
+        self._service = service
+        self._context = context
+        self._send_chunk = send_chunk
+        self._finish = finish
+
+    async def replies(self, calls: Sequence[Call]) -> tuple[Reply, ...]:
+        self._service.mark_stage("unpacking", -1)
         arrived = time.monotonic()
         requests = [self._request(index, call, arrived) for index, call in enumerate(calls)]
         for request in requests:
             self._unpack(request)
         for group in _groups([request for request in requests if request.reply is None]):
-            self._run(group)
+            await self._answer(group)
         return tuple(request.reply or _failed("No reply was made.", 500) for request in requests)
 
     def _request(self, index: int, call: Call, arrived: float) -> _Request:
-        processor = self._new_processor(self._headers(headers_of(call)))
+        processor = self._service.new_processor(self._service.new_headers(headers_of(call)))
         request = _Request(index, call, processor, arrived)
         if request.expired:
             request.reply = _failed("The request's time limit passed before the handler could start.", 504, own=False)
@@ -81,24 +104,28 @@ class Service:
     def _unpack(self, request: _Request) -> None:
         if request.reply is not None:
             return
-        name = request.call.envelope or self._load.envelope
-        row = row_of(request.call, decode=self._load.decode_input_request and not request.call.envelope)
-        if not name or request.call.verb == "describe":
-            request.rows = [{} if request.call.verb == "describe" else row]
+        load = self._service.load
+        name = request.call.envelope or load.envelope
+        if request.call.verb == "describe":
+            request.rows = [{}]
+            return
+        row = row_of(request.call, decode=load.decode_input_request and not request.call.envelope)
+        if not name:
+            request.rows = [row]
             return
         try:
             self._show_context([request])
-            request.envelope = self._envelopes.new(name)
+            request.envelope = self._service.envelopes.new(name)
             request.rows = request.envelope.unpack(row, self._context, 0)
-        except self._prediction_exception as fault:
+        except self._service.prediction_exception as fault:
             request.reply = _failed(_message(fault), _code(fault), own=False)
 
-    def _run(self, group: list[_Request]) -> None:
+    async def _answer(self, group: list[_Request]) -> None:
         """One call of the handler for all rows of the group; again without a request whose row it refuses."""
         while group:
             try:
-                results = self._call_handler(group)
-            except self._invalid_row as fault:
+                results = await self._call_handler(group)
+            except self._service.invalid_row as fault:
                 group = self._without_bad_row(group, fault)
                 continue
             except Exception as error:
@@ -107,14 +134,12 @@ class Service:
             self._pack(group, results)
             return
 
-    def _call_handler(self, group: list[_Request]) -> Any:
+    async def _call_handler(self, group: list[_Request]) -> Any:
         rows = [row for request in group for row in request.rows]
         self._show_context(group)
-        self._mark_stage("handle", 0 if len(rows) == 1 else -1)
-        result = self._handler.entry_point(rows, self._context)
-        if inspect.isawaitable(result):
-            result = asyncio.run(_awaited(result))
-        return result
+        self._service.mark_stage("handle", 0 if len(rows) == 1 else -1)
+        result = self._service.handler.entry_point(rows, self._context)
+        return await self._finish(result) if inspect.isawaitable(result) else result
 
     def _show_context(self, group: list[_Request]) -> None:
         """The context speaks of rows: those of one request share its id, headers and response."""
@@ -132,12 +157,12 @@ class Service:
         return send
 
     def _pack(self, group: list[_Request], results: Any) -> None:
-        self._mark_stage("packing", -1)
+        self._service.mark_stage("packing", -1)
         rows = sum(len(request.rows) for request in group)
         fault = _shape_fault(results, rows, exact=not group[0].alone)
         if fault:
             log.error("%s", fault[1])
-            self._answer_all(group, _failed(fault[0], 503))
+            _answer_all(group, _failed(fault[0], 503))
             return
         start = 0
         for request in group:
@@ -156,17 +181,12 @@ class Service:
         except Unserialisable as fault:
             log.error("The handler's result has no wire form: %s", fault)
             return _failed("Unsupported model output data type.", 503)
-        except self._prediction_exception as fault:
+        except self._service.prediction_exception as fault:
             return _failed(_message(fault), _code(fault))
-        return self._within_limit(reply)
+        return _within_limit(reply, self._service.load.max_response_size)
 
-    def _within_limit(self, reply: Reply) -> Reply:
-        size, limit = len(reply.body), self._load.max_response_size
-        if size <= limit:
-            return reply
-        return _failed(f"The answer has {size} bytes, more than max_response_size={limit}.", 500)
-
-    def _without_bad_row(self, group: list[_Request], fault: Any) -> list[_Request]:
+    @staticmethod
+    def _without_bad_row(group: list[_Request], fault: Any) -> list[_Request]:
         """Nothing has been inferred when a row is refused, so the others may start again without its owner."""
         owners = [request for request in group for _ in request.rows]
         owner = owners[fault.row]
@@ -175,18 +195,43 @@ class Service:
         return [request for request in group if request is not owner]
 
     def _fail(self, group: list[_Request], error: Exception) -> None:
-        if isinstance(error, self._prediction_exception):
-            self._answer_all(group, _failed(_message(error), _code(error)))
+        if isinstance(error, self._service.prediction_exception):
+            _answer_all(group, _failed(_message(error), _code(error)))
             return
         ids = ", ".join(request.call.id for request in group)
         log.error("The handler failed for request %s\n%s", ids, explain_failure(error).traceback)
         reply = _failed("Out of resources", 507) if is_out_of_memory(error) else _failed("Prediction failed", 503)
-        self._answer_all(group, reply)
+        _answer_all(group, reply)
 
-    @staticmethod
-    def _answer_all(group: list[_Request], reply: Reply) -> None:
-        for request in group:
-            request.reply = reply
+
+def _run_to_end(result: Awaitable[Any]) -> Awaitable[Any]:
+    """A coroutine from a handler that is called like any other runs on the worker's own event loop."""
+    done = asyncio.get_event_loop().run_until_complete(result)
+    return _as_it_is(done)
+
+
+async def _as_it_is(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def _without_waiting(steps: Coroutine[Any, Any, tuple[Reply, ...]]) -> tuple[Reply, ...]:
+    """Runs a coroutine that never waits: the batch's way is written once, for handlers of both kinds."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        return cast("tuple[Reply, ...]", end.value)
+    raise RuntimeError("a batch of a handler that is no coroutine function waited for something")
+
+
+def _answer_all(group: list[_Request], reply: Reply) -> None:
+    for request in group:
+        request.reply = reply
+
+
+def _within_limit(reply: Reply, limit: int) -> Reply:
+    if len(reply.body) <= limit:
+        return reply
+    return _failed(f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}.", 500)
 
 
 def _groups(requests: list[_Request]) -> list[list[_Request]]:
@@ -217,7 +262,3 @@ def _message(fault: Any) -> str:
 
 def _code(fault: Any) -> int:
     return int(getattr(fault, "error_code", 500))
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
