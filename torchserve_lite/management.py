@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.engine.interface import Engine, ModelFiles
-from torchserve_lite.errors import LoadFailed, ServingError
+from torchserve_lite.errors import Conflict, LoadFailed, ServingError
 from torchserve_lite.registry import ModelRegistry
-from torchserve_lite.specs import build_spec
+from torchserve_lite.specs import build_spec, model_key
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +45,18 @@ class Homes:
     """Where each served version lies unpacked on this machine, and what runs it."""
 
     def __init__(self) -> None:
-        self._homes: dict[ModelKey, tuple[Archive, Environment | None]] = {}
+        self._homes: dict[tuple[ModelKey, int], tuple[Archive, Environment | None]] = {}
 
-    def add(self, key: ModelKey, archive: Archive, environment: Environment | None) -> None:
-        self._homes[key] = (archive, environment)
+    def add(self, spec: ModelSpec, archive: Archive, environment: Environment | None) -> None:
+        self._homes[spec.key, spec.generation] = (archive, environment)
+
+    def remove(self, spec: ModelSpec) -> None:
+        """Of a generation that has no workers any more."""
+        archive, _ = self._homes.pop((spec.key, spec.generation))
+        archive.close()
 
     def locate(self, spec: ModelSpec) -> ModelFiles:
-        archive, environment = self._homes[spec.key]
+        archive, environment = self._homes[spec.key, spec.generation]
         if environment is None:
             return ModelFiles(str(archive.path))
         return ModelFiles(str(archive.path), environment.python, environment.python_path)
@@ -83,6 +88,7 @@ class ModelManager:
         self._workers = workers
         self._default_workers = default_workers
         self._scaled: dict[ModelKey, tuple[int, int]] = {}
+        self._asked: dict[ModelKey, tuple[StartupModel, StartupModel | None]] = {}  # as asked for, and its override
         self._background = asyncio.TaskGroup()
         self._scaling: set[asyncio.Task[None]] = set()
 
@@ -124,18 +130,58 @@ class ModelManager:
 
     async def _adopt(self, archive: Archive, wanted: StartupModel, config: ModelsConfig) -> ModelSpec:
         try:
-            for warning in archive.warnings:
-                log.warning("%s: %s", archive.url, warning)
-            name = wanted.name or archive.manifest.model_name
-            override = config.overrides.get((name, archive.manifest.model_version))
-            spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
-            environment = await self._environment(archive)
+            key = model_key(archive, wanted)
+            override = config.overrides.get((key.name, key.version))
+            spec, environment = await self._prepared(archive, wanted, override)
             self.registry.add(spec, default=wanted.default_version)
         except BaseException:
             archive.close()
             raise
-        self._homes.add(spec.key, archive, environment)
+        self._asked[spec.key] = (wanted, override)
+        self._homes.add(spec, archive, environment)
         return spec
+
+    async def _prepared(
+        self, archive: Archive, wanted: StartupModel, override: StartupModel | None
+    ) -> tuple[ModelSpec, Environment | None]:
+        for warning in archive.warnings:
+            log.warning("%s: %s", archive.url, warning)
+        spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
+        return spec, await self._environment(archive)
+
+    async def reload_changed(self, names: Collection[str]) -> None:
+        """Reloads the models whose archive is one of these files or folders of the store."""
+        for spec in list(self.registry):
+            if Path(spec.archive_url).name in names:
+                await self._reload(spec)
+
+    async def _reload(self, old: ModelSpec) -> None:
+        """The old workers serve on until the new ones are ready; when those cannot load, the old ones stay."""
+        try:
+            archive = await asyncio.to_thread(self._store.open, old.archive_url)
+        except ServingError as error:
+            log.error("Model %s has changed but cannot be read; the old one is served on. %s", old.key, error)
+            return
+        try:
+            await self._swap(old, archive)
+        except ServingError as error:
+            archive.close()
+            log.error("Model %s has changed but does not load; the old one is served on. %s", old.key, error)
+
+    async def _swap(self, old: ModelSpec, archive: Archive) -> None:
+        spec, environment = await self._prepared(archive, *self._asked[old.key])
+        if spec.key != old.key:
+            raise Conflict(f"Its manifest now says {spec.key}, which is another model: restart to serve it.")
+        spec = replace(spec, generation=old.generation + 1)
+        self._homes.add(spec, archive, environment)
+        try:
+            await self._engine.load(spec, self._engine.status(old.key).wanted)
+        except ServingError:
+            self._homes.remove(spec)
+            raise
+        self.registry.replace(spec)
+        self._homes.remove(old)
+        log.info("Model %s has changed and is reloaded (generation %d).", spec.key, spec.generation)
 
     async def _environment(self, archive: Archive) -> Environment | None:
         wants_venv = bool(archive.config.use_venv)

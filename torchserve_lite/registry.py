@@ -27,6 +27,11 @@ class ModelRegistry:
         if default or name not in self._defaults:
             self._defaults[name] = version
 
+    def replace(self, spec: ModelSpec) -> None:
+        """A new spec for a version that is registered."""
+        self.resolve(spec.key.name, spec.key.version)
+        self._models[spec.key.name][spec.key.version] = spec
+
     def resolve(self, name: str, version: str | None = None) -> ModelSpec:
         """The spec of a version, of the default one when none is named."""
         versions = self._models.get(name)

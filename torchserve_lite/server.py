@@ -10,8 +10,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -34,6 +35,7 @@ from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.http import HttpFrontEnd
 from torchserve_lite.registry import ModelRegistry
+from torchserve_lite.watching import reload_on_changes
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +47,42 @@ def run(config: Config, progress: StartupProgress) -> int:
     return 0
 
 
+async def _watch(config: Config, manager: ModelManager) -> None:
+    if config.models.watch and config.models.store is not None:
+        await reload_on_changes(config.models.store, manager)
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts behind the listeners: whoever has them can serve without HTTP."""
+
+    manager: ModelManager
+    plane: DataPlane
+    metrics: ServerMetrics
+
+
 async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
+        core = await stack.enter_async_context(serving_core(config))
+        front = HttpFrontEnd(config.http, core.plane, core.manager, core.metrics, AccessLog(access_lines))
+        await stack.enter_async_context(front.serving())
+        progress.listening(front.addresses)
+        stack.callback(progress.stopping)
+        await _load_unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
+        progress.started(time.time() - psutil.Process().create_time())
+        gc.collect()
+        gc.freeze()  # what start-up made stays; collections then look at requests only
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(_watch(config, core.manager))
+            await stop.wait()
+            watching.cancel()
+
+
+@asynccontextmanager
+async def serving_core(config: Config) -> AsyncIterator[Core]:
+    """Entered: models can be loaded and asked. Left: batches have ended, workers and unpacked archives are gone."""
+    async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
         metrics = ServerMetrics(config.metrics)
         homes = Homes()
@@ -73,17 +108,7 @@ async def serve(config: Config, progress: StartupProgress) -> None:
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
         )
         await stack.enter_async_context(manager)
-        plane = DataPlane(engine, manager.registry, metrics, lambda: manager.failed)
-        access_log = AccessLog(access_lines)
-        front = HttpFrontEnd(config.http, plane, manager, metrics, access_log)
-        await stack.enter_async_context(front.serving())
-        progress.listening(front.addresses)
-        stack.callback(progress.stopping)
-        await _load_unless_stopped(manager.load_initial_models(config.models, progress), stop)
-        progress.started(time.time() - psutil.Process().create_time())
-        gc.collect()
-        gc.freeze()  # what start-up made stays; collections then look at requests only
-        await stop.wait()
+        yield Core(manager, DataPlane(engine, manager.registry, metrics, lambda: manager.failed), metrics)
 
 
 class _Events(PoolEvents):

@@ -5,7 +5,6 @@ Where we answer otherwise on purpose, the case in ``cases.py`` says so and why.
 
 from __future__ import annotations
 
-import http
 import http.client
 import json
 import subprocess
@@ -87,8 +86,7 @@ def completed(record: Record, request: Request) -> Record:
     if "body" not in record:
         return record
     ours = {"reason": http.client.responses.get(record["status"]), "content_type": request.our_type}
-    missing = ours if record["status"] != http.HTTPStatus.NO_CONTENT else {"reason": ours["reason"]}
-    return {name: value for name, value in (missing | record).items() if value is not None}
+    return {name: value for name, value in (ours | record).items() if value is not None}
 
 
 def parameter(case: Case) -> ParameterSet:

@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -88,6 +88,7 @@ async def running(
     *,
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
     """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded."""
     process = await asyncio.create_subprocess_exec(
@@ -97,6 +98,7 @@ async def running(
         "start",
         "--ts-config",
         str(_write_config(folder, store, settings)),
+        *flags,
         cwd=folder,
         env=_environment(folder, environment or {}),
         stdout=asyncio.subprocess.PIPE,

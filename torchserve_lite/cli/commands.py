@@ -15,6 +15,7 @@ COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and
     "stop": "stop the server, letting requests in flight finish",
     "archive": "pack a model into a .mar archive",
     "inspect": "show what an archive holds, and what will not work",
+    "verify": "load an archive and ask it a sample request",
     "init": "write a handler project to start from",
     "encode": "turn images or texts into the JSON of a KServe request",
 }

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--foreground", action="store_true", help="serve in this terminal (the default)")
+    parser.add_argument("--watch", action="store_true", help="reload a model when its archive or folder changes")
     place.add_argument(
         "--background", action="store_true", help="return once the server listens; its output goes to a log file"
     )
@@ -59,6 +60,8 @@ def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying:
 
     start_preloading()
     config = read_configuration(arguments, environ)
+    if getattr(arguments, "watch", False):
+        config = replace(config, models=replace(config.models, watch=True))
     with registered(pid_file()) as notices:
         config = replace(config, notices=(*config.notices, *notices))
         with displaying(config) as progress:

@@ -89,6 +89,7 @@ class ModelsConfig:
     startup: tuple[StartupModel, ...] = ()
     overrides: Mapping[tuple[str, str], StartupModel] = field(default_factory=dict)
     enable_model_api: bool = False
+    watch: bool = False  # reload a model when its archive or folder in the store changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ class ModelSpec:
     manifest: Mapping[str, Any] | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     loaded_at_startup: bool = False
+    generation: int = 0  # how often the version has been reloaded from a changed archive
 
 
 class WorkerState(enum.StrEnum):

@@ -69,6 +69,15 @@ class BatchAggregator:
         """A batch that was taken has ended, well or badly."""
         self.running -= len(batch)
 
+    def move_to(self, other: BatchAggregator) -> None:
+        """Hands over all waiting jobs; those for which the other has no room are told so."""
+        for job in list(self._jobs):
+            del self._jobs[job]
+            try:
+                other.put(job)
+            except QueueFull as full:
+                job.fail(full)
+
     def fail_all(self, error: ServingError) -> None:
         """Answers every waiting job: there will be no worker for it."""
         for job in list(self._jobs):

@@ -19,7 +19,10 @@ class Engine(Protocol):
     """Takes jobs for any model and owns the pools that run them."""
 
     async def load(self, spec: ModelSpec, workers: int) -> None:
-        """Starts ``workers`` workers and returns when all of them are ready; LoadFailed at the first failure."""
+        """Starts ``workers`` workers and returns when all of them are ready; LoadFailed at the first failure.
+
+        A version that is served already is replaced when the new workers are ready, and not before.
+        """
 
     async def scale(self, key: ModelKey, workers: int) -> None:
         """As ``load``, for a pool that exists; fewer workers are retired between batches."""

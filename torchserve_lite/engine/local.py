@@ -61,9 +61,25 @@ class LocalEngine:
     async def load(self, spec: ModelSpec, workers: int) -> None:
         self._devices.check(spec)
         stack = AsyncExitStack()
-        pool = WorkerPool(spec, self._launch, self._new_slot, self._events)
-        self._pools[spec.key] = (await stack.enter_async_context(pool), stack)
-        await self.scale(spec.key, workers)
+        pool = await stack.enter_async_context(WorkerPool(spec, self._launch, self._new_slot, self._events))
+        if spec.key in self._pools:
+            await self._replace(pool, stack, workers)
+        else:
+            self._pools[spec.key] = (pool, stack)
+            await self.scale(spec.key, workers)
+
+    async def _replace(self, pool: WorkerPool, stack: AsyncExitStack, workers: int) -> None:
+        """The old pool serves until the new one can; jobs that wait then go over to the new one."""
+        pool.scale(workers)
+        try:
+            await pool.until_scaled()
+        except BaseException:
+            await stack.aclose()
+            raise
+        old_pool, old_stack = self._pools[pool.spec.key]
+        self._pools[pool.spec.key] = (pool, stack)
+        old_pool.aggregator.move_to(pool.aggregator)
+        await old_stack.aclose()
 
     async def scale(self, key: ModelKey, workers: int) -> None:
         pool = self._pool(key)

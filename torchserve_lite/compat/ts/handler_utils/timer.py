@@ -14,7 +14,7 @@ def timed(func: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(func)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _wants_profile(self.context.model_yaml_config):
+        if not _wants_profile(getattr(self.context, "model_yaml_config", None)):
             return func(self, *args, **kwargs)
         clock = _CudaClock if _cuda_in_use() else _WallClock
         timer = clock()

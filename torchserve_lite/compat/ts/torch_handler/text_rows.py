@@ -53,4 +53,4 @@ def _id_of(ngram: str, vocabulary: Any) -> int | None:
     try:
         return vocabulary[ngram]
     except (KeyError, RuntimeError):
-        raise
+        return vocabulary.get(UNKNOWN) if isinstance(vocabulary, Mapping) else None

@@ -1,0 +1,137 @@
+"""``torchserve-lite verify``: loads an archive in a real worker, asks it a sample request, shows answer and times."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mimetypes
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchserve_lite.errors import ArchiveNotFound, LoadFailed, ServingError
+
+if TYPE_CHECKING:
+    from torchserve_lite.config.settings import Config
+    from torchserve_lite.core.requests import Envelope, InferenceRequest
+    from torchserve_lite.server import Core
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or the folder of one")
+    parser.add_argument(
+        "--request",
+        type=Path,
+        metavar="FILE",
+        help='the body of a sample request; JSON with "instances" or "inputs" is sent as KServe V1 or V2',
+    )
+    parser.add_argument("--content-type", metavar="TYPE", help="its content type (default: by the file's name)")
+    parser.add_argument("--explain", action="store_true", help="ask for an explanation")
+    parser.epilog = "The exit status is 1 when the model does not load or the request is not answered."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import asyncio
+    import logging
+
+    from torchserve_lite.ipc.preloading import start_preloading
+
+    start_preloading()
+    if not arguments.file.exists():
+        raise ArchiveNotFound(f"There is no archive {arguments.file}.")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    asyncio.run(_verify(arguments))
+    return 0
+
+
+async def _verify(arguments: argparse.Namespace) -> None:
+    from torchserve_lite.server import serving_core
+
+    config = _serving_only(arguments.file.resolve())
+    async with serving_core(config) as core:
+        outcome = _Outcome()
+        await core.manager.load_initial_models(config.models, outcome)
+        print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")
+        if arguments.request is not None:
+            await _ask(core, _sample(arguments, outcome.model))
+
+
+def _serving_only(file: Path) -> Config:
+    from torchserve_lite.config.settings import Config, ModelsConfig, StartupModel, WorkerConfig
+
+    model = StartupModel(url=file.name, min_workers=1, max_workers=1)
+    return Config(
+        models=ModelsConfig(store=file.parent, startup=(model,)), workers=WorkerConfig(install_dependencies=True)
+    )
+
+
+async def _ask(core: Core, request: InferenceRequest) -> None:
+    begun = time.perf_counter()
+    response = await core.plane.infer(request)
+    body = response.body
+    if response.more is not None:
+        body += b"".join([chunk async for chunk in response.more])
+    print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
+    print(_shown(body))
+    if response.status >= 400:
+        raise ServingError(f"The handler answered with status {response.status}.")
+
+
+def _sample(arguments: argparse.Namespace, model: str) -> InferenceRequest:
+    from torchserve_lite.core.requests import InferenceRequest, Part, Verb
+
+    data = arguments.request.read_bytes()
+    kind = arguments.content_type or mimetypes.guess_type(arguments.request)[0] or "application/octet-stream"
+    return InferenceRequest(
+        id="verify",
+        model=model,
+        version=None,
+        verb=Verb.EXPLAIN if arguments.explain else Verb.PREDICT,
+        parts=(Part("body", data, kind),),
+        headers=(("explain", str(arguments.explain)),),
+        envelope=_envelope_of(data),
+    )
+
+
+def _envelope_of(data: bytes) -> Envelope:
+    """KServe's, when the body looks like one of its requests."""
+    from torchserve_lite.core.requests import Envelope
+
+    try:
+        body = json.loads(data)
+    except ValueError:
+        return Envelope.NONE
+    if isinstance(body, dict) and "instances" in body:
+        return Envelope.KSERVE
+    return Envelope.KSERVE_V2 if isinstance(body, dict) and "inputs" in body else Envelope.NONE
+
+
+def _shown(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return f"{len(body)} bytes, beginning with {body[:60]!r}"
+
+
+class _Outcome:
+    """A ``StartupProgress`` for one model; its failure is the command's."""
+
+    model = ""
+    version = ""
+    seconds = 0.0
+
+    def listening(self, addresses: Mapping[str, str]) -> None: ...
+
+    def loading(self, models: Sequence[str]) -> None: ...
+
+    def model_ready(self, model: str, version: str, workers: int, seconds: float) -> None:
+        self.model, self.version, self.seconds = model, version, seconds
+
+    def model_failed(self, model: str, message: str) -> None:
+        raise LoadFailed(message)
+
+    def started(self, seconds: float) -> None: ...
+
+    def stopping(self) -> None: ...
