@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 
@@ -18,6 +18,9 @@ JSON = "application/json"
 REQUEST_ID = "x-request-id"
 _TIMEOUT = "X-Request-Timeout-Ms"
 INFER_METHODS = ("POST", "PUT", "GET")
+READ = ("GET", "HEAD")
+COMPLETE: web.AppKey[Callable[[web.Request, web.StreamResponse], None]] = web.AppKey("complete")
+"""Puts on a response what every response carries; ``send`` needs it where the head goes out before the end."""
 
 
 _random = random.Random(os.urandom(32))  # ids must differ, not be secret: a system call for each would cost more
@@ -102,6 +105,7 @@ async def _send_chunks(
 ) -> web.StreamResponse:
     """A failure after the first chunk can only be told by ending the body without its end mark."""
     response.enable_chunked_encoding()
+    request.app[COMPLETE](request, response)
     await response.prepare(request)
     try:
         if first:

@@ -7,22 +7,22 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.dataplane import DataPlane
-from torchserve_lite.errors import BodyTooLarge, ConfigurationError, MethodNotAllowed, RouteNotFound, ServingError
+from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
 from torchserve_lite.management import ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.exchange import JSON, REQUEST_ID, new_request_id
+from torchserve_lite.protocols.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
 from torchserve_lite.protocols.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.routing import Handler, Routes, RouteTable
 from torchserve_lite.protocols.torchserve import TorchServeRoutes
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,6 @@ _COMMON = {
     "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
     "Server": "torchserve-lite",
 }
-
-
-class Routes(Protocol):
-    def add_to(self, app: web.Application) -> None: ...
 
 
 class HttpFrontEnd:
@@ -57,7 +53,7 @@ class HttpFrontEnd:
         self._manager = manager
         self._metrics = metrics
         self._access_log = access_log
-        self._headers = {**_COMMON, **config.cors}
+        self._headers = CIMultiDict({**_COMMON, **config.cors})
         self._draining = False
         self.addresses: dict[str, str] = {}
 
@@ -84,10 +80,12 @@ class HttpFrontEnd:
         return roles
 
     async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
-        app = web.Application(middlewares=[self._exchange], client_max_size=self._config.max_request_size)
-        app.on_response_prepare.append(self._complete)
+        app = web.Application(client_max_size=self._config.max_request_size)
+        app[COMPLETE] = self._complete
+        table = RouteTable(self._exchange)
         for routes in self._routes(roles):
-            routes.add_to(app)
+            routes.add_to(table)
+        table.fill(app)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -119,7 +117,6 @@ class HttpFrontEnd:
             routes.append(MetricsRoutes(self._metrics))
         return routes
 
-    @web.middleware
     async def _exchange(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """One request: its id, its answer or the error that stands for it, the common headers, figures and log."""
         begun = perf_counter()
@@ -128,15 +125,15 @@ class HttpFrontEnd:
             response = await handler(request)
         except Exception as error:
             response = self._error_response(request, error)
+        if not response.prepared:
+            self._complete(request, response)
         self._metrics.count_response(response.status)
         self._access_log.add(request, response.status, perf_counter() - begun)
         return response
 
-    async def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
-        """What every response carries, put on just before its head is written."""
-        headers = response.headers
-        headers.update(self._headers)
-        headers["x-request-id"] = request[REQUEST_ID]
+    def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self._headers)
+        response.headers["x-request-id"] = request[REQUEST_ID]
         if self._draining:
             response.force_close()
 
@@ -149,13 +146,9 @@ class HttpFrontEnd:
         return web.Response(body=reply.body, status=reply.status, headers=headers)
 
     def _translated(self, error: Exception) -> Exception:
-        """aiohttp's own refusals as ours."""
+        """aiohttp's own refusal as ours."""
         if isinstance(error, web.HTTPRequestEntityTooLarge):
             return BodyTooLarge(self._config.max_request_size)
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            return MethodNotAllowed(tuple(sorted(error.allowed_methods)))
-        if isinstance(error, web.HTTPNotFound):
-            return RouteNotFound()
         return error
 
     async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:

@@ -13,7 +13,8 @@ from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound, Unavailable
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.exchange import JSON, check_method, make_request, send
+from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
@@ -22,10 +23,10 @@ class KServeV1Routes:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/", self.alive)
-        app.router.add_get("/v1/models", self.models)
-        app.router.add_route("*", "/v1/models/{target:.+}", self.model)
+    def add_to(self, table: RouteTable) -> None:
+        table.add(READ, "/", self.alive)
+        table.add(READ, "/v1/models", self.models)
+        table.add(ANY, "/v1/models/{target:.+}", self.model)
 
     async def alive(self, request: web.Request) -> web.Response:
         return _json({"status": "alive"})
@@ -44,8 +45,8 @@ class KServeV1Routes:
 
     def _readiness(self, request: web.Request, name: str) -> web.Response:
         """503 while the model cannot answer, because a Kubernetes probe sees the status only."""
-        if request.method not in ("GET", "HEAD"):
-            raise MethodNotAllowed(("GET",))
+        if request.method not in READ:
+            raise MethodNotAllowed(READ)
         try:
             self._plane.check_ready(name)
         except Unavailable as cause:

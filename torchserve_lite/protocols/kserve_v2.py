@@ -14,7 +14,8 @@ from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane import DataPlane
 from torchserve_lite.errors import BadRequest, Unavailable
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.exchange import JSON, check_method, make_request, send
+from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.routing import ANY, RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
@@ -24,17 +25,16 @@ class KServeV2Routes:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    def add_to(self, app: web.Application) -> None:
-        router = app.router
-        router.add_get("/v2", self.server)
-        router.add_get("/v2/", self.server)
-        router.add_get("/v2/health/live", self.live)
-        router.add_get("/v2/health/ready", self.ready)
-        router.add_get("/v2/models", self.models)
+    def add_to(self, table: RouteTable) -> None:
+        table.add(READ, "/v2", self.server)
+        table.add(READ, "/v2/", self.server)
+        table.add(READ, "/v2/health/live", self.live)
+        table.add(READ, "/v2/health/ready", self.ready)
+        table.add(READ, "/v2/models", self.models)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            router.add_get(model, self.metadata)
-            router.add_get(f"{model}/ready", self.model_ready)
-            router.add_route("*", f"{model}/{{verb:infer|explain}}", self.infer)
+            table.add(READ, model, self.metadata)
+            table.add(READ, f"{model}/ready", self.model_ready)
+            table.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
 
     async def server(self, request: web.Request) -> web.Response:
         return _json({"name": "torchserve-lite", "version": __version__, "extensions": []})

@@ -7,11 +7,12 @@ from typing import Any
 
 from aiohttp import web
 
-from torchserve_lite.errors import BadRequest, MethodNotAllowed
+from torchserve_lite.errors import BadRequest
 from torchserve_lite.management import ModelDescription, ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.metrics.families import CONTENT_TYPE
-from torchserve_lite.protocols.exchange import JSON
+from torchserve_lite.protocols.exchange import JSON, READ
+from torchserve_lite.protocols.routing import RouteTable
 
 _DEFAULT_PAGE = 100
 
@@ -20,17 +21,11 @@ class ManagementRoutes:
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
 
-    def add_to(self, app: web.Application) -> None:
-        router = app.router
-        router.add_get("/models", self.list_models)
-        router.add_route("*", "/models", self.refuse)
+    def add_to(self, table: RouteTable) -> None:
+        table.add(READ, "/models", self.list_models)
         for path in ("/models/{model}", "/models/{model}/{version}"):
-            router.add_get(path, self.describe)
-            router.add_put(path, self.scale)
-            router.add_route("*", path, self.refuse)
-
-    async def refuse(self, request: web.Request) -> web.Response:
-        raise MethodNotAllowed
+            table.add(READ, path, self.describe)
+            table.add("PUT", path, self.scale)
 
     async def list_models(self, request: web.Request) -> web.Response:
         limit = _whole_number(request, "limit", _DEFAULT_PAGE)
@@ -70,8 +65,8 @@ class MetricsRoutes:
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
 
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_get("/metrics", self.show)
+    def add_to(self, table: RouteTable) -> None:
+        table.add(READ, "/metrics", self.show)
 
     async def show(self, request: web.Request) -> web.Response:
         text = self._metrics.registry.render(request.query.getall("name[]", ()))

@@ -12,6 +12,7 @@ from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.dataplane import DataPlane
 from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
 from torchserve_lite.protocols.exchange import JSON, check_method, make_request, media_type, send
+from torchserve_lite.protocols.routing import ANY, RouteTable
 
 _MOST_FIELDS = 1000
 _FORM = "application/x-www-form-urlencoded"
@@ -24,10 +25,10 @@ class TorchServeRoutes:
         self._plane = plane
         self._max_body = max_body
 
-    def add_to(self, app: web.Application) -> None:
-        app.router.add_route("*", "/ping", self.ping)
-        app.router.add_route("*", "/predictions/{path:.+}", self.predictions)
-        app.router.add_route("*", "/explanations/{path:.+}", self.explanations)
+    def add_to(self, table: RouteTable) -> None:
+        table.add(ANY, "/ping", self.ping)
+        table.add(ANY, "/predictions/{path:.+}", self.predictions)
+        table.add(ANY, "/explanations/{path:.+}", self.explanations)
 
     async def ping(self, request: web.Request) -> web.Response:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load)."""
