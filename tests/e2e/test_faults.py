@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
@@ -226,3 +227,25 @@ async def _until_queued(server: Server, jobs: int) -> None:
         _, (described,) = await server.get("/models/gated")  # type: ignore[misc]
         if described["jobQueueStatus"]["pendingRequests"] == jobs:
             return
+
+
+async def test_sigterm_under_load_resets_no_connection(server: Server) -> None:
+    """A client is answered, or cannot connect any more; no request that was taken is lost."""
+    answered = 0
+
+    async def ask_until_refused() -> None:
+        nonlocal answered
+        while True:
+            try:
+                status, body = await server.post("/predictions/echo", b"x")
+            except aiohttp.ClientConnectorError:
+                return
+            assert (status, body) == (200, b"x")
+            answered += 1
+
+    async with asyncio.TaskGroup() as clients:
+        for _ in range(8):
+            clients.create_task(ask_until_refused())
+        await server.post("/predictions/echo", b"x")
+        assert await server.stop() == 0
+    assert answered

@@ -65,6 +65,7 @@ class HttpFrontEnd:
             yield self
         finally:
             self._draining = True
+            await asyncio.gather(*(site.stop() for runner in runners for site in list(runner.sites)))
             await self._let_clients_go(runners)
             await asyncio.gather(*(runner.cleanup() for runner in runners))
             self._access_log.flush()
@@ -152,8 +153,8 @@ class HttpFrontEnd:
         return error
 
     async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:
-        """Answers carry ``Connection: close`` now. Clients that send something within the linger time leave by
-        themselves, instead of meeting a connection that is reset under their next request."""
+        """Nobody is let in any more, and answers carry ``Connection: close``. Clients that send something within the
+        linger time leave by themselves, instead of meeting a connection that is reset under their next request."""
         deadline = asyncio.get_running_loop().time() + _LINGER
         while asyncio.get_running_loop().time() < deadline:
             if not any(runner.server is not None and runner.server.connections for runner in runners):
