@@ -16,7 +16,8 @@ from torchserve_lite.registry import ModelRegistry
 
 
 class DataPlane:
-    """Answers requests and says what is ready. ``failed_models``: names that could not be registered, and why."""
+    """Answers requests and says what is ready. ``failed_models``: names that could not be registered, and why.
+    ``opening``: whether some have not been looked at yet."""
 
     def __init__(
         self,
@@ -24,11 +25,13 @@ class DataPlane:
         registry: ModelRegistry,
         metrics: ServerMetrics,
         failed_models: Callable[[], dict[str, str]] = dict,
+        opening: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._metrics = metrics
         self._failed_models = failed_models
+        self._opening = opening
         self._loop = asyncio.get_running_loop()
         metrics.registry.before_render.append(lambda: metrics.show(self.status(spec.key) for spec in registry))
 
@@ -93,7 +96,9 @@ class DataPlane:
 
     def all_ready(self) -> bool:
         """Every model has all its workers, and every model that was to be loaded is here."""
-        return not self._failed_models() and all(self.status(spec.key).ready for spec in self._registry.defaults())
+        if self._opening() or self._failed_models():
+            return False
+        return all(self.status(spec.key).ready for spec in self._registry.defaults())
 
 
 def _shorter(first: float | None, second: float | None) -> float | None:

@@ -79,14 +79,18 @@ class ModelManager:
         workers: WorkerConfig,
         *,
         default_workers: int,
+        environments: Path,
     ) -> None:
+        """``environments``: the folder that virtual environments of models are kept in, over restarts."""
         self.registry = registry
         self.failed: dict[str, str] = {}  # models that were to be served and could not be registered: name -> cause
+        self.opening = True  # until every model that is served from the start has been registered or has failed
         self._engine = engine
         self._store = store
         self._homes = homes
         self._workers = workers
         self._default_workers = default_workers
+        self._environments = environments
         self._scaled: dict[ModelKey, tuple[int, int]] = {}
         self._asked: dict[ModelKey, tuple[StartupModel, StartupModel | None]] = {}  # as asked for, and its override
         self._background = asyncio.TaskGroup()
@@ -106,6 +110,7 @@ class ModelManager:
         wanted = await self._wanted(config)
         progress.loading([model.name or model.url for model in wanted])
         opened = await asyncio.gather(*(self._register(model, config, progress) for model in wanted))
+        self.opening = False
         await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
 
     async def _wanted(self, config: ModelsConfig) -> list[StartupModel]:
@@ -184,12 +189,11 @@ class ModelManager:
         log.info("Model %s has changed and is reloaded (generation %d).", spec.key, spec.generation)
 
     async def _environment(self, archive: Archive) -> Environment | None:
-        wants_venv = bool(archive.config.use_venv)
-        wants_packages = self._workers.install_dependencies and bool(archive.manifest.requirements_file)
-        if not wants_venv and not wants_packages:
+        """The archive's own packages, when the operator allows their installation; a venv without them would equal the
+        interpreter it is made from."""
+        if not self._workers.install_dependencies or not archive.manifest.requirements_file:
             return None
-        cache = self._store.scratch / "environments"
-        return await asyncio.to_thread(install, archive, python=self._workers.python, cache=cache)
+        return await asyncio.to_thread(install, archive, python=self._workers.python, cache=self._environments)
 
     async def _start(self, spec: ModelSpec, progress: StartupProgress) -> None:
         begun = time.monotonic()
@@ -197,6 +201,8 @@ class ModelManager:
         try:
             await self._engine.load(spec, spec.min_workers)
         except ServingError as error:
+            if not isinstance(error, LoadFailed):  # a failed load is tried again
+                self.failed[spec.key.name] = str(error)
             progress.model_failed(spec.key.name, str(error))
         else:
             progress.model_ready(spec.key.name, spec.key.version, spec.min_workers, time.monotonic() - begun)
@@ -223,7 +229,7 @@ class ModelManager:
     async def _scale_and_report(self, name: str, version: str | None, low: int, high: int) -> None:
         try:
             await self.scale(name, version, low, high)
-        except LoadFailed as error:
+        except ServingError as error:
             log.error("Scaling model %s to %d workers failed: %s", name, low, error)
 
     async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
@@ -237,7 +243,7 @@ class ModelManager:
 
     async def _describe(self, spec: ModelSpec) -> ModelDescription:
         status = self._engine.status(spec.key)
-        low, high = self._scaled[spec.key]
+        low, high = self._scaled.get(spec.key, (spec.min_workers, spec.max_workers))
         return ModelDescription(
             spec=spec,
             status=status,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -27,7 +28,7 @@ from torchserve_lite.dataplane import DataPlane
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.engine.machine import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.pool import PoolEvents
-from torchserve_lite.errors import WorkerFailure
+from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import Result
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management import Homes, ModelManager
@@ -38,6 +39,8 @@ from torchserve_lite.registry import ModelRegistry
 from torchserve_lite.watching import reload_on_changes
 
 log = logging.getLogger(__name__)
+
+_SCRATCH = "torchserve-lite-models-"
 
 
 def run(config: Config, progress: StartupProgress) -> int:
@@ -106,9 +109,11 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
             homes,
             config.workers,
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
+            environments=_environments_folder(),
         )
         await stack.enter_async_context(manager)
-        yield Core(manager, DataPlane(engine, manager.registry, metrics, lambda: manager.failed), metrics)
+        failed, opening = (lambda: manager.failed), (lambda: manager.opening)
+        yield Core(manager, DataPlane(engine, manager.registry, metrics, failed, opening), metrics)
 
 
 class _Events(PoolEvents):
@@ -167,11 +172,29 @@ def _stop_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Where archives are unpacked: ours alone, and gone when we are."""
-    folder = Path(tempfile.mkdtemp(prefix="torchserve-lite-"))
+    _sweep_after_crashes()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_after_crashes() -> None:
+    """Removes what servers of this user left that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environments_folder() -> Path:
+    """Outlives the server, so that a restart installs nothing. Nobody else may have made it."""
+    folder = Path(tempfile.gettempdir()) / f"torchserve-lite-environments-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ConfigurationError(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own.")
+    return folder
 
 
 def _gpus(config: WorkerConfig) -> int:

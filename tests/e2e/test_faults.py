@@ -135,7 +135,7 @@ async def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(server: Serv
     assert await stopping == 0
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
-    assert not list((tmp_path / "tmp").glob("torchserve-lite-*"))
+    assert not list((tmp_path / "tmp").glob("torchserve-lite-models-*"))
 
 
 async def test_request_past_its_time_limit_is_told_and_does_not_run(server: Server, tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ class Engine(Protocol):
         """Retires all workers and forgets the pool."""
 
     def submit(self, job: Job) -> None:
-        """Queues the job, or raises QueueFull, NoWorkers, ModelFailed or ModelNotFound."""
+        """Queues the job, or raises QueueFull, NoWorkers, ModelFailed or (no ``load`` so far) ModelLoading."""
 
-    def status(self, key: ModelKey) -> ModelStatus: ...
+    def status(self, key: ModelKey) -> ModelStatus:
+        """Also of a model that has not begun to load: it has no workers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torchserve_lite.engine.machine import Devices
 from torchserve_lite.engine.pool import PoolEvents, Slot, WorkerPool
 from torchserve_lite.engine.process import ProcessWorker
 from torchserve_lite.engine.restarts import Restarts
-from torchserve_lite.errors import ModelNotFound
+from torchserve_lite.errors import ModelLoading, ModelNotFound
 from torchserve_lite.ipc.messages import Load
 
 _FIRST_WORKER_ID = 9000  # TorchServe's worker ids were port numbers; scripts show them
@@ -91,9 +91,13 @@ class LocalEngine:
         await stack.aclose()
 
     def submit(self, job: Job) -> None:
+        if job.key not in self._pools:
+            raise ModelLoading(job.key.name)
         self._pool(job.key).submit(job)
 
     def status(self, key: ModelKey) -> ModelStatus:
+        if key not in self._pools:  # models are registered before they load, and listeners are open by then
+            return ModelStatus(key=key, workers=(), wanted=0, queued=0, queue_size=0)
         return self._pool(key).status()
 
     def _pool(self, key: ModelKey) -> WorkerPool:

@@ -61,26 +61,32 @@ class ProcessWorker:
         self._child: ChildHandle | None = None
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
         self._obituary: asyncio.Task[None] | None = None
+        self._stopped_for = ""  # why we killed it, when we did
+        self._grace: asyncio.TimerHandle | None = None
         self._batch = 0
         self.pid: int | None = None
 
     async def __aenter__(self) -> ProcessWorker:
-        ours, theirs = socket.socketpair()
         try:
-            await self._stdout.open()
-            await self._stderr.open()
-            await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=ours)
-            self._child = await self._start(theirs, self._stage, self._stdout, self._stderr)
-        except BaseException:
+            self._child = await self._started()
+        except BaseException as error:
             self._release()
+            if isinstance(error, OSError | EOFError):  # no such interpreter, no memory or descriptors, no fork server
+                raise LoadFailed(f"The worker's process could not be started: {error}") from error
             raise
-        finally:
-            theirs.close()
         self.pid = self._child.pid
         self._stdout.child_has_it()
         self._stderr.child_has_it()
         self._obituary = asyncio.create_task(self._write_obituary(self._child))  # ends with the process
         return self
+
+    async def _started(self) -> ChildHandle:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await self._stdout.open()
+            await self._stderr.open()
+            await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=ours)
+            return await self._start(theirs, self._stage, self._stdout, self._stderr)
 
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._child is not None
@@ -115,6 +121,9 @@ class ProcessWorker:
         try:
             while True:
                 update = await self._next_message(number)
+                if fault := _misfit(update, len(batch)):
+                    self._refuse(fault)
+                    continue
                 if isinstance(update, Chunk | Result):
                     yield update
                 if isinstance(update, Result):
@@ -153,17 +162,27 @@ class ProcessWorker:
         try:
             message = _decode(payload)
         except msgspec.DecodeError as fault:
-            log.error("%s sent a message that cannot be read (%s) and is stopped", self._name, fault)
-            self._frames.close()
+            self._refuse(str(fault))
             return
         number = message.batch if isinstance(message, Chunk | Result) else _LOADING
         inbox = self._inboxes.get(number)
         if inbox is not None:  # nobody waits for what a stopped batch still sends
             inbox.put_nowait(message)
 
+    def _refuse(self, fault: str) -> None:
+        log.error("%s sent a message that cannot be used (%s) and is stopped", self._name, fault)
+        self._stop(f"It sent a message that cannot be used ({fault}) and was stopped.")
+
     def _link_closed(self) -> None:
-        if self._child is not None:
-            self._child.kill()  # without its link a worker is of no use; usually it has already gone
+        """Its process has ended or soon will. One that lives on without its link is of no use."""
+        if self._child is not None and not self._child.exit_code.done():
+            why = "It closed its link to the server and was stopped."
+            self._grace = asyncio.get_running_loop().call_later(_STOP_GRACE, self._stop, why)
+
+    def _stop(self, why: str) -> None:
+        if self._child is not None and not self._child.exit_code.done():
+            self._stopped_for = why
+            self._child.kill()
 
     async def _next_message(self, number: int) -> FromWorker:
         """WorkerDied when nothing more will come; what arrived before the end is still given."""
@@ -178,9 +197,9 @@ class ProcessWorker:
     async def _write_obituary(self, child: ChildHandle) -> None:
         code = await child.exit_code
         self._frames.close()
-        await self._stdout.drained(_DRAIN)
-        await self._stderr.drained(_DRAIN)
-        self._died.set_result(WorkerDied(self._cause(code), out_of_memory=code == -signal.SIGKILL))
+        await asyncio.gather(self._stdout.drained(_DRAIN), self._stderr.drained(_DRAIN))
+        killed_by_kernel = code == -signal.SIGKILL and not self._stopped_for
+        self._died.set_result(WorkerDied(self._stopped_for or self._cause(code), out_of_memory=killed_by_kernel))
         for inbox in self._inboxes.values():
             inbox.put_nowait(None)
 
@@ -192,10 +211,21 @@ class ProcessWorker:
         return f"Its process {self.pid} was ended by {name} while at {self.doing()}{hint}."
 
     def _release(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
         self._frames.close()
         self._stdout.close()
         self._stderr.close()
         self._stage.close()
+
+
+def _misfit(update: FromWorker, calls: int) -> str:
+    """What is wrong with an update for a batch of so many calls; a handler may have written to the link itself."""
+    if isinstance(update, Chunk) and not 0 <= update.index < calls:
+        return f"a chunk for request {update.index} of {calls}"
+    if isinstance(update, Result) and len(update.replies) != calls:
+        return f"{len(update.replies)} answers for {calls} requests"
+    return ""
 
 
 def _call(job: Job, now: float) -> Call:

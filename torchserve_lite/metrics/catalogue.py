@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
 from torchserve_lite.ipc.messages import Metric
-from torchserve_lite.metrics.families import SECONDS, SIZES, Distribution, Family, Registry, Value
+from torchserve_lite.metrics.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class ServerMetrics:
 
     def handler_metric(self, metric: Metric) -> None:
         """A metric of a handler. One that the catalogue does not know is kept only with model_metrics_auto_detect."""
-        family = self.registry.get(metric.name)
+        family = self.registry.get(exposed_name(metric.name))
         if family is None:
             if not self._auto_detect:
                 return
@@ -142,12 +142,13 @@ class ServerMetrics:
         return True
 
     def _detect(self, metric: Metric) -> Family[Value] | Family[Distribution]:
-        labels = (*(name for name, _ in metric.labels), "Hostname")
+        name = exposed_name(metric.name)
+        labels = list(dict.fromkeys([*(exposed_name(label) for label, _ in metric.labels), "Hostname"]))
         if metric.kind == "histogram":
-            return self.registry.histogram(metric.name, metric.unit, labels, _HANDLER_BUCKETS)
+            return self.registry.histogram(name, metric.unit, labels, _HANDLER_BUCKETS)
         if metric.kind == "gauge":
-            return self.registry.gauge(metric.name, metric.unit, labels)
-        return self.registry.counter(metric.name, metric.unit, labels)
+            return self.registry.gauge(name, metric.unit, labels)
+        return self.registry.counter(name, metric.unit, labels)
 
 
 def _update(figure: Value | Distribution, metric: Metric) -> None:

@@ -7,8 +7,9 @@ output in the tests.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Generic, TypeVar
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -87,13 +88,21 @@ class Family(Generic[Kind]):
         for values in gone:
             del self._figures[values]
 
-    def lines(self) -> Iterator[str]:
-        yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {self._unit}"
-        yield f"# TYPE {self.name} {self.kind}"
+    def lines(self, named: Set[str]) -> Iterator[str]:
+        """All samples when the family (or nothing at all) is named, else those that are."""
+        whole = not named or self.name in named
+        samples = [line for name, line in self._samples() if whole or name in named]
+        if whole or samples:
+            yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {_one_line(self._unit)}"
+            yield f"# TYPE {self.name} {self.kind}"
+            yield from samples
+
+    def _samples(self) -> Iterator[tuple[str, str]]:
         for values, figure in self._figures.items():
             own = tuple(zip(self.labels, values, strict=True))
             for suffix, more, value in figure.samples():
-                yield f"{self.name}{suffix}{_labels((*own, *more))} {_number(value)}"
+                name = f"{self.name}{suffix}"
+                yield name, f"{name}{_labels((*own, *more))} {_number(value)}"
 
 
 class Registry:
@@ -118,19 +127,24 @@ class Registry:
         return self._families.get(name)
 
     def render(self, names: Iterable[str] = ()) -> str:
-        """The exposition text; ``names``: only these families (all when empty)."""
+        """The exposition text; ``names``: only these samples, or all of these families (everything when empty)."""
         for refresh in self.before_render:
             refresh()
-        wanted = set(names)
+        named = set(names)
         lines: list[str] = []
         for family in self._families.values():
-            if not wanted or family.name in wanted:
-                lines.extend(family.lines())
+            lines.extend(family.lines(named))
         return "\n".join(lines) + "\n" if lines else ""
 
     def _add(self, family: Family[Value]) -> Family[Value]:
         self._families[family.name] = family
         return family
+
+
+def exposed_name(name: str) -> str:
+    """As the text format allows it; handlers choose names with ``-`` and ``.``, and one bad name spoils the page."""
+    allowed = re.sub(r"[^a-zA-Z0-9_]", "_", name)
+    return allowed if allowed[:1].strip("0123456789") else f"_{allowed}"
 
 
 def _labels(pairs: tuple[tuple[str, str], ...]) -> str:
@@ -139,6 +153,10 @@ def _labels(pairs: tuple[tuple[str, str], ...]) -> str:
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _number(value: float) -> str:

@@ -73,6 +73,24 @@ def other_size_in_local_header(folder: Path) -> Path:
     return changed(path, lambda data: data[:22] + struct.pack("<L", 99) + data[26:])
 
 
+def other_size_in_both_headers(folder: Path) -> Path:
+    """Content and checksum are right for four bytes; the headers agree on 99."""
+
+    def claim(data: bytes) -> bytes:
+        central = data.index(b"PK\1\2")
+        data = data[:22] + struct.pack("<L", 99) + data[26:]
+        return data[: central + 24] + struct.pack("<L", 99) + data[central + 28 :]
+
+    return changed(zip_of(folder, ("h.py", b"pass")), claim)
+
+
+def name_of_nothing(folder: Path) -> Path:
+    """A tar whose last header is the long name of a file that does not follow."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 5
+    return raw_tar(folder, info.tobuf(tarfile.GNU_FORMAT), b"m/x\0\0".ljust(512, b"\0"))
+
+
 def bytes_flipped_in_content(folder: Path) -> Path:
     path = folder / "bad.mar"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:

@@ -160,6 +160,8 @@ def test_two_entries_of_one_name_are_refused(
 DAMAGED = [
     pytest.param(hostile.renamed_in_directory_only, "headers of its entry 'evil' disagree", id="12 other name"),
     pytest.param(hostile.other_size_in_local_header, "headers of its entry 'h.py' disagree", id="12 other size"),
+    pytest.param(hostile.other_size_in_both_headers, "'h.py' should have 99 bytes and has 4", id="12 lie about size"),
+    pytest.param(hostile.name_of_nothing, "it ends where a file should follow", id="13 tar ends after a long name"),
     pytest.param(hostile.bytes_flipped_in_content, "Bad CRC-32 for file 'weights.pt'", id="14 zip checksum"),
     pytest.param(hostile.wrong_gzip_checksum, "damaged gzip file", id="14 gzip checksum"),
     pytest.param(hostile.wrong_tar_checksum, "header whose checksum is wrong", id="14 tar header checksum"),
@@ -200,6 +202,12 @@ def test_gigabyte_of_zeros_is_refused(make: Callable[[Path, int], Path], refused
     """11. A megabyte that unpacks to a thousand: no weights are like that."""
     limits = UnpackLimits(floor=32 * MIB)  # scaled down, as is the bomb
     assert "unpacks to far more than an archive of its size may" in refused(lambda f: make(f, 64 * MIB), limits)
+
+
+def test_zeros_behind_the_end_of_a_tar_are_not_read_for_ever(refused: Callable[..., str]) -> None:
+    """11. The end must be reached for its checksum, but not at any price."""
+    limits = UnpackLimits(floor=4 * MIB)
+    assert "unpacks to far more" in refused(lambda folder: hostile.raw_tar(folder, bytes(16 * MIB)), limits)
 
 
 def test_zeros_of_moderate_size_are_unpacked_by_default(tmp_path: Path) -> None:
@@ -283,6 +291,7 @@ def test_digest_is_that_of_the_file(tmp_path: Path) -> None:
         pytest.param(b"", "it is empty", id="empty"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer", id="LFS pointer"),
         pytest.param(b"\n<!DOCTYPE html><html>", "it is a web page", id="error page"),
+        pytest.param(b"<html><body>", "it is a web page", id="plain error page"),
         pytest.param(b"\x80\x04rubbish", "it begins with b'", id="rubbish"),
     ],
 )

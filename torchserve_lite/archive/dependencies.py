@@ -1,0 +1,166 @@
+"""Installs the packages an archive asks for, before its first worker starts (``install_py_dep_per_model``)."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchserve_lite.archive.entries import Fault
+from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, read_requirements
+from torchserve_lite.archive.store import Archive
+from torchserve_lite.errors import InvalidArchive
+
+_LONGEST_INSTALL = 1800.0  # seconds; a torch from a slow mirror takes ten minutes
+_LAST_LINES = 12
+_COMPLETE = "complete"  # written last, so that a build that was cut off is not taken for an environment
+
+_DESCRIBE_PYTHON = """
+import json, site, sys
+places = site.getsitepackages() + ([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])
+print(json.dumps({"version": sys.version, "prefix": sys.prefix, "places": places}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the workers of an archive run in: an interpreter, and folders for PYTHONPATH besides the model's own."""
+
+    python: str
+    python_path: tuple[str, ...] = ()
+
+
+def install(archive: Archive, *, python: str, cache: Path) -> Environment:
+    """Blocks while pip works. ``python``: "" is our own. ``cache`` keeps virtual environments for later workers,
+    versions and, if it outlives the server, restarts."""
+    name = archive.manifest.requirements_file
+    if not name:
+        return Environment(python=python)
+    model = archive.manifest.model_name or archive.url
+    try:
+        requirements = read_requirements(archive.path, name)
+        if archive.config.use_venv and archive.manifest.runtime == "python":
+            return _virtual_environment(archive, requirements, python or sys.executable, cache)
+        return _beside_the_model(archive, requirements, python)
+    except Fault as fault:
+        raise InvalidArchive(archive.url, str(fault)) from fault
+    except _CommandFailed as failure:
+        raise InvalidArchive(archive.url, f"{failure.doing} failed for model {model}.\n{failure.output}") from failure
+
+
+class _CommandFailed(Exception):
+    def __init__(self, doing: str, output: str) -> None:
+        super().__init__(doing)
+        self.doing = doing
+        self.output = output
+
+
+def _beside_the_model(archive: Archive, requirements: Requirements, python: str) -> Environment:
+    """A folder of the model store is the operator's and stays clean."""
+    target = archive.scratch / "packages" if archive.is_folder else archive.path
+    _pip(python or sys.executable, archive, requirements, "--target", str(target))
+    return Environment(python=python, python_path=(str(target),) if archive.is_folder else ())
+
+
+def _virtual_environment(archive: Archive, requirements: Requirements, python: str, cache: Path) -> Environment:
+    described = _run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON], cwd=archive.path)
+    folder = cache / _key(archive, requirements, python, described)
+    interpreter = str(folder / "bin/python")
+    with _alone(folder):
+        if not (folder / _COMPLETE).exists():
+            _create_environment(folder, python, json.loads(described)["places"], archive.path)
+            _pip(interpreter, archive, requirements, "--upgrade-strategy", "only-if-needed")
+            (folder / _COMPLETE).touch()
+    return Environment(python=interpreter)
+
+
+def _create_environment(folder: Path, python: str, inherited: Sequence[str], cwd: Path) -> None:
+    """Without pip of its own: it sees that of the interpreter it inherits from, and torch and the rest of its packages.
+
+    ``addsitedir`` rather than bare paths, because it follows the ``.pth`` files there: editable installs are such.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [python, "-P", "-m", "venv", "--without-pip", str(folder)]
+    _run("Virtual environment creation", command, cwd=cwd)
+    lines = "".join(f"import site; site.addsitedir({place!r})\n" for place in inherited)
+    for site_packages in folder.glob("lib/python*/site-packages"):
+        (site_packages / "inherited.pth").write_text(lines)
+
+
+def _key(archive: Archive, requirements: Requirements, python: str, described: str) -> str:
+    """Equal for equal interpreters, requirements and packages in the archive, so that equal models share."""
+    digest = hashlib.sha256(repr((python, described, requirements.lines, requirements.constraints)).encode())
+    for path in sorted(archive.path.rglob("*")):
+        if path.name.endswith(PACKAGE_SUFFIXES) and path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(archive.path)} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Versions of a model are often registered together; the second waits and finds the environment made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _pip(python: str, archive: Archive, requirements: Requirements, *options: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        wanted, constraints = Path(folder, "requirements.txt"), Path(folder, "constraints.txt")
+        wanted.write_text("\n".join(requirements.lines), encoding="utf-8")
+        constraints.write_text("\n".join(requirements.constraints), encoding="utf-8")
+        # -P, because we run in the model's folder, where requirements find their files, and where a types.py or
+        # token.py of the model's would break pip.
+        command = [python, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--upgrade"]
+        command += ["--find-links", str(archive.path), *options, "-r", str(wanted), "-c", str(constraints)]
+        _run("Custom pip package installation", command, cwd=archive.path)
+
+
+def _run(doing: str, command: Sequence[str], cwd: Path) -> str:
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    with _ended(process):
+        try:
+            output, _ = process.communicate(timeout=_LONGEST_INSTALL)
+        except subprocess.TimeoutExpired as e:
+            raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.") from e
+    if process.returncode:
+        raise _CommandFailed(doing, _last_lines(output))
+    return output
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+    """However we leave, nothing that pip started goes on."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _last_lines(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    return "\n".join(lines[-_LAST_LINES:])

@@ -1,0 +1,153 @@
+"""Says what is in an archive, what a worker would call, and what will not work, without running any of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchserve_lite.archive.entries import Fault
+from torchserve_lite.archive.requirements import read_requirements
+from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
+from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.weights import Weights, WeightsKind, look_at_weights
+
+_PACKAGES_OF_HANDLERS = {
+    "vllm_handler": "vllm",
+    "trt_llm_handler": "tensorrt_llm",
+    "dali_image_classifier": "nvidia-dali",
+}
+_NEVER_SHADOWED = frozenset({"torch", "numpy", "ts", "yaml", "PIL"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """``problems`` keep the model from working as it is, ``notes`` are worth knowing."""
+
+    entries: Mapping[str, int]  # name -> bytes
+    manifest: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    entry_point: str
+    imports: tuple[ImportedPackage, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def inspect_archive(archive: Archive) -> Inspection:
+    entry_point, fault = _entry_point(archive)
+    imports = imported_packages(archive.path, _code(archive))
+    problems = (*fault, *_runtime_problems(archive), *_missing_files(archive), *_missing_packages(archive, imports))
+    return Inspection(
+        entries=_entries(archive.path),
+        manifest=archive.manifest.raw,
+        config=archive.config.raw,
+        entry_point=entry_point,
+        imports=imports,
+        problems=(*problems, *_requirements_problems(archive), *_weights_problems(archive)),
+        notes=(*archive.warnings, *_shadowing(archive.path)),
+    )
+
+
+def _entries(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
+
+
+def _entry_point(archive: Archive) -> tuple[str, tuple[str, ...]]:
+    try:
+        return describe_entry_point(archive.path, archive.manifest.handler), ()
+    except Fault as fault:
+        return "", (str(fault),)
+
+
+def _code(archive: Archive) -> Iterator[Path]:
+    """The files a worker imports first."""
+    module = archive.manifest.handler.partition(":")[0].removesuffix(".py")
+    yield archive.path / f"{module}.py"
+    yield archive.path / module / "__init__.py"
+    if archive.manifest.model_file:
+        yield archive.path / archive.manifest.model_file
+
+
+def _runtime_problems(archive: Archive) -> Iterator[str]:
+    if archive.manifest.runtime == "LSP":
+        yield "has the runtime LSP, for C++ handlers, which this server does not run. Use TorchServe's C++ backend"
+
+
+def _missing_files(archive: Archive) -> Iterator[str]:
+    manifest = archive.manifest
+    named = {
+        "serializedFile": manifest.serialized_file,
+        "modelFile": manifest.model_file,
+        "configFile": manifest.config_file,
+    }
+    for key, name in named.items():
+        if name and not (archive.path / name).exists():
+            yield f"does not hold {name}, which its manifest names as {key}"
+
+
+def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) -> Iterator[str]:
+    needed = [package.name for package in imports if package.missing]
+    if package := _PACKAGES_OF_HANDLERS.get(archive.manifest.handler):
+        needed.append(package)
+    if not needed:
+        return
+    mend = "Install them in the server's Python"
+    if file := archive.manifest.requirements_file:
+        mend += f", or set install_py_dep_per_model=true if {file} asks for them"
+    yield f"imports what is not installed here: {', '.join(needed)}. {mend}"
+
+
+def _requirements_problems(archive: Archive) -> Iterator[str]:
+    if name := archive.manifest.requirements_file:
+        try:
+            read_requirements(archive.path, name)
+        except Fault as fault:
+            yield str(fault)
+
+
+def _weights_problems(archive: Archive) -> Iterator[str]:
+    manifest = archive.manifest
+    file = archive.path / manifest.serialized_file
+    if not manifest.serialized_file or not file.is_file():
+        return
+    weights = look_at_weights(file)
+    by_itself = "unless its handler loads them by itself"
+    if weights.classes:
+        yield _pickled_classes(manifest.serialized_file, weights)
+    elif weights.kind is WeightsKind.STATE_DICT and not manifest.model_file:
+        yield f"{manifest.serialized_file} holds {weights.kind}: they need a model file (--model-file), {by_itself}"
+    if weights.kind is WeightsKind.STATE_DICT and manifest.model_file:
+        yield from _model_file_problems(archive)
+
+
+def _pickled_classes(name: str, weights: Weights) -> str:
+    shown = ", ".join(weights.classes[:5])
+    return (
+        f"{name} is a pickle of {shown}, which is not loaded (weights_only): it could run any code. "
+        "Save model.state_dict() instead"
+    )
+
+
+def _model_file_problems(archive: Archive) -> Iterator[str]:
+    file = archive.path / archive.manifest.model_file
+    if not file.is_file():
+        return
+    try:
+        classes = classes_in(file, archive.path)
+    except Fault as fault:
+        yield str(fault)
+        return
+    if len(classes) != 1:
+        names = f" ({', '.join(classes)})" if classes else ""
+        yield f"{file.name} must define exactly one class, and defines {len(classes)}{names}"
+
+
+def _shadowing(folder: Path) -> Iterator[str]:
+    """The model's folder comes first on a worker's path."""
+    for path in sorted(folder.iterdir()):
+        is_module = path.suffix == ".py" or (path / "__init__.py").is_file()
+        if is_module and path.stem in sys.stdlib_module_names | _NEVER_SHADOWED:
+            yield f"{path.name} hides the module {path.stem} of the same name from everything in the worker"

@@ -1,0 +1,246 @@
+"""Reads model-config.yaml: the keys that say how a model is served. The handler gets the whole mapping besides.
+
+A value of the wrong type or outside its range is ignored with a warning, as in TorchServe; a file that is no YAML, or
+that contradicts itself, is an error, where TorchServe went on in silence as if there were none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchserve_lite.archive.entries import Fault
+from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.yaml_guard import read_yaml
+from torchserve_lite.errors import InvalidArchive
+
+_LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torchrun:
+    """How the processes of a parallel model are started; None where the file leaves it to the default."""
+
+    nnodes: int | None = None
+    nproc_per_node: int | None = None
+    rdzv_backend: str | None = None
+    rdzv_endpoint: str | None = None
+    rdzv_conf: str | None = None
+    monitor_interval: int | None = None
+    node_rank: int | None = None
+    omp_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The serving keys, times in seconds; None where the file does not say. ``raw`` is the whole file."""
+
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay: float | None = None
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+    client_timeout: float | None = None
+    max_retry_timeout: float | None = None
+    job_queue_size: int | None = None
+    device_type: str | None = None
+    device_ids: tuple[int, ...] | None = None
+    parallel_type: str | None = None
+    parallel_level: int | None = None
+    torchrun: Torchrun | None = None
+    use_venv: bool | None = None
+    use_job_ticket: bool | None = None
+    async_communication: bool | None = None
+    continuous_batching: bool | None = None
+    sequence_batching: bool | None = None
+    sequence_max_idle: float | None = None
+    sequence_timeout: float | None = None
+    max_num_sequence: int | None = None
+    max_sequence_job_queue_size: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path, manifest: Manifest, archive: str) -> ModelConfig:
+        """The config file the manifest of the model in ``folder`` names; ``archive`` names the model in messages."""
+        if not manifest.config_file:
+            return cls()
+        file = folder / manifest.config_file
+        if not file.is_file():
+            return cls(warnings=(f"its manifest names the config file {manifest.config_file}, which it does not hold",))
+        try:
+            return cls.parse(file.read_bytes())
+        except Fault as fault:
+            raise InvalidArchive(archive, f"{manifest.config_file} {fault}") from fault
+
+    @classmethod
+    def parse(cls, data: bytes) -> ModelConfig:
+        raw = read_yaml(data)
+        if raw is None:
+            return cls()
+        if not isinstance(raw, dict):
+            raise Fault(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
+        values, warnings = _serving_values(raw)
+        _refuse_contradictions(values)
+        return cls(raw=raw, warnings=warnings, **values)
+
+
+class _Unusable(Exception):
+    """Why a value is ignored."""
+
+
+Reader = Callable[[object], Any]
+Keys = Mapping[str, tuple[str, Reader]]
+
+
+def _serving_values(raw: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    values, warnings = _read(raw, _KEYS)
+    if isinstance(torchrun := raw.get("torchrun"), dict):
+        found, more = _read(torchrun, _TORCHRUN_KEYS)
+        unknown = [f"{key} is not known" for key in torchrun if key not in _TORCHRUN_KEYS]
+        values["torchrun"] = Torchrun(**found)
+        warnings += [f"torchrun: {warning}" for warning in more + unknown]
+    _settle_parallel_level(raw, values)
+    _settle_sequences(values)
+    return values, tuple(warnings)
+
+
+def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str]]:
+    values: dict[str, Any] = {}
+    warnings = []
+    for key, (name, reader) in keys.items():
+        try:
+            if key in raw:
+                values[name] = reader(raw[key])
+        except _Unusable as reason:
+            warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {reason}")
+    return values, warnings
+
+
+def _settle_parallel_level(raw: Mapping[str, Any], values: dict[str, Any]) -> None:
+    """torchrun.nproc-per-node is the level too; of the two the one that comes later in the file counts."""
+    processes = values["torchrun"].nproc_per_node if "torchrun" in values else None
+    keys = list(raw)
+    if processes and ("parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")):
+        values["parallel_level"] = processes
+
+
+def _settle_sequences(values: dict[str, Any]) -> None:
+    """Without a longest idle time the other limits of sequences do not count."""
+    if not values.get("sequence_max_idle"):
+        for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
+            values.pop(name, None)
+
+
+def _refuse_contradictions(values: Mapping[str, Any]) -> None:
+    least, most = values.get("min_workers"), values.get("max_workers")
+    if least and most and least > most:
+        raise Fault(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
+
+
+def _integer(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _Unusable("it must be an integer")
+    if abs(value) > _LARGEST_INT:
+        raise _Unusable("it is too large")
+    return value
+
+
+def _at_least(least: int) -> Reader:
+    def read(value: object) -> int:
+        if (number := _integer(value)) < least:
+            raise _Unusable(f"it must be at least {least}")
+        return number
+
+    return read
+
+
+def _raised_to_one(value: object) -> int:
+    return max(1, _integer(value))
+
+
+def _unless_zero(value: object) -> int | None:
+    """Where TorchServe means "not set" by zero."""
+    return _at_least(0)(value) or None
+
+
+def _milliseconds(value: object) -> float | None:
+    number = _unless_zero(value)
+    return number / 1000 if number else None
+
+
+def _seconds(least: int) -> Reader:
+    return lambda value: float(_at_least(least)(value))
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _Unusable("it must be true or false")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _Unusable("it must be a string")
+    return value
+
+
+def _one_of(*known: str) -> Reader:
+    def read(value: object) -> str:
+        if (word := _text(value).lower()) not in known:
+            raise _Unusable(f"it must be one of {', '.join(known)}")
+        return word
+
+    return read
+
+
+def _device_ids(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise _Unusable("it must be a list of integers")
+    return tuple(_at_least(0)(number) for number in value)
+
+
+def _mapping(value: object) -> None:
+    if not isinstance(value, dict):
+        raise _Unusable("it must be a mapping")
+
+
+_KEYS: Keys = {
+    "minWorkers": ("min_workers", _raised_to_one),
+    "maxWorkers": ("max_workers", _unless_zero),
+    "batchSize": ("batch_size", _raised_to_one),
+    "maxBatchDelay": ("max_batch_delay", _milliseconds),
+    "responseTimeout": ("response_timeout", _seconds(1)),
+    "startupTimeout": ("startup_timeout", _seconds(1)),
+    "clientTimeoutInMills": ("client_timeout", _milliseconds),
+    "maxRetryTimeoutInSec": ("max_retry_timeout", _seconds(0)),
+    "jobQueueSize": ("job_queue_size", _unless_zero),
+    "deviceType": ("device_type", _one_of("cpu", "gpu")),
+    "deviceIds": ("device_ids", _device_ids),
+    "parallelType": ("parallel_type", _one_of("pp", "tp", "pptp", "custom")),
+    "parallelLevel": ("parallel_level", _unless_zero),
+    "torchrun": ("torchrun", _mapping),
+    "useVenv": ("use_venv", _flag),
+    "useJobTicket": ("use_job_ticket", _flag),
+    "asyncCommunication": ("async_communication", _flag),
+    "continuousBatching": ("continuous_batching", _flag),
+    "sequenceBatching": ("sequence_batching", _flag),
+    "sequenceMaxIdleMSec": ("sequence_max_idle", _milliseconds),
+    "sequenceTimeoutMSec": ("sequence_timeout", _milliseconds),
+    "maxNumSequence": ("max_num_sequence", _raised_to_one),
+    "maxSequenceJobQueueSize": ("max_sequence_job_queue_size", _raised_to_one),
+}
+
+_TORCHRUN_KEYS: Keys = {
+    "nnodes": ("nnodes", _at_least(1)),
+    "nproc-per-node": ("nproc_per_node", _at_least(1)),
+    "rdzv-backend": ("rdzv_backend", _text),
+    "rdzv-endpoint": ("rdzv_endpoint", _text),
+    "rdzv-conf": ("rdzv_conf", _text),
+    "monitor-interval": ("monitor_interval", _at_least(0)),
+    "node-rank": ("node_rank", _at_least(0)),
+    "OMP_NUMBER_THREADS": ("omp_threads", _at_least(1)),
+}
