@@ -31,7 +31,7 @@ def zipped(**files: bytes) -> bytes:
 
 
 def with_traversal() -> bytes:
-    return zipped(**{"../outside.txt": b"x"})
+    return zipped(**{"../escaped.txt": b"x"})
 
 
 def with_symlink() -> bytes:
@@ -67,13 +67,13 @@ def tar_with_link_out() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         link = tarfile.TarInfo("m/link")
-        link.type, link.linkname = tarfile.SYMTYPE, "../../outside"
+        link.type, link.linkname = tarfile.SYMTYPE, "../../escaped"
         archive.addfile(link)
     return buffer.getvalue()
 
 
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "traversal.mar": (with_traversal, r"\.\./outside.txt"),
+    "traversal.mar": (with_traversal, r"\.\./escaped.txt"),
     "symlink.mar": (with_symlink, "link"),
     "truncated.mar": (truncated, "truncated|not a zip|cut short|incomplete"),
     "bomb.mar": (bomb, "zeros|unpack"),
@@ -103,7 +103,7 @@ async def test_bad_archive_is_named_with_its_fault(server: Server, name: str) ->
 
 
 async def test_nothing_is_written_outside(server: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
-    assert not list(tmp_path_factory.getbasetemp().rglob("outside*"))
+    assert not list(tmp_path_factory.getbasetemp().rglob("escaped*"))
 
 
 async def test_good_model_is_served_beside_bad_ones(server: Server) -> None:

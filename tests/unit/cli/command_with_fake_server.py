@@ -41,7 +41,7 @@ def _fake(name: str, **attributes: object) -> None:
 if __name__ == "__main__":
     _fake("torchserve_lite.server", run=run)
     _fake("torchserve_lite.engine.launchers")
-    _fake("torchserve_lite.engine.launchers.forked", start_preloading=lambda: print("preloading"))
+    _fake("torchserve_lite.ipc.preloading", start_preloading=lambda: print("preloading"))
     from torchserve_lite import cli
 
     commands = {"torchserve": cli.torchserve, "torchserve-lite": cli.main}
