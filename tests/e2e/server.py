@@ -118,13 +118,19 @@ async def running(
 
 
 def write_model(
-    store: Path, name: str, code: str, *, config: str = "", files: Mapping[str, bytes] | None = None
+    store: Path,
+    name: str,
+    code: str,
+    *,
+    config: str = "",
+    files: Mapping[str, bytes] | None = None,
+    manifest: Mapping[str, str] | None = None,
 ) -> None:
     """A model folder in the store with ``code`` as its handler and ``config`` as its model-config.yaml."""
     folder = store / name
     (folder / "MAR-INF").mkdir(parents=True)
     (folder / "handler.py").write_text(code)
-    model = {"modelName": name, "handler": "handler.py", "modelVersion": "1.0"}
+    model = {"modelName": name, "handler": "handler.py", "modelVersion": "1.0", **(manifest or {})}
     if config:
         (folder / "model-config.yaml").write_text(config)
         model["configFile"] = "model-config.yaml"
