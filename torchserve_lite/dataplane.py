@@ -102,5 +102,6 @@ class DataPlane:
 
 
 def _shorter(first: float | None, second: float | None) -> float | None:
-    given = [timeout for timeout in (first, second) if timeout is not None]
-    return min(given, default=None)
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)

@@ -41,6 +41,7 @@ def build_spec(
         archive.url, _first(*(s.min_workers for s in order)), _first(*(s.max_workers for s in order))
     )
     own = archive.config
+    least = _or(low, default_workers if high is None else min(default_workers, high))
     return ModelSpec(
         key=model_key(archive, wanted),
         archive_url=archive.url,
@@ -48,8 +49,8 @@ def build_spec(
         handler=_handler(archive, workers),
         runtime=wanted.runtime or archive.manifest.runtime,
         envelope=workers.service_envelope,
-        min_workers=_or(low, default_workers),
-        max_workers=_or(high, _or(low, default_workers)),
+        min_workers=least,
+        max_workers=_or(high, least),
         batch=BatchPolicy(
             size=_or(_first(*(s.batch_size for s in order)), 1),
             delay=_or(_first(*(s.batch_delay for s in order)), _DEFAULT_DELAY),

@@ -46,13 +46,13 @@ def our_server(folder: Path, models: Iterable[str], extra: Mapping[str, str]) ->
 
 
 def ready(server: Server, model: str) -> bool:
+    describe = Request(label="describe", method="GET", path="/models/{model}", listener="management")
     try:
-        answer = ask(
-            server, model, Request(label="describe", method="GET", path="/models/{model}", listener="management")
-        )
+        answer = ask(server, model, describe)
     except OSError:
         return False
-    return answer["status"] == 200 and json.loads(answer["body"])[0]["workers"][0]["status"] == "READY"
+    workers = json.loads(answer["body"])[0]["workers"] if answer["status"] == 200 else []
+    return [worker["status"] for worker in workers] == ["READY"]
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,7 @@ class BatchAggregator:
         self.policy = policy
         self.capacity = capacity
         self.running = 0
+        self.workers = 1  # that take batches from here; the pool keeps it up to date
         self._name = name
         self._jobs: dict[Job, None] = {}  # an ordered set: a job that nobody wants leaves from the middle
         self._open_lately = 0
@@ -100,7 +101,19 @@ class BatchAggregator:
         oldest = next(iter(self._jobs))
         if not oldest.batchable:
             return NOW
-        return release_time(len(self._jobs), oldest.arrived, self._open_lately - self.running, self.policy)
+        return release_time(len(self._jobs), oldest.arrived, self._worth_waiting_for(), self.policy)
+
+    def _worth_waiting_for(self) -> int:
+        """All that may still come, but no more than half a worker's share of the clients seen lately.
+
+        The other half is in its running batch or on its way: a worker that waited for all of its clients would stand
+        still while they are being answered, and all workers would fall into step with the front process. Measured on
+        two cores with the MNIST sample, 2 workers and 32 clients: a third more requests a second.
+        """
+        return min(self._open_lately - self.running, self._half_a_share())
+
+    def _half_a_share(self) -> int:
+        return -(-self._open_lately // (2 * max(1, self.workers)))
 
     def _take(self) -> list[Job]:
         now = self._loop.time()

@@ -125,7 +125,7 @@ class WorkerPool:
         """Starts or retires workers; the newest go first. A slot that has given up is replaced."""
         for slot in [slot for slot in self._slots if slot.state is WorkerState.FAILED]:
             self._slots.remove(slot)
-        self.wanted = workers
+        self.wanted = self.aggregator.workers = workers
         active = [slot for slot in self._slots if not slot.retired]
         for slot in active[workers:]:
             slot.retire()

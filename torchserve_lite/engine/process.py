@@ -60,6 +60,7 @@ class ProcessWorker:
         self._stderr = LogPipe(f"{name}-stderr", logging.WARNING, special_line)
         self._child: ChildHandle | None = None
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
+        self._link_ended = asyncio.Event()
         self._obituary: asyncio.Task[None] | None = None
         self._stopped_for = ""  # why we killed it, when we did
         self._grace: asyncio.TimerHandle | None = None
@@ -101,7 +102,7 @@ class ProcessWorker:
 
     async def load(self, message: Load, timeout: float) -> None:
         """LoadFailed with the handler's traceback, or when ``timeout`` seconds pass."""
-        self._frames.send(_encode(message))
+        self._frames.send(_encoded(message))
         try:
             async with asyncio.timeout(timeout):
                 answer = await self._next_message(_LOADING)
@@ -173,9 +174,12 @@ class ProcessWorker:
         log.error("%s sent a message that cannot be used (%s) and is stopped", self._name, fault)
         self._stop(f"It sent a message that cannot be used ({fault}) and was stopped.")
 
-    def _link_closed(self) -> None:
+    def _link_closed(self, fault: str) -> None:
         """Its process has ended or soon will. One that lives on without its link is of no use."""
-        if self._child is not None and not self._child.exit_code.done():
+        self._link_ended.set()
+        if fault:
+            self._refuse(fault)
+        elif self._child is not None and not self._child.exit_code.done():
             why = "It closed its link to the server and was stopped."
             self._grace = asyncio.get_running_loop().call_later(_STOP_GRACE, self._stop, why)
 
@@ -196,17 +200,23 @@ class ProcessWorker:
 
     async def _write_obituary(self, child: ChildHandle) -> None:
         code = await child.exit_code
+        await asyncio.gather(self._link_drained(), self._stdout.drained(_DRAIN), self._stderr.drained(_DRAIN))
         self._frames.close()
-        await asyncio.gather(self._stdout.drained(_DRAIN), self._stderr.drained(_DRAIN))
         killed_by_kernel = code == -signal.SIGKILL and not self._stopped_for
         self._died.set_result(WorkerDied(self._stopped_for or self._cause(code), out_of_memory=killed_by_kernel))
         for inbox in self._inboxes.values():
             inbox.put_nowait(None)
 
+    async def _link_drained(self) -> None:
+        """What it sent before its end has arrived. A grandchild may hold the link open, so not for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                await self._link_ended.wait()
+
     def _cause(self, code: int) -> str:
         if code >= 0:
             return f"Its process {self.pid} exited with code {code} while at {self.doing()}."
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
+        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         hint = "; the kernel does this when memory runs out" if code == -signal.SIGKILL else ""
         return f"Its process {self.pid} was ended by {name} while at {self.doing()}{hint}."
 
@@ -217,6 +227,13 @@ class ProcessWorker:
         self._stdout.close()
         self._stderr.close()
         self._stage.close()
+
+
+def _encoded(message: Load) -> bytes:
+    try:
+        return _encode(message)
+    except (OverflowError, RecursionError, TypeError, ValueError) as fault:
+        raise LoadFailed(f"model-config.yaml holds a value that workers cannot be given: {fault}") from fault
 
 
 def _misfit(update: FromWorker, calls: int) -> str:

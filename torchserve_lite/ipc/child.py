@@ -40,18 +40,32 @@ def become_worker(link: Any, stage: Any, stdout: Any, stderr: Any) -> NoReturn:
 def run_worker(link_fd: int, stage_fd: int) -> NoReturn:
     """Runs the worker's loop and ends the process without waiting for threads that a handler left behind."""
     _outlive_terminal_signals()
-    code = 0
+    code = 1
+    try:
+        code = _run(link_fd, stage_fd)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:  # whatever a handler has done to the streams
+        os._exit(code & 0xFF)
+
+
+def _run(link_fd: int, stage_fd: int) -> int:
     try:
         importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd)
     except SystemExit as exit_request:
-        code = exit_request.code if isinstance(exit_request.code, int) else int(exit_request.code is not None)
+        return _exit_code(exit_request.code)
     except BaseException:
         traceback.print_exc()
-        code = 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        return 1
+    return 0
+
+
+def _exit_code(asked: object) -> int:
+    """As the interpreter takes what ``sys.exit`` was given: nothing, a number, or a message for stderr."""
+    if asked is None or isinstance(asked, int):
+        return asked or 0
+    print(asked, file=sys.stderr)
+    return 1
 
 
 def _redirect(fd: int, target: int) -> None:

@@ -82,12 +82,14 @@ class BlockingFrames:
 
 
 class AsyncFrames(asyncio.Protocol):
-    """The parent's end: calls ``on_payload`` for each frame and ``on_closed`` once."""
+    """The parent's end: calls ``on_payload`` for each frame, and ``on_closed`` once: with the fault if the peer sent
+    something that is no frame, else with an empty text."""
 
-    def __init__(self, on_payload: Callable[[bytes], None], on_closed: Callable[[], None]) -> None:
+    def __init__(self, on_payload: Callable[[bytes], None], on_closed: Callable[[str], None]) -> None:
         self._on_payload = on_payload
         self._on_closed = on_closed
         self._decoder = FrameDecoder()
+        self._fault = ""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -97,11 +99,12 @@ class AsyncFrames(asyncio.Protocol):
         try:
             for payload in self._decoder.feed(data):
                 self._on_payload(payload)
-        except FrameError:
+        except FrameError as fault:
+            self._fault = str(fault)
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_closed()
+        self._on_closed(self._fault)
 
     def send(self, payload: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

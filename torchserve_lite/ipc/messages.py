@@ -20,7 +20,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     model_dir: str
     handler: str
     manifest: dict[str, Any] | None
-    model_config: dict[str, Any] | None
+    model_config: dict[Any, Any] | None  # YAML has other keys than text
     envelope: str = ""
     batch_size: int = 1
     gpu_id: int | None = None

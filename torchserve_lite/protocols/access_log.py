@@ -57,4 +57,4 @@ def _peer(request: web.Request) -> str:
 
 def _target(request: web.Request) -> str:
     """The request target as it came, which aiohttp has checked to hold no line breaks; quotes would end the field."""
-    return request.path_qs.replace('"', "%22")
+    return request.raw_path.replace('"', "%22")

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
+from torchserve_lite.protocols.whole_response import WholeResponse, fits
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ def _timeout(request: web.Request) -> float | None:
 
 async def send(request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
     """The handler's answer: at once, or in chunks when the handler streams."""
+    if fits(request, answer):
+        return WholeResponse(answer)
     headers = dict(answer.headers)
     if answer.content_type:
         headers["Content-Type"] = answer.content_type

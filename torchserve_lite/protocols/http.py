@@ -24,6 +24,7 @@ from torchserve_lite.protocols.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.management import ManagementRoutes, MetricsRoutes
 from torchserve_lite.protocols.routing import Handler, Routes, RouteTable
 from torchserve_lite.protocols.torchserve import TorchServeRoutes
+from torchserve_lite.protocols.whole_response import WholeResponse
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class HttpFrontEnd:
         self._metrics = metrics
         self._access_log = access_log
         self._headers = CIMultiDict({**_COMMON, **config.cors})
+        self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
         self._draining = False
         self.addresses: dict[str, str] = {}
 
@@ -133,8 +135,11 @@ class HttpFrontEnd:
         return response
 
     def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
-        response.headers.update(self._headers)
-        response.headers["x-request-id"] = request[REQUEST_ID]
+        if isinstance(response, WholeResponse):
+            response.common = f"{self._header_lines}x-request-id: {request[REQUEST_ID]}\r\n"
+        else:
+            response.headers.update(self._headers)
+            response.headers["x-request-id"] = request[REQUEST_ID]
         if self._draining:
             response.force_close()
 

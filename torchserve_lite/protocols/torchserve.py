@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.dataplane import DataPlane
@@ -34,7 +35,7 @@ class TorchServeRoutes:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load)."""
         healthy = self._plane.all_ready()
         body = json.dumps({"status": "Healthy" if healthy else "Unhealthy"}, indent=2) + "\n"
-        return web.Response(text=body, status=200 if healthy else 500, content_type=JSON)
+        return web.Response(body=body.encode(), status=200 if healthy else 500, headers={"Content-Type": JSON})
 
     async def predictions(self, request: web.Request) -> web.StreamResponse:
         return await self._infer(request, Verb.PREDICT)
@@ -92,7 +93,7 @@ async def _multipart(request: web.Request, max_body: int) -> list[Part]:
             data = await _read_part(part, left, max_body)
             left -= len(data)
             parts.append(Part(part.name or "", data, _part_type(part)))
-    except ValueError as fault:
+    except (ValueError, HttpProcessingError) as fault:
         raise BadRequest(f"The multipart body cannot be read: {fault}") from fault
     return parts
 

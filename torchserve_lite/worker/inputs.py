@@ -30,7 +30,7 @@ def _value(part: Part) -> Any:
     if _is_json(kind):
         try:
             return json.loads(part.data)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             log.warning("part %r claims to be %s but is not: %s", part.name, part.content_type, fault)
     elif kind.startswith("text"):
         try:

@@ -15,6 +15,9 @@ TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 
 
+_NO_WIRE_FORM = (TypeError, ValueError, RecursionError)
+
+
 class Unserialisable(Exception):
     """The handler returned something that has no wire form."""
 
@@ -23,13 +26,13 @@ def encode(value: Any) -> tuple[bytes, str]:
     """Body and content type: bytes as they are, text as UTF-8, a tensor as ``torch.save`` writes it, else JSON."""
     if isinstance(value, bytes | bytearray):
         return bytes(value), BYTES
-    if isinstance(value, str):
-        return value.encode(), TEXT
     if _is_tensor(value):
         return _saved(value), BYTES
     try:
+        if isinstance(value, str):
+            return value.encode(), TEXT
         return json.dumps(value, indent=2).encode(), JSON
-    except (TypeError, ValueError) as fault:
+    except _NO_WIRE_FORM as fault:
         raise Unserialisable(f"{type(value).__name__}: {fault}") from fault
 
 
@@ -39,29 +42,40 @@ def encode_enveloped(value: Any) -> tuple[bytes, str]:
         return encode(value)[0], JSON
     try:
         return json.dumps(value, allow_nan=False).encode(), JSON
-    except (TypeError, ValueError):
+    except _NO_WIRE_FORM:
         return _encode_replaced(value), JSON
 
 
 def _encode_replaced(value: Any) -> bytes:
     try:
         return json.dumps(json_ready(value), allow_nan=False).encode()
-    except (TypeError, ValueError) as fault:
+    except _NO_WIRE_FORM as fault:
         raise Unserialisable(str(fault)) from fault
 
 
 def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
     """The reply to one request: the value's bytes, and what the handler set on the request's processor."""
     body, kind = encode_enveloped(value) if enveloped else encode(value)
-    headers = {str(name): str(text) for name, text in processor.get_response_headers().items()}
+    headers = {_text(name): _text(value) for name, value in processor.get_response_headers().items()}
     chosen = next((headers.pop(name) for name in list(headers) if name.lower() == "content-type"), kind)
     return Reply(
         body,
-        processor.get_response_status_code() or 200,
-        processor.get_response_status_phrase() or "",
+        _status(processor.get_response_status_code()),
+        _text(processor.get_response_status_phrase() or ""),
         chosen,
         tuple(headers.items()),
     )
+
+
+def _status(code: Any) -> int:
+    try:
+        return int(code or 200)
+    except (TypeError, ValueError) as fault:
+        raise Unserialisable(f"the response status {code!r} is no number") from fault
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _is_tensor(value: Any) -> bool:

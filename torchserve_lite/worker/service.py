@@ -128,7 +128,7 @@ class _BatchRun:
             except self._service.invalid_row as fault:
                 group = self._without_bad_row(group, fault)
                 continue
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:  # a task that the handler waited for was cancelled
                 self._fail(group, error)
                 return
             self._pack(group, results)
@@ -194,7 +194,7 @@ class _BatchRun:
         owner.reply = _failed(f"{where}{_message(fault)}", _code(fault), own=False)
         return [request for request in group if request is not owner]
 
-    def _fail(self, group: list[_Request], error: Exception) -> None:
+    def _fail(self, group: list[_Request], error: BaseException) -> None:
         if isinstance(error, self._service.prediction_exception):
             _answer_all(group, _failed(_message(error), _code(error)))
             return
@@ -253,7 +253,7 @@ def _shape_fault(results: Any, rows: int, *, exact: bool) -> tuple[str, str] | N
 
 
 def _failed(message: str, status: int, *, own: bool = True) -> Reply:
-    return Reply(message.encode(), status, failed=True, from_handler=own)
+    return Reply(message.encode("utf-8", "replace"), status, failed=True, from_handler=own)
 
 
 def _message(fault: Any) -> str:

@@ -20,7 +20,8 @@ class Failure:
 def explain_failure(error: BaseException) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     _fold(summary)
-    fault = "".join(summary.format_exception_only()).strip().splitlines()[-1]
+    text = " ".join(str(error).split())  # torch tells a wrong state dict in many lines
+    fault = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Failure(fault, "".join(summary.format()).rstrip())
 
 
@@ -32,7 +33,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _fold(summary: traceback.TracebackException) -> None:
     """Drops leading frames that are ours or the import machinery's, here and in the causes."""
     frames = list(summary.stack)
-    while len(frames) > 1 and _is_framework(frames[0]):
+    keep = 0 if issubclass(summary.exc_type, SyntaxError) else 1  # a syntax error names its own file and line
+    while len(frames) > keep and _is_framework(frames[0]):
         frames.pop(0)
     summary.stack = traceback.StackSummary.from_list(frames)
     for cause in (summary.__cause__, summary.__context__):

@@ -1,0 +1,41 @@
+"""What tests of several layers need: a model's spec and jobs for it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey, ModelSpec
+from torchserve_lite.core.requests import InferenceRequest, Part, Verb
+
+KEY = ModelKey("tiny", "1.0")
+
+NewJob = Callable[..., Job]
+
+
+def spec_of(**facts: Any) -> ModelSpec:
+    """``spec_of(queue_size=3)``: the spec of a model that needs no archive."""
+    return ModelSpec(**{"key": KEY, "archive_url": "tiny.mar", "handler": "tiny", **facts})
+
+
+def job_maker() -> NewJob:
+    """``make(b"body", within=2)``: a job that arrives now, with a request id of its own and 2 s to live."""
+    numbers = itertools.count(1)
+
+    def make(body: bytes = b"", *, within: float | None = None, key: ModelKey = KEY, **facts: Any) -> Job:
+        request = {"verb": Verb.PREDICT, "parts": (Part("body", body),), **facts}
+        now = asyncio.get_running_loop().time()
+        asked = InferenceRequest(id=f"request-{next(numbers)}", model=key.name, version=None, **request)
+        return Job(asked, key, now, None if within is None else now + within)
+
+    return make
+
+
+@pytest.fixture
+def new_job() -> NewJob:
+    return job_maker()

@@ -1,0 +1,191 @@
+"""Does what the first request of a batch says: ``word`` or ``word argument``."""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import companion
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    word, _, argument = bytes(data[0]["body"]).decode().partition(" ")
+    return globals()[f"do_{word}"](data, context, argument)
+
+
+def do_echo(data, context, argument):
+    return [bytes(row["body"]) for row in data]
+
+
+def do_raise(data, context, argument):
+    deeper(argument)
+
+
+def deeper(argument):
+    raise ValueError(argument)
+
+
+def do_prediction_exception(data, context, argument):
+    from ts.utils.util import PredictionException
+
+    raise PredictionException("no such customer", int(argument))
+
+
+def do_memory_error(data, context, argument):
+    raise MemoryError
+
+
+def do_cuda_error(data, context, argument):
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def do_not_a_list(data, context, argument):
+    return {"answer": 42}
+
+
+def do_too_few(data, context, argument):
+    return []
+
+
+def do_unserialisable(data, context, argument):
+    return [object()] * len(data)
+
+
+def do_surrogate(data, context, argument):
+    return ["\ud800"] * len(data)
+
+
+def do_endless_nesting(data, context, argument):
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return [value]
+
+
+def do_odd_status(data, context, argument):
+    context.set_response_status(code="202", phrase=b"Noted", idx=0)
+    return ["odd"]
+
+
+def do_exit(data, context, argument):
+    sys.exit(int(argument) if argument.isdigit() else argument)
+
+
+def do_exit_now(data, context, argument):
+    os._exit(int(argument))
+
+
+def do_segfault(data, context, argument):
+    ctypes.string_at(0)
+
+
+def do_signal(data, context, argument):
+    os.kill(os.getpid(), getattr(signal, argument))
+    return ["still here"]
+
+
+def do_interrupt(data, context, argument):
+    raise KeyboardInterrupt
+
+
+def do_cancel(data, context, argument):
+    import asyncio
+
+    raise asyncio.CancelledError
+
+
+def do_close_everything(data, context, argument):
+    os.closerange(3, 256)
+    return ["closed"]
+
+
+def do_write_garbage(data, context, argument):
+    for descriptor in map(int, os.listdir("/dev/fd")):
+        try:
+            if socket.socket(fileno=os.dup(descriptor)).family == socket.AF_UNIX:
+                os.write(descriptor, b"\xff" * 8)
+        except OSError:
+            continue
+    return ["written"]
+
+
+def do_hang(data, context, argument):
+    time.sleep(1000)
+
+
+def do_print(data, context, argument):
+    os.write(int(argument), b"x" * 1_000_000 + b"\n\xff\xfe\nno newline")
+    return ["printed"]
+
+
+def do_lose_stdout(data, context, argument):
+    sys.stdout.close()
+    sys.stdout = None
+    return ["lost"]
+
+
+def do_leave_grandchild(data, context, argument):
+    """Forks a process that holds the output and the link, notes its id, and dies."""
+    grandchild = os.fork()
+    if grandchild == 0:
+        time.sleep(1000)
+        os._exit(0)
+    with open(argument, "w") as file:
+        file.write(str(grandchild))
+    os._exit(1)
+
+
+def do_leave_thread(data, context, argument):
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return ["left"]
+
+
+def do_run_program(data, context, argument):
+    """A program that the handler starts finds the model's modules."""
+    return [subprocess.check_output([sys.executable, "-c", "import companion; print(companion.NAME)"])]
+
+
+def do_surroundings(data, context, argument):
+    return [
+        json.dumps(
+            {
+                "folder": os.getcwd(),
+                "companion": companion.NAME,
+                "environment": sorted(os.environ),
+                "pid": os.getpid(),
+                "gpu_id": context.system_properties["gpu_id"],
+                "model": [context.model_name, context.manifest, context.model_yaml_config],
+            }
+        )
+    ]
+
+
+def do_import(data, context, argument):
+    return [__import__(argument).NAME]
+
+
+def do_threads(data, context, argument):
+    import torch
+
+    return [str(torch.get_num_threads())] * len(data)
+
+
+def do_count(data, context, argument):
+    context.metrics.add_counter("Served", len(data))
+    return ["counted"] * len(data)
+
+
+def do_stream(data, context, argument):
+    from ts.handler_utils.utils import send_intermediate_predict_response
+
+    context.set_response_status(201, "Streaming", 0)
+    for piece in argument.split(",")[:-1]:
+        send_intermediate_predict_response([piece], context.request_ids, "ok", 200, context)
+    return [argument.split(",")[-1]]

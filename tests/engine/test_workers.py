@@ -1,0 +1,366 @@
+"""How workers of every launcher live and die: surroundings, deaths, output, starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import NewJob
+from tests.engine.serving import MODELS, engine_of, served, spec_for
+from torchserve_lite.config.settings import WorkerConfig
+from torchserve_lite.core.models import DevicePolicy
+from torchserve_lite.engine.interface import ModelFiles
+from torchserve_lite.engine.local import LocalEngine
+from torchserve_lite.engine.machine import Devices
+from torchserve_lite.errors import (
+    ConfigurationError,
+    LoadFailed,
+    ModelLoading,
+    ModelNotFound,
+    PredictionFailed,
+    ResponseTimeout,
+    WorkerDied,
+)
+
+PROCESSES = ["forked", "exec"]
+every_launcher = pytest.mark.parametrize("launcher", [*PROCESSES, "inline"])
+process_launchers = pytest.mark.parametrize("launcher", PROCESSES)
+
+
+def messages(caplog: pytest.LogCaptureFixture, logger: str = "MODEL_LOG") -> str:
+    return "\n".join(record.getMessage() for record in caplog.records if record.name == logger)
+
+
+def processes() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+@every_launcher
+async def test_requests_of_a_coroutine_handler_run_beside_one_another(launcher: str) -> None:
+    async with served(launcher, "meeting", lanes=2) as model:
+        assert await asyncio.gather(model.ask(b"1"), model.ask(b"2")) == [b"1", b"2"]
+
+
+@every_launcher
+async def test_workers_answer_in_parallel(launcher: str) -> None:
+    async with served(launcher, workers=2) as model:
+        assert model.engine.status(model.spec.key).ready
+        assert len(set(model.pids)) == (1 if launcher == "inline" else 2)
+
+
+# Surroundings
+
+
+@process_launchers
+async def test_handler_lives_in_its_models_folder(launcher: str) -> None:
+    async with served(launcher, model_config={"topk": 3, 1: "one"}, manifest={"model": {}}) as model:
+        seen = await model.surroundings()
+        assert seen["folder"] == str(MODELS / "obedient")
+        assert seen["companion"] == "next to the handler"
+        assert seen["model"] == ["obedient", {"model": {}}, {"topk": 3, "1": "one"}]
+        assert seen["pid"] == model.pids[0] != os.getpid()
+
+
+@process_launchers
+async def test_hidden_names_leave_the_environment_and_no_others_do(launcher: str) -> None:
+    async with served(launcher, engine={"config": {"hidden_environment": "PATH|HOM."}}) as model:
+        environment = (await model.surroundings())["environment"]
+        assert {"PATH", "HOME"}.isdisjoint(environment)
+        assert "PYTHONPATH" in environment  # the expression must match the whole name
+
+
+@process_launchers
+async def test_packages_installed_for_the_model_are_found(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "installed_for_this_model.py").write_text("NAME = 'there'")
+    async with served(launcher, engine={"files": {"python_path": (str(tmp_path),)}}) as model:
+        assert await model.ask(b"import installed_for_this_model") == b"there"
+
+
+@process_launchers
+async def test_program_that_the_handler_starts_finds_the_models_modules(launcher: str) -> None:
+    async with served(launcher) as model:
+        assert await model.ask(b"run_program") == b"next to the handler\n"
+
+
+async def test_workers_share_the_cores_as_intra_op_threads() -> None:
+    async with served("forked", workers=2, engine={"cores": 6}) as model:
+        assert await model.ask(b"threads") == b"3"
+        await model.engine.scale(model.spec.key, 1)
+        assert await model.ask(b"threads") == b"6"
+
+
+@pytest.mark.parametrize(
+    ("facts", "cores", "threads"),
+    [
+        pytest.param({}, 1, b"1", id="never fewer than one"),
+        pytest.param({"intra_op_threads": 5}, 6, b"5", id="fixed by the model"),
+    ],
+)
+async def test_threads_of_a_worker(facts: dict[str, int], cores: int, threads: bytes) -> None:
+    async with served("forked", engine={"cores": cores}, **facts) as model:
+        assert await model.ask(b"threads") == threads
+
+
+# Deaths
+
+
+@pytest.mark.parametrize(
+    ("body", "cause", "status"),
+    [
+        pytest.param(b"exit 3", "exited with code 3", 500, id="sys.exit"),
+        pytest.param(b"exit_now 0", "exited with code 0", 500, id="os._exit"),
+        pytest.param(b"interrupt", "exited with code 1", 500, id="KeyboardInterrupt"),
+        pytest.param(b"segfault", "ended by SIGSEGV", 500, id="segfault"),
+        pytest.param(b"signal SIGKILL", "ended by SIGKILL", 507, id="SIGKILL"),
+        pytest.param(b"signal SIGABRT", "ended by SIGABRT", 500, id="SIGABRT"),
+        pytest.param(b"write_garbage", "a message that cannot be used", 500, id="garbage on the link"),
+    ],
+)
+@process_launchers
+async def test_death_fails_its_request_with_the_cause_and_the_next_worker_answers(
+    launcher: str, body: bytes, cause: str, status: int
+) -> None:
+    async with served(launcher) as model:
+        first = model.pids
+        with pytest.raises(WorkerDied, match=cause) as death:
+            await model.ask(body)
+        assert death.value.status == status
+        assert await model.ask(b"echo") == b"echo"
+        assert model.pids != first
+
+
+@process_launchers
+async def test_death_names_the_stage_and_the_row(launcher: str) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied, match=r"while at handle \(row 0 of its batch\)"):
+            await model.ask(b"exit_now 1")
+
+
+@process_launchers
+async def test_traceback_is_logged_before_the_death_is_reported(
+    launcher: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied):
+            await model.ask(b"interrupt")
+        assert "KeyboardInterrupt" in messages(caplog)
+
+
+@process_launchers
+async def test_last_words_of_sys_exit_are_logged(launcher: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied, match="exited with code 1"):
+            await model.ask(b"exit licence-has-expired")
+        assert "licence-has-expired" in messages(caplog)
+
+
+@process_launchers
+async def test_idle_worker_that_is_killed_costs_no_request(launcher: str) -> None:
+    async with served(launcher) as model:
+        (pid,) = model.pids
+        os.kill(pid or 0, signal.SIGKILL)
+        await model.events.failed.wait()
+        assert await model.ask(b"echo") == b"echo"
+
+
+@process_launchers
+async def test_hung_worker_is_replaced_after_the_response_timeout(launcher: str) -> None:
+    async with served(launcher, response_timeout=0.5) as model:
+        with pytest.raises(ResponseTimeout, match=r"responseTimeout=0\.5 s"):
+            await model.ask(b"signal SIGSTOP")
+        assert await model.ask(b"echo") == b"echo"
+
+
+@process_launchers
+async def test_signals_to_the_whole_group_do_not_end_a_worker(launcher: str) -> None:
+    """Ctrl-C and a service manager's SIGTERM reach every process: requests in flight must still be answered."""
+    async with served(launcher) as model:
+        for name in ("SIGINT", "SIGTERM"):
+            assert await model.ask(f"signal {name}".encode()) == b"still here"
+        assert model.events.failures == []
+
+
+@process_launchers
+async def test_handler_that_closes_every_descriptor_harms_only_its_worker(launcher: str) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied):
+            await model.ask(b"close_everything")
+        assert await model.ask(b"echo") == b"echo"
+
+
+@process_launchers
+async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchserve_lite.engine.process._DRAIN", 0.2)
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied, match="exited with code 1"):
+            await model.ask(f"leave_grandchild {tmp_path / 'pid'}".encode())
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        assert await model.ask(b"echo") == b"echo"
+
+
+# Output
+
+
+@every_launcher
+async def test_traceback_in_the_log_is_the_handlers_own(launcher: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with served(launcher) as model:
+        with pytest.raises(PredictionFailed):
+            await model.ask(b"raise boom")
+    told = messages(caplog, "torchserve_lite.worker.service" if launcher == "inline" else "MODEL_LOG")
+    frames = re.findall(r'File ".*?([^/"]+)", line \d+, in (\w+)', told)
+    assert frames == [("obedient.py", "handle"), ("obedient.py", "do_raise"), ("obedient.py", "deeper")]
+    assert "ValueError: boom" in told
+
+
+@process_launchers
+@pytest.mark.parametrize(("descriptor", "level"), [(1, logging.INFO), (2, logging.WARNING)])
+async def test_odd_output_becomes_log_lines_and_hangs_nothing(
+    launcher: str, descriptor: int, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with served(launcher) as model:
+        assert await model.ask(b"print %d" % descriptor) == b"printed"
+    told = messages(caplog)
+    assert told.count("x") == 1_000_000
+    assert "\ufffd\ufffd\nno newline" in told
+    assert {record.levelno for record in caplog.records if record.name == "MODEL_LOG"} == {level}
+
+
+@process_launchers
+async def test_worker_ends_in_order_without_its_stdout(launcher: str) -> None:
+    async with served(launcher) as model:
+        assert await model.ask(b"lose_stdout") == b"lost"
+        worker = model.worker
+    assert "exited with code 0" in str(worker.death)
+
+
+# Starting and stopping
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "frames"),
+    [
+        pytest.param(
+            "broken_import",
+            "ModuleNotFoundError: No module named 'a_package_that_nobody_has'",
+            ["broken_import.py", "helper_of_broken_import.py"],
+            id="import",
+        ),
+        pytest.param(
+            "broken_initialize",
+            r"RuntimeError: Error\(s\) in loading state_dict: size mismatch in weights.pt",
+            ["broken_initialize.py", "broken_initialize.py"],
+            id="initialize",
+        ),
+    ],
+)
+@every_launcher
+async def test_handler_that_cannot_load_shows_its_own_traceback(
+    launcher: str, name: str, fault: str, frames: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(LoadFailed, match=fault) as failure:
+        async with served(launcher, name):
+            pass
+    assert re.findall(r'File ".*?([^/"]+)"', failure.value.traceback) == frames
+    assert failure.value.traceback in messages(caplog, "torchserve_lite.engine.pool")
+
+
+@every_launcher
+async def test_syntax_error_in_a_handler_names_the_line_and_nothing_else(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "broken_syntax.py").write_text("def handle(data, context)\n    return data\n")
+    with pytest.raises(LoadFailed, match=r"SyntaxError: .*\(broken_syntax.py, line 1\)") as failure:
+        async with served(launcher, tmp_path, handler="broken_syntax.py"):
+            pass
+    assert re.findall(r'File ".*?([^/"]+)"', failure.value.traceback) == ["broken_syntax.py"]
+
+
+@every_launcher
+async def test_missing_handler_module_is_named(launcher: str) -> None:
+    with pytest.raises(LoadFailed, match="No handler module 'nowhere'"):
+        async with served(launcher, handler="nowhere.py"):
+            pass
+
+
+@process_launchers
+async def test_start_that_takes_too_long_is_given_up_and_its_process_is_gone(launcher: str) -> None:
+    before = processes()
+    with pytest.raises(LoadFailed, match=r"startupTimeout=0\.5 s"):
+        async with served(launcher, "slow_start", startup_timeout=0.5):
+            pass
+    assert processes() == before
+
+
+async def test_missing_interpreter_is_named() -> None:
+    with pytest.raises(LoadFailed, match="/nowhere/python"):
+        async with served("exec", python="", engine={"files": {"python": "/nowhere/python"}}):
+            pass
+
+
+@process_launchers
+async def test_worker_ends_by_itself_though_its_handler_left_threads(launcher: str) -> None:
+    async with served(launcher) as model:
+        await model.ask(b"leave_thread")
+        (pid,) = model.pids
+        worker = model.worker
+    assert "exited with code 0" in str(worker.death)
+    assert not psutil.pid_exists(pid or 0)
+
+
+@process_launchers
+async def test_no_process_is_left_when_the_engine_ends_while_a_model_loads(launcher: str) -> None:
+    before, handler_runs = processes(), asyncio.Event()
+    async with engine_of(launcher, "slow_start", special_line=lambda line: handler_runs.set() or True) as engine:
+        loading = asyncio.create_task(engine.load(spec_for("slow_start"), 1))
+        await handler_runs.wait()
+        assert len(processes()) == len(before) + 1
+    await loading
+    assert processes() == before
+
+
+@every_launcher
+async def test_retired_worker_answers_what_it_runs(launcher: str) -> None:
+    async with served(launcher) as model:
+        job = model.submit(b"echo")
+        await asyncio.sleep(0)
+        await model.engine.unload(model.spec.key)
+        assert (await job.answer).body == b"echo"
+
+
+@every_launcher
+async def test_new_generation_takes_over_without_losing_a_request(launcher: str) -> None:
+    async with served(launcher) as model:
+        jobs = [model.submit(b"echo %d" % number) for number in range(5)]
+        await model.engine.load(replace(model.spec, generation=2), 1)
+        assert [(await job.answer).body for job in jobs] == [b"echo %d" % number for number in range(5)]
+        assert await model.ask(b"echo") == b"echo"
+
+
+async def test_model_that_has_not_begun_to_load_is_loading(new_job: NewJob) -> None:
+    """It is registered, and the listeners are open: "not found" would be wrong, and the status page must not fail."""
+    async with engine_of("inline", "obedient") as engine:
+        key = spec_for("obedient").key
+        with pytest.raises(ModelLoading):
+            engine.submit(new_job(key=key))
+        assert (engine.status(key).ready, engine.status(key).failed, engine.status(key).workers) == (False, False, ())
+        with pytest.raises(ModelNotFound):
+            await engine.scale(key, 1)
+
+
+async def test_model_that_names_a_missing_gpu_is_refused() -> None:
+    spec = spec_for("obedient", device=DevicePolicy(type="gpu", ids=(0, 7)))
+    engine = LocalEngine(WorkerConfig(launcher="inline"), lambda spec: ModelFiles("."), Devices(2), cores=1)
+    async with engine:
+        with pytest.raises(ConfigurationError, match=r"names \[7\], but only GPUs 0 to 1"):
+            await engine.load(spec, 1)
+        assert not engine.status(spec.key).ready

@@ -1,0 +1,145 @@
+"""One request in flight: it gets one answer, and whoever holds it hears once that nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+import pytest
+
+from tests.conftest import NewJob
+from tests.virtual_time import virtual_time
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.requests import InferenceResponse, Verb
+from torchserve_lite.errors import DeadlineExceeded, ServingError, WorkerDied
+
+ANSWER = InferenceResponse(b"answer")
+DEATH = WorkerDied("It was shot.")
+
+Act = Callable[[Job], None]
+SETTLING = [
+    pytest.param(lambda job: job.succeed(ANSWER), id="succeed"),
+    pytest.param(lambda job: job.fail(DEATH), id="fail"),
+    pytest.param(lambda job: job.abandon(), id="abandon"),
+]
+
+
+def settled_times(job: Job) -> list[Job]:
+    """Jobs that ``on_settled`` was called with."""
+    told: list[Job] = []
+    job.on_settled = told.append
+    return told
+
+
+async def outcome(job: Job) -> object:
+    try:
+        return await job.answer
+    except ServingError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        pytest.param(lambda job: job.succeed(ANSWER), ANSWER, id="succeed"),
+        pytest.param(lambda job: job.fail(DEATH), DEATH, id="fail"),
+    ],
+)
+@pytest.mark.parametrize("later", SETTLING)
+@virtual_time
+async def test_first_answer_counts(act: Act, expected: object, later: Act, new_job: NewJob) -> None:
+    job = new_job()
+    act(job)
+    later(job)
+    assert await outcome(job) is expected
+
+
+@pytest.mark.parametrize("later", SETTLING)
+@pytest.mark.parametrize("act", SETTLING)
+@virtual_time
+async def test_holder_is_told_once(act: Act, later: Act, new_job: NewJob) -> None:
+    job = new_job()
+    told = settled_times(job)
+    act(job)
+    later(job)
+    assert told == [job]
+    assert not job.wanted
+
+
+@virtual_time
+async def test_waiting_for_an_abandoned_job_ends(new_job: NewJob) -> None:
+    job = new_job()
+    job.abandon()
+    with pytest.raises(asyncio.CancelledError):
+        await job.answer
+
+
+@pytest.mark.parametrize(("verb", "batchable"), [(Verb.PREDICT, True), (Verb.EXPLAIN, False), (Verb.DESCRIBE, False)])
+@virtual_time
+async def test_only_predictions_share_a_batch(verb: Verb, batchable: bool, new_job: NewJob) -> None:
+    assert new_job(verb=verb).batchable is batchable
+
+
+@virtual_time
+async def test_remaining_time_shrinks_to_the_deadline(new_job: NewJob) -> None:
+    job = new_job(within=5)
+    await asyncio.sleep(2)
+    assert job.remaining(asyncio.get_running_loop().time()) == 3
+    assert new_job().remaining(0) is None
+
+
+@virtual_time
+async def test_job_is_wanted_until_its_stream_has_ended(new_job: NewJob) -> None:
+    job = new_job()
+    told = settled_times(job)
+    job.add_chunk(InferenceResponse(b"1", status=201))
+    assert (job.wanted, told) == (True, [])
+    job.succeed(InferenceResponse(b"2"))
+    assert (job.wanted, told) == (False, [job])
+    assert (await job.answer).status == 201
+
+
+@virtual_time
+async def test_stream_gives_its_chunks_in_order(new_job: NewJob) -> None:
+    job = new_job()
+    for piece in (b"1", b"2", b"3"):
+        job.add_chunk(InferenceResponse(piece))
+    job.succeed(InferenceResponse(b"4"))
+    first = await job.answer
+    assert [first.body, *[piece async for piece in first.more]] == [b"1", b"2", b"3", b"4"]
+
+
+@virtual_time
+async def test_stream_ends_with_the_failure(new_job: NewJob) -> None:
+    job = new_job()
+    job.add_chunk(InferenceResponse(b"1"))
+    job.add_chunk(InferenceResponse(b"2"))
+    job.fail(DEATH)
+    pieces = aiter((await job.answer).more)
+    assert await anext(pieces) == b"2"
+    with pytest.raises(WorkerDied):
+        await anext(pieces)
+
+
+@virtual_time
+async def test_reader_that_leaves_a_stream_abandons_the_job(new_job: NewJob) -> None:
+    """The worker went on for a client that had gone, and every chunk was kept for it."""
+    job = new_job()
+    told = settled_times(job)
+    job.add_chunk(InferenceResponse(b"1"))
+    job.add_chunk(InferenceResponse(b"2"))
+    async with aclosing((await job.answer).more) as more:
+        assert await anext(more) == b"2"
+    assert told == [job]
+    job.add_chunk(InferenceResponse(b"3"))  # comes from the worker before it has heard of it
+    assert not job.wanted
+
+
+@virtual_time
+async def test_chunk_after_another_answer_is_ignored(new_job: NewJob) -> None:
+    job = new_job()
+    job.fail(DeadlineExceeded(1))
+    job.add_chunk(InferenceResponse(b"1"))
+    assert not job.wanted
+    assert isinstance(await outcome(job), DeadlineExceeded)

@@ -1,0 +1,131 @@
+"""Workers without processes: they obey a test, and note what happens to them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import Update
+from torchserve_lite.engine.pool import PoolEvents
+from torchserve_lite.errors import LoadFailed, WorkerDied, WorkerFailure
+from torchserve_lite.ipc.messages import Chunk, Reply, Result
+
+Script = Callable[["FakeWorker", Sequence[Job]], AsyncGenerator[Update, None]]
+
+
+class FakeWorker:
+    """Answers each job with its own body after ``seconds``, unless the launcher has another script."""
+
+    def __init__(self, script: Script, pid: int) -> None:
+        self.pid: int | None = pid
+        self.batches: list[list[bytes]] = []
+        self.cancelled: list[bytes] = []
+        self._script = script
+        self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
+
+    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        self.batches.append([body_of(job) for job in batch])
+        return self._script(self, batch)
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(body_of(job))
+
+    async def watch(self) -> None:
+        raise await asyncio.shield(self._died)
+
+    @property
+    def death(self) -> WorkerDied | None:
+        return self._died.result() if self._died.done() else None
+
+    def die(self, cause: str = "It was shot.") -> None:
+        if not self._died.done():
+            self._died.set_result(WorkerDied(cause))
+
+
+def echo_after(seconds: float) -> Script:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        await asyncio.sleep(seconds)
+        yield result(*(body_of(job) for job in batch))
+
+    return script
+
+
+def result(*bodies: bytes) -> Result:
+    return Result(1, tuple(Reply(body) for body in bodies))
+
+
+def chunk(body: bytes, index: int = 0) -> Chunk:
+    return Chunk(1, index, Reply(body, 201, content_type="text/plain"))
+
+
+def body_of(job: Job) -> bytes:
+    return job.request.parts[0].data
+
+
+class FakeLauncher:
+    """Starts fake workers: the first runs the first script and so on, the last script is for all that follow.
+
+    ``failures`` says which of the first loads fail, ``load_seconds`` how long the n-th takes; a worker dies ``life``
+    seconds after its start.
+    """
+
+    def __init__(
+        self,
+        *scripts: Script,
+        failures: Iterable[bool] = (),
+        load_seconds: Callable[[int], float] = lambda attempt: 0.0,
+        life: float | None = None,
+    ) -> None:
+        self.workers: list[FakeWorker] = []
+        self.alive: list[FakeWorker] = []
+        self.attempts: list[float] = []
+        self._scripts = list(scripts) or [echo_after(1.0)]
+        self._failures = iter(failures)
+        self._load_seconds = load_seconds
+        self._life = life
+
+    @asynccontextmanager
+    async def __call__(self, spec: ModelSpec, gpu_id: int | None) -> AsyncIterator[FakeWorker]:
+        loop = asyncio.get_running_loop()
+        self.attempts.append(loop.time())
+        await asyncio.sleep(self._load_seconds(len(self.attempts)))
+        if next(self._failures, False):
+            raise LoadFailed("no such weights", "Traceback of the handler")
+        worker = self._new_worker()
+        if self._life is not None:
+            loop.call_later(self._life, worker.die)
+        try:
+            yield worker
+        finally:
+            self.alive.remove(worker)
+
+    def _new_worker(self) -> FakeWorker:
+        script = self._scripts[min(len(self.workers), len(self._scripts) - 1)]
+        worker = FakeWorker(script, pid=len(self.attempts))
+        self.workers.append(worker)
+        self.alive.append(worker)
+        return worker
+
+    @property
+    def delays(self) -> list[float]:
+        """Seconds between the attempts."""
+        return [later - earlier for earlier, later in zip(self.attempts, self.attempts[1:], strict=False)]
+
+
+class NotedEvents(PoolEvents):
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.loaded: list[str] = []
+        self.failed: list[WorkerFailure] = []
+
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], result: Result, seconds: float) -> None:
+        self.batches.append(len(batch))
+
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:
+        self.loaded.append(worker_id)
+
+    def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
+        self.failed.append(error)

@@ -1,0 +1,387 @@
+"""When jobs become a batch: the promises of the job queue, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import NewJob, job_maker
+from tests.virtual_time import virtual_time
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import BatchPolicy
+from torchserve_lite.core.requests import InferenceResponse, Verb
+from torchserve_lite.engine.batching import NOW, BatchAggregator, release_time
+from torchserve_lite.errors import DeadlineExceeded, NoWorkers, QueueFull
+
+DONE = InferenceResponse(b"")
+
+
+def aggregator(size: int = 4, delay: float = 1.0, capacity: int = 100) -> BatchAggregator:
+    return BatchAggregator("tiny", BatchPolicy(size=size, delay=delay), capacity)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def answered(queue: BatchAggregator, size: int | None = None) -> list[Job]:
+    """What a worker does with the next batch: takes it and answers it."""
+    batch = await queue.next_batch()
+    for job in batch:
+        job.succeed(DONE)
+    queue.finished(batch)
+    assert size is None or len(batch) == size
+    return batch
+
+
+async def know_clients(queue: BatchAggregator, new_job: NewJob, clients: int) -> None:
+    """The queue has seen this many jobs at once, and has answered all of them."""
+    for _ in range(clients):
+        queue.put(new_job())
+    while len(queue):
+        await answered(queue)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "expected", "when"),
+    [
+        pytest.param(4, 9, NOW, id="full"),
+        pytest.param(3, 9, 11.0, id="not full, more clients may send"),
+        pytest.param(3, 3, NOW, id="all clients are here"),
+        pytest.param(1, 1, NOW, id="the only client is here"),
+        pytest.param(1, 0, NOW, id="more here than ever seen"),
+        pytest.param(1, 2, 11.0, id="one of two clients"),
+    ],
+)
+def test_release_time_depends_on_who_may_still_come(waiting: int, expected: int, when: float) -> None:
+    assert release_time(waiting, 10.0, expected, BatchPolicy(size=4, delay=1.0)) == when
+
+
+@virtual_time
+async def test_full_batch_goes_at_once(new_job: NewJob) -> None:
+    queue, begun = aggregator(size=2), now()
+    await know_clients(queue, new_job, 8)
+    jobs = [new_job(), new_job()]
+    for job in jobs:
+        queue.put(job)
+    assert await queue.next_batch() == jobs
+    assert now() == begun
+
+
+@virtual_time
+async def test_batch_that_becomes_full_goes_at_once_while_a_worker_waits(new_job: NewJob) -> None:
+    queue = aggregator(size=2, delay=60)
+    await know_clients(queue, new_job, 8)
+    worker = asyncio.create_task(queue.next_batch())
+    queue.put(new_job())
+    await asyncio.sleep(1)
+    begun = now()
+    queue.put(new_job())
+    assert len(await worker) == 2
+    assert now() == begun
+
+
+@virtual_time
+async def test_incomplete_batch_goes_when_its_oldest_job_has_waited_the_delay(new_job: NewJob) -> None:
+    queue, begun = aggregator(delay=60), now()
+    await know_clients(queue, new_job, 8)
+    worker = asyncio.create_task(queue.next_batch())
+    queue.put(new_job())
+    await asyncio.sleep(59)
+    queue.put(new_job())
+    assert not worker.done()
+    assert len(await worker) == 2
+    assert now() == begun + 60
+
+
+@virtual_time
+async def test_delay_has_passed_already_for_a_job_that_queued_behind_a_busy_worker(new_job: NewJob) -> None:
+    queue = aggregator(delay=1.0)
+    await know_clients(queue, new_job, 8)
+    queue.put(new_job())
+    await asyncio.sleep(5)  # nobody asks for a batch meanwhile
+    begun = now()
+    await answered(queue, 1)
+    assert now() == begun
+
+
+@virtual_time
+async def test_lone_client_never_waits(new_job: NewJob) -> None:
+    queue, begun = aggregator(delay=60), now()
+    for _ in range(5):
+        queue.put(new_job())
+        await answered(queue, 1)
+    assert now() == begun
+
+
+@virtual_time
+async def test_batch_goes_at_once_when_all_clients_of_late_are_in_it(new_job: NewJob) -> None:
+    queue, begun = aggregator(size=32, delay=60), now()
+    await know_clients(queue, new_job, 3)
+    for _ in range(3):
+        queue.put(new_job())
+    await answered(queue, 3)
+    assert now() == begun
+
+
+@virtual_time
+async def test_running_jobs_are_not_waited_for(new_job: NewJob) -> None:
+    """Their clients wait for an answer and send nothing more."""
+    queue, begun = aggregator(size=2, delay=60), now()
+    for _ in range(4):
+        queue.put(new_job())
+    await queue.next_batch()
+    await queue.next_batch()
+    queue.put(new_job())
+    assert len(await queue.next_batch()) == 1
+    assert now() == begun
+
+
+@virtual_time
+async def test_batch_that_waited_in_vain_makes_later_ones_not_wait(new_job: NewJob) -> None:
+    queue = aggregator(delay=60)
+    await know_clients(queue, new_job, 8)  # and now only one of them is left
+    begun = now()
+    for _ in range(3):
+        queue.put(new_job())
+        await answered(queue, 1)
+    assert now() == begun + 60  # the first of the three has paid for all
+
+
+@virtual_time
+async def test_cancelled_wait_loses_no_job(new_job: NewJob) -> None:
+    queue = aggregator(delay=60)
+    await know_clients(queue, new_job, 8)
+    retired = asyncio.create_task(queue.next_batch())
+    job = new_job()
+    queue.put(job)
+    await asyncio.sleep(30)
+    retired.cancel()
+    assert await queue.next_batch() == [job]
+
+
+@virtual_time
+async def test_cancelling_at_the_moment_of_release_loses_no_job(new_job: NewJob) -> None:
+    """The batch is complete and the waiting worker has been woken, but it is retired before it runs."""
+    queue = aggregator(size=1)
+    retired = asyncio.create_task(queue.next_batch())
+    await asyncio.sleep(1)
+    job = new_job()
+    queue.put(job)
+    retired.cancel()
+    assert await queue.next_batch() == [job]
+    assert retired.cancelled()
+
+
+@virtual_time
+async def test_next_worker_takes_over_the_filling_when_one_is_cancelled(new_job: NewJob) -> None:
+    queue = aggregator()
+    first, second = asyncio.create_task(queue.next_batch()), asyncio.create_task(queue.next_batch())
+    await asyncio.sleep(1)
+    first.cancel()
+    await asyncio.sleep(1)
+    queue.put(new_job())
+    assert len(await second) == 1
+
+
+@pytest.mark.parametrize("verb", [Verb.EXPLAIN, Verb.DESCRIBE])
+@virtual_time
+async def test_explanation_runs_alone_in_its_place(new_job: NewJob, verb: Verb) -> None:
+    queue = aggregator(size=8)
+    for body, kind in ((b"1", Verb.PREDICT), (b"2", verb), (b"3", Verb.PREDICT), (b"4", Verb.PREDICT)):
+        queue.put(new_job(body, verb=kind))
+    batches = [await answered(queue) for _ in range(3)]
+    assert [[job.request.parts[0].data for job in batch] for batch in batches] == [[b"1"], [b"2"], [b"3", b"4"]]
+
+
+@virtual_time
+async def test_explanation_at_the_head_does_not_wait_for_others(new_job: NewJob) -> None:
+    queue, begun = aggregator(delay=60), now()
+    await know_clients(queue, new_job, 8)
+    queue.put(new_job(verb=Verb.EXPLAIN))
+    await answered(queue, 1)
+    assert now() == begun
+
+
+@virtual_time
+async def test_abandoned_job_leaves_the_queue_at_once_and_frees_its_place(new_job: NewJob) -> None:
+    queue = aggregator(capacity=1)
+    gone, stays = new_job(), new_job()
+    queue.put(gone)
+    gone.abandon()
+    assert len(queue) == 0
+    queue.put(stays)
+    assert await queue.next_batch() == [stays]
+
+
+@virtual_time
+async def test_delay_counts_from_the_oldest_job_that_is_still_wanted(new_job: NewJob) -> None:
+    queue = aggregator(delay=60)
+    await know_clients(queue, new_job, 8)
+    worker = asyncio.create_task(queue.next_batch())
+    gone = new_job()
+    queue.put(gone)
+    await asyncio.sleep(30)
+    queue.put(new_job())
+    begun = now()
+    gone.abandon()
+    assert len(await worker) == 1
+    assert now() == begun + 60
+
+
+@virtual_time
+async def test_job_past_its_deadline_is_never_handed_out(new_job: NewJob) -> None:
+    queue = aggregator()
+    late, good = new_job(within=2), new_job(within=9)
+    queue.put(late)
+    queue.put(good)
+    await asyncio.sleep(2)
+    assert await queue.next_batch() == [good]
+    assert queue.running == 1
+    with pytest.raises(DeadlineExceeded, match="2 s"):
+        await late.answer
+
+
+@virtual_time
+async def test_worker_goes_on_waiting_when_all_jobs_had_expired(new_job: NewJob) -> None:
+    queue = aggregator()
+    late = new_job(within=2)
+    queue.put(late)
+    await asyncio.sleep(3)
+    worker = asyncio.create_task(queue.next_batch())
+    await asyncio.sleep(1)
+    assert late.answer.exception() is not None
+    queue.put(new_job())
+    assert len(await worker) == 1
+
+
+@virtual_time
+async def test_queue_refuses_at_capacity_and_names_the_limit(new_job: NewJob) -> None:
+    queue = aggregator(size=1, capacity=2)
+    queue.put(new_job())
+    await queue.next_batch()  # what runs does not count
+    queue.put(new_job())
+    queue.put(new_job())
+    with pytest.raises(QueueFull, match="job_queue_size=2"):
+        queue.put(new_job())
+
+
+@virtual_time
+async def test_fail_all_answers_every_waiting_job(new_job: NewJob) -> None:
+    queue = aggregator()
+    jobs = [new_job() for _ in range(3)]
+    for job in jobs:
+        queue.put(job)
+    queue.fail_all(NoWorkers("tiny"))
+    assert len(queue) == 0
+    assert [type(job.answer.exception()) for job in jobs] == [NoWorkers] * 3
+
+
+@virtual_time
+async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob) -> None:
+    old, new = aggregator(), aggregator(capacity=3)
+    jobs = [new_job() for _ in range(4)]
+    for job in jobs:
+        old.put(job)
+    old.move_to(new)
+    jobs[0].abandon()
+    assert (len(old), await new.next_batch()) == (0, jobs[1:3])
+    assert isinstance(jobs[3].answer.exception(), QueueFull)
+
+
+@virtual_time
+async def test_job_knows_how_long_it_waited(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchserve_lite.engine.batching.perf_counter", lambda: now())
+    queue, job = aggregator(), new_job()
+    queue.put(job)
+    await asyncio.sleep(0.25)
+    await queue.next_batch()
+    assert job.waited == 0.25
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from(Verb), st.none() | st.integers(1, 5)),
+        st.tuples(st.just("pass"), st.integers(0, 3)),
+        st.tuples(st.just("abandon"), st.integers(0, 30)),
+        st.tuples(st.just("worker"), st.booleans()),
+        st.tuples(st.just("cancel"), st.integers(0, 3)),
+    ),
+    max_size=40,
+)
+
+
+class Life:
+    """A queue with workers that come, take a second for each batch and are cancelled, and clients that come and go."""
+
+    def __init__(self, size: int, delay: float) -> None:
+        self.queue = aggregator(size=size, delay=delay, capacity=10)
+        self.new_job = job_maker()
+        self.jobs: list[Job] = []
+        self.batches: list[list[Job]] = []
+        self.workers: list[asyncio.Task[None]] = []
+
+    async def step(self, kind: str, *what: Any) -> None:
+        match kind, what:
+            case "put", (verb, within):
+                self.put(self.new_job(verb=verb, within=within))
+            case "pass", (seconds,):
+                await asyncio.sleep(seconds)
+            case "abandon", (index,) if self.jobs:
+                self.jobs[index % len(self.jobs)].abandon()
+            case "worker", (again,):
+                self.workers.append(asyncio.create_task(self.work(again=again)))
+            case "cancel", (index,) if self.workers:
+                self.workers[index % len(self.workers)].cancel()
+
+    def put(self, job: Job) -> None:
+        try:
+            self.queue.put(job)
+        except QueueFull:
+            assert len(self.queue) == 10
+        else:
+            self.jobs.append(job)
+
+    async def work(self, *, again: bool) -> None:
+        while True:
+            batch = await self.queue.next_batch()
+            self.batches.append(batch)
+            assert all(job.deadline is None or now() < job.deadline for job in batch)
+            try:
+                await asyncio.sleep(1)
+            finally:
+                self.queue.finished(batch)
+            if not again:
+                return
+
+    async def end(self) -> None:
+        last = asyncio.create_task(self.work(again=True))
+        await asyncio.sleep(1000)
+        for worker in (last, *self.workers):
+            worker.cancel()
+        await asyncio.gather(last, *self.workers, return_exceptions=True)
+
+
+@given(steps=STEPS, size=st.integers(1, 4), delay=st.sampled_from([0.0, 0.5, 2.0]))
+@virtual_time
+async def test_every_job_is_handed_out_once_or_settled_in_order_and_in_small_batches(
+    steps: list[tuple[Any, ...]], size: int, delay: float
+) -> None:
+    life = Life(size, delay)
+    for step in steps:
+        await life.step(*step)
+    await life.end()
+    handed_out = [job for batch in life.batches for job in batch]
+    assert len(set(handed_out)) == len(handed_out)
+    assert handed_out == sorted(handed_out, key=life.jobs.index)
+    assert all(len(batch) <= (size if batch[0].batchable else 1) for batch in life.batches)
+    assert all(job in handed_out or was_settled(job) for job in life.jobs)
+    assert (len(life.queue), life.queue.running) == (0, 0)
+
+
+def was_settled(job: Job) -> bool:
+    return job.answer.cancelled() or isinstance(job.answer.exception(), DeadlineExceeded)

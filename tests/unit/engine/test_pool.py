@@ -1,0 +1,555 @@
+"""A pool of workers: deaths, restarts, scaling, draining and streams, with fake workers in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import NewJob, job_maker, spec_of
+from tests.virtual_time import virtual_time
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import BatchPolicy, RecoveryPolicy, WorkerState
+from torchserve_lite.engine.interface import Update
+from torchserve_lite.engine.pool import PoolEvents, Slot, WorkerPool
+from torchserve_lite.engine.restarts import Restarts
+from torchserve_lite.errors import (
+    DeadlineExceeded,
+    LoadFailed,
+    ModelFailed,
+    NoWorkers,
+    PredictionFailed,
+    QueueFull,
+    ResponseTimeout,
+    ServingError,
+    WorkerDied,
+)
+from torchserve_lite.ipc.messages import Reply, Result
+
+from .fake_workers import FakeLauncher, FakeWorker, NotedEvents, body_of, chunk, echo_after, result
+
+ALWAYS = itertools.repeat(True)
+
+
+@asynccontextmanager
+async def pool_of(
+    launcher: FakeLauncher, workers: int = 1, events: PoolEvents | None = None, **facts: Any
+) -> AsyncIterator[WorkerPool]:
+    """A pool that has begun to start its workers."""
+    ids = itertools.count(1)
+    pool = WorkerPool(
+        spec_of(**facts),
+        launcher,
+        lambda spec: Slot(str(next(ids)), None, Restarts(spec.recovery)),
+        events or NotedEvents(),
+    )
+    async with pool:
+        pool.scale(workers)
+        yield pool
+
+
+def asked(pool: WorkerPool, *jobs: Job) -> tuple[Job, ...]:
+    for job in jobs:
+        pool.submit(job)
+    return jobs
+
+
+async def body(job: Job) -> bytes:
+    return (await job.answer).body
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@virtual_time
+async def test_job_is_answered_by_a_worker(new_job: NewJob) -> None:
+    async with pool_of(FakeLauncher()) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        assert await body(job) == b"7"
+
+
+@virtual_time
+async def test_batch_goes_to_one_worker_and_each_job_gets_its_own_answer(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, batch=BatchPolicy(size=3)) as pool:
+        jobs = asked(pool, *(new_job(str(number).encode()) for number in range(3)))
+        assert [await body(job) for job in jobs] == [b"0", b"1", b"2"]
+    assert launcher.workers[0].batches == [[b"0", b"1", b"2"]]
+
+
+@virtual_time
+async def test_failed_reply_is_the_jobs_own_failure(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        yield Result(1, (Reply(b"bad row", 400, failed=True, from_handler=False), Reply(b"fine")))
+
+    async with pool_of(FakeLauncher(script), batch=BatchPolicy(size=2)) as pool:
+        bad, good = asked(pool, new_job(), new_job())
+        assert await body(good) == b"fine"
+        with pytest.raises(PredictionFailed, match="bad row") as failure:
+            await bad.answer
+    assert (failure.value.status, failure.value.from_handler) == (400, False)
+
+
+@virtual_time
+async def test_death_of_an_idle_worker_costs_no_job(new_job: NewJob) -> None:
+    """A first version noticed a dead idle worker only when the next job was sent to it, and sacrificed that job."""
+    launcher = FakeLauncher()
+    async with pool_of(launcher) as pool:
+        await asyncio.sleep(1)
+        launcher.workers[0].die()
+        await asyncio.sleep(1)
+        (job,) = asked(pool, new_job(b"7"))
+        assert await body(job) == b"7"
+    assert [worker.batches for worker in launcher.workers] == [[], [[b"7"]]]
+
+
+@virtual_time
+async def test_death_fails_its_batch_with_the_cause_and_the_queue_is_served_by_the_next_worker(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10))
+    async with pool_of(launcher, batch=BatchPolicy(size=2)) as pool:
+        jobs = asked(pool, *(new_job(str(number).encode()) for number in range(4)))
+        await asyncio.sleep(5)
+        launcher.workers[0].die("Its process was ended by SIGSEGV.")
+        assert [await body(job) for job in jobs[2:]] == [b"2", b"3"]
+        for job in jobs[:2]:
+            with pytest.raises(WorkerDied, match="SIGSEGV"):
+                await job.answer
+    assert launcher.alive == []
+
+
+@virtual_time
+async def test_worker_that_had_served_is_restarted_at_once(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher) as pool:
+        for _ in range(3):
+            (job,) = asked(pool, new_job())
+            await job.answer
+            launcher.workers[-1].die()
+            await asyncio.sleep(0.5)
+        assert pool.status().ready_workers == 1
+    assert launcher.delays == [1.0, 1.5, 1.5]  # the second that each batch took, and the pause before it
+
+
+@pytest.mark.parametrize(
+    ("life", "delays"),
+    [
+        pytest.param(0.5, [0, 1, 2, 3, 5], id="crash loop"),
+        pytest.param(15.0, [0, 0, 0, 0, 0], id="proven by its age"),
+    ],
+)
+@virtual_time
+async def test_restart_delay_grows_only_while_workers_die_young(life: float, delays: list[float]) -> None:
+    launcher = FakeLauncher(life=life)
+    async with pool_of(launcher):
+        await asyncio.sleep(100)
+    assert launcher.delays[:5] == [life + delay for delay in delays]
+
+
+@virtual_time
+async def test_failed_load_is_tried_again_with_growing_delays_until_the_window_has_passed(new_job: NewJob) -> None:
+    launcher, events = FakeLauncher(failures=ALWAYS), NotedEvents()
+    async with pool_of(launcher, events=events, recovery=RecoveryPolicy(window=10)) as pool:
+        (waiting,) = asked(pool, new_job())
+        with pytest.raises(ModelFailed, match="no such weights"):
+            await waiting.answer
+        with pytest.raises(ModelFailed, match="no such weights"):
+            pool.submit(new_job())
+        assert pool.status().failed
+        assert "no such weights" in pool.status().last_failure
+    assert launcher.delays == [1, 1, 2, 3, 5]
+    assert [type(error) for error in events.failed] == [LoadFailed] * 6
+
+
+@virtual_time
+async def test_waiting_jobs_are_answered_when_a_later_load_succeeds(new_job: NewJob) -> None:
+    async with pool_of(FakeLauncher(failures=[True, True])) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        assert await body(job) == b"7"
+
+
+@virtual_time
+async def test_scaling_gives_a_worker_that_was_given_up_another_life(new_job: NewJob) -> None:
+    launcher = FakeLauncher(failures=[True, True])
+    async with pool_of(launcher, recovery=RecoveryPolicy(window=0)) as pool:
+        await asyncio.sleep(5)
+        assert pool.status().failed
+        pool.scale(1)
+        await pool.until_scaled()
+        (job,) = asked(pool, new_job(b"7"))
+        assert await body(job) == b"7"
+
+
+@virtual_time
+async def test_other_workers_serve_on_when_one_is_given_up(new_job: NewJob) -> None:
+    launcher = FakeLauncher(failures=[True, False, True])
+    async with pool_of(launcher, 2, recovery=RecoveryPolicy(window=0)) as pool:
+        await asyncio.sleep(5)
+        states = sorted(worker.state for worker in pool.status().workers)
+        assert states == [WorkerState.FAILED, WorkerState.READY]
+        (job,) = asked(pool, new_job(b"7"))
+        assert await body(job) == b"7"
+
+
+@virtual_time
+async def test_waiting_jobs_are_told_when_the_last_worker_is_given_up_while_another_drains(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(1000), failures=[False, False, True, True])
+    async with pool_of(launcher, 2, recovery=RecoveryPolicy(window=0)) as pool:
+        await pool.until_scaled()
+        asked(pool, new_job(), new_job())
+        await asyncio.sleep(1)
+        pool.scale(1)  # the newer worker ends when its batch does
+        (waiting,) = asked(pool, new_job())
+        launcher.workers[0].die()
+        with pytest.raises(ModelFailed, match="no such weights"):
+            await waiting.answer
+
+
+@virtual_time
+async def test_hung_worker_is_stopped_and_its_batch_is_told_the_limit(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(1000), echo_after(1))
+    async with pool_of(launcher, response_timeout=20) as pool:
+        hung, queued = asked(pool, new_job(b"1"), new_job(b"2"))
+        with pytest.raises(ResponseTimeout, match="responseTimeout=20 s"):
+            await hung.answer
+        assert now() == 1020
+        assert await body(queued) == b"2"
+        assert launcher.alive == launcher.workers[1:]
+
+
+@virtual_time
+async def test_response_timeout_counts_anew_for_each_chunk(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        for _ in range(5):
+            await asyncio.sleep(19)
+            yield chunk(b"still here")
+        yield result(b"end")
+
+    async with pool_of(FakeLauncher(script), response_timeout=20) as pool:
+        (job,) = asked(pool, new_job())
+        assert await stream(job) == [b"still here"] * 5 + [b"end"]
+
+
+async def stream(job: Job) -> list[bytes]:
+    first = await job.answer
+    assert first.more is not None
+    return [first.body, *[piece async for piece in first.more]]
+
+
+@virtual_time
+async def test_stream_begins_with_status_and_arrives_while_the_batch_runs(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        yield chunk(b"one")
+        await asyncio.sleep(60)
+        yield chunk(b"two")
+        yield result(b"end")
+
+    async with pool_of(FakeLauncher(script)) as pool:
+        (job,) = asked(pool, new_job())
+        first = await job.answer
+        assert (first.body, first.status, first.content_type) == (b"one", 201, "text/plain")
+        assert now() == 1000
+        assert first.more is not None
+        assert [piece async for piece in first.more] == [b"two", b"end"]
+
+
+@virtual_time
+async def test_stream_breaks_off_with_the_cause_when_its_worker_dies(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        yield chunk(b"one")
+        worker.die("It was shot.")
+        await asyncio.sleep(60)
+
+    async with pool_of(FakeLauncher(script)) as pool:
+        (job,) = asked(pool, new_job())
+        with pytest.raises(WorkerDied, match="It was shot"):
+            await stream(job)
+
+
+@virtual_time
+async def test_worker_is_told_when_the_reader_of_a_stream_has_gone(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+        for _ in range(10):
+            yield chunk(b"more")
+            await asyncio.sleep(1)
+        yield result(b"end")
+
+    launcher = FakeLauncher(script)
+    async with pool_of(launcher) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        async with aclosing((await job.answer).more) as more:
+            assert await anext(more) == b"more"
+        assert launcher.workers[0].cancelled == [b"7"]
+        assert not job.wanted
+
+
+@virtual_time
+async def test_client_that_leaves_harms_no_other_job_of_the_batch(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, batch=BatchPolicy(size=2)) as pool:
+        stays, leaves = asked(pool, new_job(b"1"), new_job(b"2"))
+        await asyncio.sleep(0.5)
+        leaves.abandon()
+        assert launcher.workers[0].cancelled == [b"2"]
+        assert await body(stays) == b"1"
+
+
+@virtual_time
+async def test_job_has_one_answer_when_its_deadline_passes_while_it_runs(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10))
+    async with pool_of(launcher) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        await asyncio.sleep(2)
+        job.fail(DeadlineExceeded(2))
+        await asyncio.sleep(20)
+        with pytest.raises(DeadlineExceeded):
+            await job.answer
+    assert launcher.workers[0].cancelled == [b"7"]
+
+
+@virtual_time
+async def test_retired_worker_ends_its_batch_first(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(30))
+    async with pool_of(launcher) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        await asyncio.sleep(1)
+        pool.scale(0)
+        assert await body(job) == b"7"
+        await pool.until_scaled()
+        assert (now(), launcher.alive, pool.status().workers) == (1030, [], ())
+
+
+@virtual_time
+async def test_idle_worker_is_retired_at_once() -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher) as pool:
+        await pool.until_scaled()
+        pool.scale(0)
+        await pool.until_scaled()
+        assert (now(), launcher.alive) == (1000, [])
+
+
+@virtual_time
+async def test_pool_without_workers_refuses_and_answers_what_waits(new_job: NewJob) -> None:
+    """The last worker still runs its batch, but it will take no other: a job queued behind it would wait for ever."""
+    async with pool_of(FakeLauncher(echo_after(30))) as pool:
+        running, waiting = asked(pool, new_job(), new_job())
+        await asyncio.sleep(1)
+        pool.scale(0)
+        with pytest.raises(NoWorkers):
+            await waiting.answer
+        with pytest.raises(NoWorkers):
+            pool.submit(new_job())
+        await running.answer
+
+
+@virtual_time
+async def test_newest_workers_are_retired_first() -> None:
+    async with pool_of(FakeLauncher(), 3) as pool:
+        await pool.until_scaled()
+        pool.scale(2)
+        await pool.until_scaled()
+        assert [worker.id for worker in pool.status().workers] == ["1", "2"]
+        pool.scale(3)
+        await pool.until_scaled()
+        assert [worker.id for worker in pool.status().workers] == ["1", "2", "4"]
+
+
+@virtual_time
+async def test_worker_that_is_retired_before_its_first_step_leaves_nothing_behind() -> None:
+    async with pool_of(FakeLauncher(), 2) as pool:
+        pool.scale(1)
+        await pool.until_scaled()
+        assert [worker.id for worker in pool.status().workers] == ["1"]
+
+
+@virtual_time
+async def test_worker_that_dies_in_its_last_batch_is_not_restarted(new_job: NewJob) -> None:
+    launcher, events = FakeLauncher(echo_after(30)), NotedEvents()
+    async with pool_of(launcher, events=events) as pool:
+        (job,) = asked(pool, new_job())
+        await asyncio.sleep(1)
+        pool.scale(0)
+        launcher.workers[0].die()
+        await pool.until_scaled()
+        with pytest.raises(WorkerDied):
+            await job.answer
+    assert (now(), len(launcher.attempts), len(events.failed)) == (1001, 1, 1)
+
+
+@virtual_time
+async def test_leaving_does_not_wait_for_a_model_that_is_loading() -> None:
+    async with pool_of(FakeLauncher(load_seconds=lambda attempt: 1000.0)):
+        await asyncio.sleep(5)
+    assert now() == 1005
+
+
+@virtual_time
+async def test_until_scaled_tells_the_first_load_failure() -> None:
+    async with pool_of(FakeLauncher(failures=[False, True]), 1) as pool:
+        await pool.until_scaled()
+        pool.scale(2)
+        with pytest.raises(LoadFailed, match="no such weights"):
+            await pool.until_scaled()
+
+
+@virtual_time
+async def test_until_scaled_bears_the_death_of_another_worker() -> None:
+    """Scaling up in the background once ended the server when a worker happened to die meanwhile."""
+    launcher = FakeLauncher(load_seconds=lambda attempt: 10.0)
+    async with pool_of(launcher) as pool:
+        await pool.until_scaled()
+        pool.scale(2)
+        asyncio.get_running_loop().call_later(5, launcher.workers[0].die)
+        await pool.until_scaled()
+        assert pool.status().ready_workers == 2
+
+
+@virtual_time
+async def test_until_scaled_ends_when_a_worker_that_loads_but_dies_is_given_up() -> None:
+    slow_second = FakeLauncher(life=0.5, load_seconds=lambda attempt: 100.0 if attempt == 2 else 0.0)
+    async with pool_of(slow_second, recovery=RecoveryPolicy(window=3)) as pool:
+        await pool.until_scaled()
+        pool.scale(2)
+        with pytest.raises(WorkerDied):
+            await pool.until_scaled()
+
+
+@virtual_time
+async def test_pool_refuses_jobs_beyond_its_queue(new_job: NewJob) -> None:
+    async with pool_of(FakeLauncher(), queue_size=2) as pool:
+        await pool.until_scaled()
+        asked(pool, new_job(), new_job())
+        with pytest.raises(QueueFull):
+            pool.submit(new_job())
+
+
+@virtual_time
+async def test_status_follows_a_worker_through_its_life(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10), load_seconds=lambda attempt: 5.0, failures=[False, True])
+    async with pool_of(launcher) as pool:
+        seen = [pool.status().workers[0].state]
+        await pool.until_scaled()
+        seen.append(pool.status().workers[0].state)
+        asked(pool, new_job(), new_job())
+        await asyncio.sleep(1)
+        status = pool.status()
+        assert (status.wanted, status.running, status.queued, status.queue_size) == (1, 1, 1, 100)
+        assert status.workers[0].pid == 1
+        launcher.workers[0].die("It was shot.")
+        await asyncio.sleep(1)
+        seen.append(pool.status().workers[0].state)
+        assert "It was shot." in pool.status().last_failure
+        pool.scale(0)
+        seen.append(pool.status().workers[0].state)
+    assert seen == [WorkerState.STARTING, WorkerState.READY, WorkerState.RESTARTING, WorkerState.STOPPING]
+
+
+@virtual_time
+async def test_events_are_reported(new_job: NewJob) -> None:
+    events, launcher = NotedEvents(), FakeLauncher()
+    async with pool_of(launcher, events=events, batch=BatchPolicy(size=2)) as pool:
+        for job in asked(pool, new_job(), new_job(), new_job()):
+            await job.answer
+        launcher.workers[0].die()
+        await asyncio.sleep(1)
+    assert (events.batches, events.loaded, [type(error) for error in events.failed]) == (
+        [2, 1],
+        ["1", "1"],
+        [WorkerDied],
+    )
+
+
+@virtual_time
+async def test_worker_with_lanes_runs_as_many_batches_at_once(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10))
+    async with pool_of(launcher, lanes=2) as pool:
+        jobs = asked(pool, *(new_job(str(number).encode()) for number in range(3)))
+        await asyncio.sleep(5)
+        assert (pool.status().running, pool.status().queued) == (2, 1)
+        assert [await body(job) for job in jobs] == [b"0", b"1", b"2"]
+        assert now() == 1020
+
+
+@virtual_time
+async def test_death_fails_the_batches_of_all_lanes(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10))
+    async with pool_of(launcher, lanes=3) as pool:
+        jobs = asked(pool, new_job(), new_job())
+        await asyncio.sleep(1)
+        launcher.workers[0].die()
+        for job in jobs:
+            with pytest.raises(WorkerDied, match="It was shot"):
+                await job.answer
+
+
+@virtual_time
+async def test_retired_worker_ends_the_batches_of_all_lanes_first(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(10))
+    async with pool_of(launcher, lanes=3) as pool:
+        jobs = asked(pool, new_job(b"1"), new_job(b"2"))
+        await asyncio.sleep(1)
+        pool.scale(0)
+        assert [await body(job) for job in jobs] == [b"1", b"2"]
+        await pool.until_scaled()
+        assert (now(), launcher.alive) == (1010, [])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.none() | st.integers(1, 5)),
+        st.tuples(st.just("pass"), st.floats(0, 5)),
+        st.tuples(st.just("die"), st.integers(0, 5)),
+        st.tuples(st.just("leave"), st.integers(0, 20)),
+        st.tuples(st.just("scale"), st.integers(0, 3)),
+    ),
+    max_size=30,
+)
+
+
+@given(steps=STEPS, failures=st.lists(st.booleans(), max_size=6), size=st.integers(1, 3))
+@virtual_time
+async def test_every_job_gets_exactly_one_answer_whatever_happens(
+    steps: list[tuple[str, Any]], failures: list[bool], size: int
+) -> None:
+    launcher, new_job, jobs = FakeLauncher(failures=failures), job_maker(), []
+    policy = BatchPolicy(size=size, delay=0.5)
+    async with pool_of(launcher, batch=policy, recovery=RecoveryPolicy(window=3), queue_size=8) as pool:
+        for kind, what in steps:
+            await happen(pool, launcher, jobs, new_job, kind, what)
+        await asyncio.sleep(100)
+        assert all(job.answer.done() for job in jobs)
+    assert launcher.alive == []
+    assert all(job.answer.cancelled() or is_own_answer(job) for job in jobs)
+    assert pool.status().running == pool.status().queued == 0
+
+
+async def happen(
+    pool: WorkerPool, launcher: FakeLauncher, jobs: list[Job], new_job: NewJob, kind: str, what: Any
+) -> None:
+    match kind:
+        case "ask":
+            job = new_job(str(len(jobs)).encode(), within=what)
+            with suppress(QueueFull, NoWorkers, ModelFailed):
+                pool.submit(job)
+                jobs.append(job)
+        case "pass":
+            await asyncio.sleep(what)
+        case "die" if launcher.alive:
+            launcher.alive[what % len(launcher.alive)].die()
+        case "leave" if jobs:
+            jobs[what % len(jobs)].abandon()
+        case "scale":
+            pool.scale(what)
+
+
+def is_own_answer(job: Job) -> bool:
+    if (error := job.answer.exception()) is not None:
+        return isinstance(error, ServingError)
+    return job.answer.result().body == body_of(job)

@@ -1,0 +1,474 @@
+"""The parent's side of a worker process, with a child that is a coroutine at the other end of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+
+from tests.conftest import NewJob
+from tests.virtual_time import virtual_time
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.engine.process import ChildHandle, ProcessWorker, StartChild
+from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.errors import LoadFailed, WorkerDied
+from torchserve_lite.ipc.frames import FrameDecoder, pack
+from torchserve_lite.ipc.messages import (
+    Cancel,
+    Chunk,
+    FromWorker,
+    Load,
+    Loaded,
+    LoadFailure,
+    Predict,
+    Reply,
+    Result,
+    ToWorker,
+)
+from torchserve_lite.ipc.stages import StageMarker
+
+LOAD = Load(model_name="tiny", model_version="1.0", model_dir=".", handler="tiny", manifest=None, model_config=None)
+
+
+class Child:
+    """What a child does: its end of the link, its output, its stage marker. Its script returns the exit code."""
+
+    def __init__(self, link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> None:
+        self.stage = stage
+        self.stdout, self.stderr = os.dup(stdout.write_end), os.dup(stderr.write_end)
+        self._link = link.dup()
+        self._link.setblocking(False)
+        self._decoder = FrameDecoder()
+        self._received: list[bytes] = []
+
+    async def receive(self) -> ToWorker | None:
+        """None at the end of the link."""
+        while not self._received:
+            data = await asyncio.get_running_loop().sock_recv(self._link, 65536)
+            if not data:
+                return None
+            self._received += self._decoder.feed(data)
+        return msgspec.msgpack.Decoder(ToWorker).decode(self._received.pop(0))
+
+    async def send(self, message: FromWorker | bytes) -> None:
+        payload = message if isinstance(message, bytes) else msgspec.msgpack.encode(message)
+        await asyncio.get_running_loop().sock_sendall(self._link, pack(payload))
+
+    def print(self, text: bytes) -> None:
+        os.write(self.stderr, text)
+
+    def close_link(self) -> None:
+        self._link.close()
+
+    def close(self) -> None:
+        self._link.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+Script = Callable[[Child], Awaitable[int]]
+
+
+class Handle(ChildHandle):
+    """``killed``: whether SIGKILL was sent."""
+
+    def __init__(self, life: asyncio.Task[int], exit_code: asyncio.Future[int]) -> None:
+        super().__init__(4711, exit_code)
+        self.killed = False
+        self._life = life
+
+    def kill(self) -> None:
+        if not self.exit_code.done():
+            self.killed = True
+            self._life.cancel()
+
+
+class Launched:
+    """Starts a child with ``script``; ``handle`` and ``child`` are there once it runs."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.handle: Handle
+        self.child: Child
+
+    async def start(self, link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+        self.child = Child(link, stage, stdout, stderr)
+        code = asyncio.get_running_loop().create_future()
+        self.handle = Handle(asyncio.create_task(self._live(code)), code)
+        return self.handle
+
+    async def _live(self, code: asyncio.Future[int]) -> int:
+        result = -signal.SIGKILL
+        try:
+            result = await self._script(self.child)
+        finally:
+            self.child.close()
+            code.set_result(result)
+        return result
+
+
+def worker_of(start: StartChild, threads: int = 1) -> ProcessWorker:
+    return ProcessWorker("W-tiny_1.0", start, lambda: threads, lambda line: False)
+
+
+@asynccontextmanager
+async def loaded(script: Script) -> AsyncIterator[tuple[ProcessWorker, Launched]]:
+    """A worker that has loaded its model; ``script`` goes on from there."""
+
+    async def live(child: Child) -> int:
+        await child.receive()
+        await child.send(Loaded(0.0))
+        return await script(child)
+
+    launched = Launched(live)
+    async with worker_of(launched.start) as worker:
+        await worker.load(LOAD, 60)
+        yield worker, launched
+
+
+async def answers(worker: ProcessWorker, *jobs: Job) -> list[Chunk | Result]:
+    return [update async for update in worker.predict(jobs)]
+
+
+def result(batch: int, *bodies: bytes) -> Result:
+    return Result(batch, tuple(Reply(body) for body in bodies))
+
+
+async def until_let_go(child: Child) -> int:
+    while await child.receive() is not None:
+        pass
+    return 0
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@virtual_time
+async def test_batch_goes_out_and_its_answers_come_back(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        predict = await child.receive()
+        assert isinstance(predict, Predict)
+        await child.send(Chunk(predict.batch, 0, Reply(b"first")))
+        await child.send(result(predict.batch, *(call.parts[0].data for call in predict.calls)))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        updates = await answers(worker, new_job(b"1"), new_job(b"2"))
+    assert updates == [Chunk(1, 0, Reply(b"first")), result(1, b"1", b"2")]
+
+
+@virtual_time
+async def test_worker_is_told_threads_and_the_seconds_that_remain(new_job: NewJob) -> None:
+    """Never a clock reading: the clock of another process is its own."""
+    seen: list[ToWorker | None] = []
+
+    async def script(child: Child) -> int:
+        seen.append(await child.receive())
+        await child.send(result(1, b"", b""))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        urgent, patient = new_job(within=5), new_job()
+        await asyncio.sleep(2)
+        await answers(worker, urgent, patient)
+    assert isinstance(seen[0], Predict)
+    assert (seen[0].threads, [call.remaining for call in seen[0].calls]) == (1, [3.0, None])
+
+
+@virtual_time
+async def test_cancelling_names_the_batch_and_the_place_in_it(new_job: NewJob) -> None:
+    seen: list[ToWorker | None] = []
+
+    async def script(child: Child) -> int:
+        await child.receive()
+        seen.append(await child.receive())
+        await child.send(result(1, b"", b""))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        stays, leaves = new_job(), new_job()
+        running = asyncio.create_task(answers(worker, stays, leaves))
+        await asyncio.sleep(1)
+        worker.cancel(leaves)
+        await running
+        worker.cancel(leaves)  # has ended: nothing to tell
+    assert seen == [Cancel(1, 1)]
+
+
+@virtual_time
+async def test_batches_beside_one_another_get_their_own_answers_in_any_order(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        for _ in range(2):
+            await child.receive()
+        await child.send(result(2, b"two"))
+        await child.send(result(1, b"one"))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        both = await asyncio.gather(answers(worker, new_job()), answers(worker, new_job()))
+    assert both == [[result(1, b"one")], [result(2, b"two")]]
+
+
+@virtual_time
+async def test_answer_to_no_running_batch_is_ignored(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.send(result(99, b"whose?"))
+        await child.send(result(1, b"mine"))
+        await child.send(result(1, b"twice"))
+        await child.receive()
+        await child.send(result(2, b"next"))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        assert await answers(worker, new_job()) == [result(1, b"mine")]
+        assert await answers(worker, new_job()) == [result(2, b"next")]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        pytest.param(b"\xc1 no msgpack", id="no message"),
+        pytest.param(b"", id="empty"),
+        pytest.param(msgspec.msgpack.encode(result(1)), id="too few answers"),
+        pytest.param(msgspec.msgpack.encode(result(1, b"", b"", b"")), id="too many answers"),
+        pytest.param(msgspec.msgpack.encode(Chunk(1, 2, Reply(b""))), id="chunk for nobody"),
+        pytest.param(msgspec.msgpack.encode(Chunk(1, -1, Reply(b""))), id="chunk before the first"),
+    ],
+)
+@virtual_time
+async def test_worker_that_sends_garbage_is_stopped_and_its_jobs_hear_why(garbage: bytes, new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.send(garbage)
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, launched):
+        with pytest.raises(WorkerDied, match="a message that cannot be used") as death:
+            await answers(worker, new_job(), new_job())
+        assert launched.handle.killed
+    assert death.value.status == 500  # not the 507 of a process that the kernel has killed
+
+
+@virtual_time
+async def test_frame_of_impossible_length_stops_the_worker(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await asyncio.get_running_loop().sock_sendall(child._link, b"\xff" * 8)
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, launched):
+        with pytest.raises(WorkerDied, match="4294967295 bytes"):
+            await answers(worker, new_job())
+        assert launched.handle.killed
+    assert now() == 1000
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "status"),
+    [
+        pytest.param(3, "exited with code 3", 500, id="exit"),
+        pytest.param(0, "exited with code 0", 500, id="exit without an error"),
+        pytest.param(-signal.SIGSEGV, "ended by SIGSEGV", 500, id="segfault"),
+        pytest.param(-signal.SIGKILL, "ended by SIGKILL", 507, id="out of memory"),
+        pytest.param(-99, "ended by signal 99", 500, id="no signal of this system"),
+    ],
+)
+@virtual_time
+async def test_death_names_the_cause_and_what_it_was_doing(code: int, told: str, status: int, new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        child.stage.mark("inference", 3)
+        return code
+
+    async with loaded(script) as (worker, _):
+        with pytest.raises(WorkerDied, match=rf"{told} while at inference \(row 3 of its batch\)") as death:
+            await answers(worker, new_job())
+        assert worker.death is death.value
+    assert death.value.status == status
+
+
+@virtual_time
+async def test_what_a_worker_sent_before_it_died_still_counts(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.send(result(1, b"last words"))
+        return 1
+
+    async with loaded(script) as (worker, _):
+        assert await answers(worker, new_job()) == [result(1, b"last words")]
+        with pytest.raises(WorkerDied):
+            await worker.watch()
+        with pytest.raises(WorkerDied):
+            await answers(worker, new_job())
+
+
+@virtual_time
+async def test_output_is_logged_before_the_death_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(child: Child) -> int:
+        child.print(b"Traceback of the handler\nValueError: boom")
+        return 1
+
+    async with loaded(script) as (worker, _):
+        with pytest.raises(WorkerDied):
+            await worker.watch()
+        assert caplog.messages == ["Traceback of the handler", "ValueError: boom"]
+
+
+@virtual_time
+async def test_grandchild_that_holds_the_output_delays_the_report_only_briefly() -> None:
+    held: list[int] = []
+
+    async def script(child: Child) -> int:
+        held.extend([os.dup(child.stdout), os.dup(child.stderr)])
+        return 1
+
+    async with loaded(script) as (worker, _):
+        with pytest.raises(WorkerDied):
+            await worker.watch()
+        assert now() <= 1002
+    for descriptor in held:
+        os.close(descriptor)
+
+
+@virtual_time
+async def test_leaving_lets_the_child_end_by_itself() -> None:
+    """Closing the link once killed every worker at the next turn of the loop, whatever grace was meant for it."""
+
+    async def script(child: Child) -> int:
+        await until_let_go(child)
+        await asyncio.sleep(3)
+        return 0
+
+    async with loaded(script) as (_, launched):
+        pass
+    assert (now(), launched.handle.killed) == (1003, False)
+
+
+@virtual_time
+async def test_child_that_does_not_end_is_killed_after_a_grace_time() -> None:
+    async def script(child: Child) -> int:
+        await asyncio.sleep(1000)
+        return 0
+
+    async with loaded(script) as (_, launched):
+        pass
+    assert (now(), launched.handle.killed) == (1005, True)
+
+
+@virtual_time
+async def test_leaving_after_a_failure_gives_no_grace() -> None:
+    async def script(child: Child) -> int:
+        await asyncio.sleep(1000)
+        return 0
+
+    with pytest.raises(LoadFailed):
+        async with loaded(script) as (_, launched):
+            raise LoadFailed("hung")
+    assert (now(), launched.handle.killed) == (1000, True)
+
+
+@virtual_time
+async def test_child_that_closes_its_link_is_stopped(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        child.close_link()
+        await asyncio.sleep(1000)
+        return 0
+
+    async with loaded(script) as (worker, launched):
+        with pytest.raises(WorkerDied, match="closed its link") as death:
+            await answers(worker, new_job())
+        assert launched.handle.killed
+    assert death.value.status == 500
+
+
+@virtual_time
+async def test_failed_load_carries_the_handlers_traceback() -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.send(LoadFailure("ImportError: x", "Traceback of the handler", out_of_memory=True))
+        return 0
+
+    async with worker_of(Launched(script).start) as worker:
+        with pytest.raises(LoadFailed, match="ImportError: x") as failure:
+            await worker.load(LOAD, 60)
+    assert (failure.value.traceback, failure.value.status) == ("Traceback of the handler", 507)
+
+
+@virtual_time
+async def test_death_while_loading_tells_the_cause_and_the_last_lines() -> None:
+    async def script(child: Child) -> int:
+        child.stage.mark("loading")
+        child.print(b"CUDA driver too old\n")
+        return 1
+
+    async with worker_of(Launched(script).start) as worker:
+        with pytest.raises(LoadFailed, match=r"exited with code 1 while at loading\. CUDA driver too old"):
+            await worker.load(LOAD, 60)
+
+
+@virtual_time
+async def test_load_that_takes_too_long_tells_the_limit_and_the_stage() -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        child.stage.mark("loading")
+        return await until_let_go(child)
+
+    async with worker_of(Launched(script).start) as worker:
+        with pytest.raises(LoadFailed, match=r"startupTimeout=60 s \(it was loading\)"):
+            await worker.load(LOAD, 60)
+    assert now() == 1060
+
+
+@pytest.mark.parametrize("fault", [FileNotFoundError("no such python"), EOFError("no fork server")])
+@virtual_time
+async def test_process_that_cannot_be_started_is_a_failed_load_and_leaks_nothing(fault: Exception) -> None:
+    """It was an unexpected error once: the pool's task ended, and the start waited for the worker for ever."""
+
+    async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+        raise fault
+
+    before = sorted(os.listdir("/dev/fd"))
+    with pytest.raises(LoadFailed, match=str(fault)):
+        async with worker_of(start):
+            pass
+    await asyncio.sleep(0.1)
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+@virtual_time
+async def test_start_that_is_cancelled_leaks_nothing() -> None:
+    async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+        raise asyncio.CancelledError
+
+    before = sorted(os.listdir("/dev/fd"))
+    with pytest.raises(asyncio.CancelledError):
+        async with worker_of(start):
+            pass
+    await asyncio.sleep(0.1)
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+@virtual_time
+async def test_model_config_that_no_message_can_hold_is_a_failed_load() -> None:
+    load = msgspec.structs.replace(LOAD, model_config={"seed": 2**70})
+    async with worker_of(Launched(until_let_go).start) as worker:
+        with pytest.raises(LoadFailed, match=r"model-config\.yaml"):
+            await worker.load(load, 60)
+
+
+@virtual_time
+async def test_lifetime_leaves_no_descriptor_open(new_job: NewJob) -> None:
+    before = sorted(os.listdir("/dev/fd"))
+    async with loaded(until_let_go):
+        pass
+    await asyncio.sleep(0.1)
+    assert sorted(os.listdir("/dev/fd")) == before

@@ -1,0 +1,171 @@
+"""Which figure each event of the server changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
+from torchserve_lite.ipc.messages import Metric
+from torchserve_lite.metrics.catalogue import ServerMetrics
+
+KEY = ModelKey("m", "1.0")
+MODEL = {"model_name": "m", "model_version": "1.0"}
+
+
+def metrics(*, auto_detect: bool = False) -> ServerMetrics:
+    return ServerMetrics(MetricsConfig(auto_detect=auto_detect))
+
+
+def figure(shown: ServerMetrics, name: str, **labels: str) -> float | None:
+    """The sample with this name and (at least) these labels. The parser puts ``_total`` behind a counter's name."""
+    for family in text_string_to_metric_families(shown.registry.render()):
+        for sample in family.samples:
+            if sample.name in (name, f"{name}_total") and labels.items() <= sample.labels.items():
+                return sample.value
+    return None
+
+
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(200, "Requests2XX"), (204, "Requests2XX"), (404, "Requests4XX"), (503, "Requests5XX"), (304, "Requests5XX")],
+)
+def test_response_is_counted_by_the_class_of_its_status(status: int, name: str) -> None:
+    shown = metrics()
+    shown.count_response(status)
+    counts = {count: figure(shown, count, Level="Host") for count in ("Requests2XX", "Requests4XX", "Requests5XX")}
+    assert counts == {"Requests2XX": 0, "Requests4XX": 0, "Requests5XX": 0} | {name: 1}
+
+
+def test_answer_counts_its_waiting_and_its_whole_time() -> None:
+    shown = metrics()
+    shown.answered(KEY, waited=0.25, total=1.5)
+    assert figure(shown, "ts_queue_latency_microseconds", **MODEL) == 250_000
+    assert figure(shown, "ts_inference_latency_microseconds", **MODEL) == 1_500_000
+    assert figure(shown, "ts_inference_seconds_sum", **MODEL) == 1.5
+    assert figure(shown, "ts_queue_seconds_bucket", **MODEL, le="0.25") == 1
+    assert figure(shown, "QueueTime") == 250
+
+
+def test_failure_is_counted_by_model_and_kind() -> None:
+    shown = metrics()
+    shown.failed(KEY, "QueueFull")
+    assert figure(shown, "ts_inference_errors_total", **MODEL, code="QueueFull") == 1
+
+
+def test_queue_and_workers_are_shown_as_they_are() -> None:
+    shown = metrics()
+    workers = tuple(
+        WorkerStatus(id=str(n), state=state, started=0.0)
+        for n, state in enumerate([WorkerState.READY, WorkerState.READY, WorkerState.FAILED])
+    )
+    shown.show([ModelStatus(key=KEY, workers=workers, wanted=3, queued=5, queue_size=100, running=2)])
+    assert figure(shown, "ts_queue_length", **MODEL) == 5
+    assert figure(shown, "ts_running_requests", **MODEL) == 2
+    states = {state: figure(shown, "ts_workers", **MODEL, state=state) for state in ("ready", "failed", "starting")}
+    assert states == {"ready": 2, "failed": 1, "starting": 0}
+
+
+def test_worker_events_are_counted() -> None:
+    shown = metrics()
+    shown.worker_loaded(KEY, "9000", 0.25)
+    shown.worker_failed(KEY)
+    assert figure(shown, "WorkerLoadTime", WorkerName="W-9000-m_1.0", Level="Host") == 250
+    assert figure(shown, "ts_worker_failures_total", **MODEL) == 1
+
+
+def test_handlers_known_metric_gets_the_hostname_added() -> None:
+    shown = metrics()
+    shown.handler_metric(Metric("HandlerTime", "gauge", "ms", 12.5, (("ModelName", "m"), ("Level", "Model"))))
+    assert figure(shown, "HandlerTime", ModelName="m", Level="Model", Hostname=shown.hostname) == 12.5
+
+
+def test_prediction_time_is_a_metric_of_the_model() -> None:
+    shown = metrics()
+    shown.prediction_time(KEY, 0.5)
+    assert figure(shown, "PredictionTime", ModelName="m", Level="Model") == 500
+
+
+def test_unknown_metric_of_a_handler_is_shown_only_with_auto_detection() -> None:
+    own = Metric("MyCounter", "counter", "Count", 3, (("ModelName", "m"),))
+    silent, curious = metrics(), metrics(auto_detect=True)
+    for shown in (silent, curious):
+        shown.handler_metric(own)
+        shown.handler_metric(own)
+    assert (figure(silent, "MyCounter"), figure(curious, "MyCounter", ModelName="m")) == (None, 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [("counter", "Own", 3), ("gauge", "Own", 2), ("histogram", "Own_sum", 3)],
+)
+def test_detected_metric_has_the_kind_its_handler_gave_it(kind: str, name: str, value: float) -> None:
+    shown = metrics(auto_detect=True)
+    for amount in (1, 2):
+        shown.handler_metric(Metric("Own", kind, "Count", amount, ()))
+    assert figure(shown, name) == value
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        pytest.param(Metric("my-metric.of mine", "counter", "Count", 1, ()), id="name"),
+        pytest.param(Metric("1st", "gauge", "Count", 1, ()), id="name that begins with a digit"),
+        pytest.param(Metric("own", "counter", "Count", 1, (("my-label", "x"),)), id="label"),
+        pytest.param(Metric("own", "counter", "Count\nforged 1", 1, ()), id="unit"),
+        pytest.param(Metric("own", "counter", "Count", 1, (("Hostname", "x"),)), id="our label"),
+        pytest.param(Metric("own", "counter", "Count", 1, (("a", "x"), ("a", "y"))), id="label twice"),
+    ],
+)
+def test_odd_names_of_a_handlers_metric_leave_the_page_readable(metric: Metric) -> None:
+    """One sample that Prometheus cannot parse would cost all figures of the server."""
+    shown = metrics(auto_detect=True)
+    shown.handler_metric(metric)
+    shown.count_response(200)
+    assert figure(shown, "Requests2XX") == 1
+    assert figure(shown, "forged") is None
+
+
+def test_metric_with_other_labels_than_before_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    shown = metrics(auto_detect=True)
+    shown.handler_metric(Metric("Own", "counter", "Count", 1, (("a", "1"),)))
+    shown.handler_metric(Metric("Own", "counter", "Count", 1, ()))
+    assert figure(shown, "Own", a="1") == 1
+    assert "Own" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        pytest.param(
+            "[METRICS]HandlerTime.Milliseconds:1.5|#ModelName:m,Level:Model|#type:GAUGE|#hostname:h,1700000000,id",
+            {"ModelName": "m", "Level": "Model"},
+            id="as printed by torchserve",
+        ),
+        pytest.param(
+            "[METRICS]HandlerTime.ms:1.5|#ModelName:m,Level:Model|#hostname:h,1700000000",
+            {"ModelName": "m", "Level": "Model"},
+            id="without a type",
+        ),
+    ],
+)
+def test_printed_metric_is_taken(line: str, expected: dict[str, Any]) -> None:
+    shown = metrics()
+    assert shown.printed_metric(line)
+    assert figure(shown, "HandlerTime", **expected) == 1.5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param("loading weights", id="plain"),
+        pytest.param("[METRICS]", id="nothing"),
+        pytest.param("[METRICS]HandlerTime.ms:fast|#ModelName:m|#hostname:h", id="no number"),
+        pytest.param("see [METRICS]HandlerTime.ms:1|#ModelName:m|#hostname:h", id="in the middle"),
+    ],
+)
+def test_line_that_is_no_metric_is_left_to_the_log(line: str) -> None:
+    assert not metrics().printed_metric(line)

@@ -1,0 +1,142 @@
+"""The HTTP front end on a real socket, before an engine without workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from multidict import CIMultiDictProxy
+
+from tests.conftest import KEY, spec_of
+from tests.fake_engine import FakeEngine
+from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
+from torchserve_lite.core.models import ModelKey, ModelStatus
+from torchserve_lite.core.requests import InferenceRequest
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.management import ModelDescription
+from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.protocols.access_log import AccessLog
+from torchserve_lite.protocols.http import HttpFrontEnd
+from torchserve_lite.registry import ModelRegistry
+
+LIMIT = 10_000  # bytes of a request body
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class FakeManager:
+    """Management of one model; ``failure`` is raised by ``scale``."""
+
+    def __init__(self, engine: FakeEngine, registry: ModelRegistry) -> None:
+        self.engine = engine
+        self.registry = registry
+        self.failure: Exception | None = None
+        self.scaled: list[tuple[str, str | None, int, int]] = []
+
+    def list_models(self) -> list[tuple[str, str]]:
+        return [(f"model-{number}", f"model-{number}.mar") for number in range(250)]
+
+    async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
+        spec = self.registry.resolve(name, None if version == "all" else version)
+        status: ModelStatus = self.engine.status(spec.key)
+        return [
+            ModelDescription(
+                spec=spec,
+                status=status,
+                min_workers=1,
+                max_workers=3,
+                start_times=["2026-11-22T12:36:28.253Z"] * len(status.workers),
+                memory=[1000] * len(status.workers),
+                customized={"classes": 10} if customized else None,
+            )
+        ]
+
+    def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
+        self.registry.resolve(name, version)
+        self.scaled.append((name, version, low, high))
+
+    async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
+        if self.failure is not None:
+            raise self.failure
+        self.scaled.append((name, version, low, high))
+        return low
+
+
+class Front:
+    """A front end that listens, with a client for it."""
+
+    def __init__(self, config: HttpConfig) -> None:
+        self.engine = FakeEngine()
+        self.registry = ModelRegistry()
+        for version in ("1.0", "2.0"):
+            self.registry.add(spec_of(key=ModelKey(KEY.name, version)))
+        self.metrics = ServerMetrics(MetricsConfig())
+        self.failed: dict[str, str] = {}
+        self.log: list[str] = []
+        self.manager = FakeManager(self.engine, self.registry)
+        plane = DataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
+        log = AccessLog(lambda text: self.log.extend(text.splitlines()))
+        self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log)  # type: ignore[arg-type]
+        self.access_log = log
+        self.client: aiohttp.ClientSession
+
+    @property
+    def url(self) -> str:
+        return self.http.addresses["inference"]
+
+    @property
+    def asked(self) -> InferenceRequest:
+        """The request that reached the engine."""
+        (job,) = self.engine.jobs
+        return job.request
+
+    async def ask(self, method: str, path: str, **facts: Any) -> Answer:
+        async with self.client.request(method, self.url + path, **facts) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def post(self, path: str, data: Any = b"7", **facts: Any) -> Answer:
+        return await self.ask("POST", path, data=data, **facts)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return await asyncio.open_connection(host, int(port))
+
+    async def raw(self, request: bytes) -> bytes:
+        """All that comes back for these bytes, until the server closes or answers in full."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+
+@asynccontextmanager
+async def listening(**config: Any) -> AsyncIterator[Front]:
+    anywhere = Address(port=0)
+    facts = {"inference": anywhere, "management": anywhere, "metrics": anywhere, "max_request_size": LIMIT, **config}
+    front = Front(HttpConfig(**facts))
+    async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
+        front.client = client
+        yield front
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    async with listening() as made:
+        yield made

@@ -1,0 +1,435 @@
+"""What every HTTP exchange promises, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+
+from torchserve_lite.config.settings import Address
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.errors import (
+    BadRequest,
+    ConfigurationError,
+    ModelFailed,
+    PredictionFailed,
+    QueueFull,
+    ServingError,
+    WorkerDied,
+)
+
+from .conftest import LIMIT, Front, listening
+
+PREDICT = ["/predictions/tiny", "/v1/models/tiny:predict", "/v2/models/tiny/infer"]
+EXPLAIN = ["/explanations/tiny", "/v1/models/tiny:explain", "/v2/models/tiny/explain"]
+KSERVE = ["/v1/models/tiny:predict", "/v2/models/tiny/infer", "/v2/models/tiny/versions/2.0/infer"]
+
+
+def answering(front: Front, response: InferenceResponse) -> None:
+    front.engine.answer = lambda job: job.succeed(response)
+
+
+def failing(front: Front, error: ServingError) -> None:
+    front.engine.answer = lambda job: job.fail(error)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/nowhere", 404, "ResourceNotFoundException"),
+        ("POST", "/predictions", 404, "ResourceNotFoundException"),
+        ("POST", "/predictions/", 404, "ResourceNotFoundException"),
+        ("POST", "/predictions/unknown", 404, "ModelNotFoundException"),
+        ("POST", "/predictions/tiny/9", 404, "ModelVersionNotFoundException"),
+        ("POST", "/v1/models/unknown:predict", 404, "ModelNotFoundException"),
+        ("POST", "/v1/models/tiny:dance", 404, "ResourceNotFoundException"),
+        ("GET", "/v1/models/unknown", 404, "ModelNotFoundException"),
+        ("POST", "/v2/models/unknown/infer", 404, "ModelNotFoundException"),
+        ("GET", "/v2/models/unknown", 404, "ModelNotFoundException"),
+        ("GET", "/v2/models/tiny/versions/9/ready", 404, "ModelVersionNotFoundException"),
+        ("DELETE", "/predictions/tiny", 405, "MethodNotAllowedException"),
+        ("POST", "/v1/models", 405, "MethodNotAllowedException"),
+        ("POST", "/v1/models/tiny", 405, "MethodNotAllowedException"),
+        ("DELETE", "/v2/models/tiny/infer", 405, "MethodNotAllowedException"),
+        ("POST", "/metrics", 405, "MethodNotAllowedException"),
+        ("PATCH", "/models/tiny", 405, "MethodNotAllowedException"),
+    ],
+)
+async def test_refusal_is_json_of_the_one_shape(front: Front, method: str, path: str, status: int, kind: str) -> None:
+    answer = await front.ask(method, path)
+    assert (answer.status, answer.json["code"], answer.json["type"]) == (status, status, kind)
+    assert answer.headers["Content-Type"] == "application/json"
+    assert ("error" in answer.json) is path.startswith(("/v1/", "/v2"))
+    assert front.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/models", "GET, HEAD"), ("/predictions/tiny", "POST, PUT, GET"), ("/models", "GET, HEAD")],
+)
+async def test_refused_method_is_told_the_allowed_ones(front: Front, path: str, allowed: str) -> None:
+    assert (await front.ask("DELETE", path)).headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize("path", [*PREDICT, *EXPLAIN])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_crawler_does_not_run_a_model(front: Front, method: str, path: str) -> None:
+    assert (await front.ask(method, path)).status == 405
+    assert front.engine.jobs == []
+
+
+@pytest.mark.parametrize("path", PREDICT)
+async def test_head_runs_no_model_even_with_a_query(front: Front, path: str) -> None:
+    assert (await front.ask("HEAD", f"{path}?a=1")).status == 405
+    assert front.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("method", "query", "body"),
+    [("POST", "", b"7"), ("PUT", "", b"7"), ("GET", "", b"7"), ("GET", "?a=1", None), ("POST", "", b"")],
+)
+async def test_methods_that_infer(front: Front, method: str, query: str, body: bytes | None) -> None:
+    answer = await front.ask(method, f"/predictions/tiny{query}", data=body)
+    assert (answer.status, answer.body) == (200, body or b"")
+
+
+@pytest.mark.parametrize("path", PREDICT)
+@pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
+async def test_body_over_the_limit_is_refused_in_json(front: Front, path: str, chunked: bool) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(LIMIT // 1000):
+            yield b"x" * 1000
+        yield b"x"
+
+    answer = await front.post(path, pieces() if chunked else b"x" * (LIMIT + 1))
+    assert (answer.status, answer.json["type"]) == (413, "BadRequestException")
+    assert f"max_request_size={LIMIT}" in answer.json["message"]
+    assert front.engine.jobs == []
+
+
+async def test_body_of_exactly_the_limit_is_accepted(front: Front) -> None:
+    assert (await front.post("/predictions/tiny", b"x" * LIMIT)).status == 200
+
+
+async def test_unknown_model_is_told_before_its_body_is_read(front: Front) -> None:
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/unknown HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", id="bad chunk size"),
+        pytest.param(b"Expect: the-unexpected\r\nContent-Length: 1\r\n\r\n7", id="unknown expectation"),
+        pytest.param(b"Content-Length: 5\r\n\r\n7", id="body cut short"),
+        pytest.param(b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", id="gzip that is none"),
+        pytest.param(b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n7", id="two lengths"),
+        pytest.param(b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n7", id="length and chunks"),
+    ],
+)
+async def test_malformed_request_is_no_failure_of_the_server(
+    front: Front, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await front.raw(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\n" + request_bytes)
+    assert not answer.startswith(b"HTTP/1.1 5"), answer
+    assert "unexpectedly" not in caplog.text
+    assert (await front.post("/predictions/tiny")).status == 200
+
+
+# Failures
+
+
+@pytest.mark.parametrize("path", PREDICT)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        pytest.param(PredictionFailed("no such customer", 404), 404, id="prediction exception"),
+        pytest.param(PredictionFailed("bad", 400, from_handler=False), 400, id="bad input"),
+        pytest.param(WorkerDied("It was shot.", out_of_memory=True), 507, id="out of memory"),
+        pytest.param(BadRequest("odd"), 400, id="bad request"),
+    ],
+)
+async def test_failure_has_its_status_on_every_route(front: Front, path: str, error: ServingError, status: int) -> None:
+    failing(front, error)
+    answer = await front.post(path)
+    assert (answer.status, answer.json["message"]) == (status, str(error))
+
+
+@pytest.mark.parametrize(("path", "status"), [("/predictions/tiny", 503), *[(path, 500) for path in KSERVE]])
+async def test_handlers_exception_is_503_as_in_torchserve_and_500_for_kserve(
+    front: Front, path: str, status: int
+) -> None:
+    failing(front, PredictionFailed("Prediction failed", 503))
+    assert (await front.post(path)).status == status
+
+
+@pytest.mark.parametrize("path", PREDICT)
+async def test_full_queue_says_when_to_come_back(front: Front, path: str) -> None:
+    front.engine.refusal = QueueFull("tiny", 100)
+    answer = await front.post(path)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.parametrize("path", PREDICT)
+async def test_clients_time_limit_is_kept(front: Front, path: str) -> None:
+    front.engine.answer = lambda job: None
+    answer = await front.post(path, headers={"X-Request-Timeout-Ms": "10"})
+    assert (answer.status, answer.json["type"]) == (504, "RequestTimeoutException")
+    assert not front.engine.jobs[0].wanted
+
+
+@pytest.mark.parametrize("path", PREDICT)
+async def test_time_limit_that_is_none_is_a_bad_request(front: Front, path: str) -> None:
+    answer = await front.post(path, headers={"X-Request-Timeout-Ms": "soon"})
+    assert answer.status == 400
+    assert "X-Request-Timeout-Ms is 'soon'" in answer.json["message"]
+
+
+async def test_unexpected_error_is_logged_and_tells_the_client_nothing(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(job: Job) -> None:
+        raise RuntimeError("secret")
+
+    front.engine.answer = fail
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, answer.json["type"]) == (500, "InternalServerException")
+    assert b"secret" not in answer.body
+    assert "secret" in caplog.text
+
+
+async def test_client_that_goes_away_takes_its_job_along(front: Front) -> None:
+    came, went = asyncio.Event(), asyncio.Event()
+
+    def wait(job: Job) -> None:
+        job.on_settled = lambda job: went.set()
+        came.set()
+
+    front.engine.answer = wait
+    _, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n7")
+    await came.wait()
+    writer.transport.abort()
+    await asyncio.wait_for(went.wait(), 60)
+
+
+# Answers
+
+
+async def test_answer_is_the_handlers(front: Front) -> None:
+    answering(front, InferenceResponse(b"<b>7</b>", 201, "Made It", "text/html", (("X-Own", "1"), ("x-own2", "2"))))
+    raw = await front.raw(
+        b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nConnection: close\r\n\r\n7"
+    )
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201 Made It\r\n")
+    assert {b"Content-Type: text/html", b"X-Own: 1", b"x-own2: 2", b"Content-Length: 8"} <= set(head.split(b"\r\n"))
+    assert body == b"<b>7</b>"
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/predictions/tiny"), ("GET", "/nowhere"), ("GET", "/ping")])
+async def test_every_response_carries_an_id_and_is_not_cached(front: Front, method: str, path: str) -> None:
+    answer = await front.ask(method, path, headers={"x-request-id": "mine"})
+    assert uuid.UUID(answer.headers["x-request-id"]).version == 4
+    assert answer.headers["Cache-Control"] == "no-cache; no-store, must-revalidate, private"
+    assert (answer.headers["Pragma"], answer.headers["Expires"]) == ("no-cache", "Thu, 01 Jan 1970 00:00:00 UTC")
+
+
+async def test_handler_sees_the_id_that_the_client_gets(front: Front) -> None:
+    answer = await front.post("/predictions/tiny")
+    assert answer.headers["x-request-id"] == front.asked.id
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(("Content-Length", "3"), id="length"),
+        pytest.param(("content-length", "300"), id="length, too long"),
+        pytest.param(("Transfer-Encoding", "chunked"), id="encoding"),
+        pytest.param(("Connection", "upgrade"), id="connection"),
+        pytest.param(("X-Own", "1\r\nX-Forged: 2"), id="line break in the value"),
+        pytest.param(("X-Own", "1\nX-Forged: 2"), id="bare line feed"),
+        pytest.param(("X-Own: 1\r\nX-Forged", "2"), id="line break in the name"),
+        pytest.param(("X-Own", "a\x00b"), id="nul"),
+        pytest.param(("", "x"), id="no name"),
+        pytest.param(("x-request-id", "mine"), id="request id"),
+    ],
+)
+async def test_handlers_headers_cannot_break_the_framing(front: Front, header: tuple[str, str]) -> None:
+    answering(front, InferenceResponse(b"answer", headers=(header,)))
+    for _ in range(2):  # the second shows whether the connection is still in step
+        answer = await front.post("/predictions/tiny")
+        assert (answer.status, answer.body) == (200, b"answer")
+        assert "X-Forged" not in answer.headers
+        assert answer.headers["x-request-id"] == front.engine.jobs[-1].request.id
+
+
+async def test_reason_phrase_stays_one_line(front: Front) -> None:
+    answering(front, InferenceResponse(b"answer", 202, "Made\r\nX-Forged: 1"))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, answer.body) == (202, b"answer")
+    assert "X-Forged" not in answer.headers
+
+
+# Streams
+
+
+def stream(front: Front, *pieces: bytes, last: ServingError | bytes) -> None:
+    def answer(job: Job) -> None:
+        for piece in pieces:
+            job.add_chunk(InferenceResponse(piece, 201, content_type="text/plain", headers=(("X-Own", "1"),)))
+        if isinstance(last, bytes):
+            job.succeed(InferenceResponse(last))
+        else:
+            job.fail(last)
+
+    front.engine.answer = answer
+
+
+async def test_stream_is_sent_in_chunks(front: Front) -> None:
+    stream(front, b"one", b"", b"two", last=b"end")
+    raw = await front.raw(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n7")
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201")
+    assert {b"Transfer-Encoding: chunked", b"Content-Type: text/plain", b"X-Own: 1"} <= set(head.split(b"\r\n"))
+    assert b"x-request-id: " in head
+    assert body == b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"
+
+
+async def test_stream_that_breaks_off_has_no_end_mark(front: Front) -> None:
+    stream(front, b"one", last=WorkerDied("It was shot."))
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n7")
+    received = b""
+    with pytest.raises(ConnectionError):
+        while piece := await reader.read(1000):
+            received += piece
+        raise ConnectionError  # an ordinary end is as good, as long as the end mark is missing
+    assert b"one" in received or not received
+    assert b"\r\n0\r\n\r\n" not in received
+    writer.close()
+
+
+async def test_reader_that_leaves_a_stream_frees_its_worker_and_is_no_error(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    came, went = asyncio.Event(), asyncio.Event()
+
+    def answer(job: Job) -> None:
+        job.on_settled = lambda job: went.set()
+        job.add_chunk(InferenceResponse(b"one"))
+        came.set()
+
+    front.engine.answer = answer
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n7")
+    await reader.readuntil(b"one")
+    writer.transport.abort()
+    await asyncio.wait_for(went.wait(), 60)
+    assert not front.engine.jobs[0].wanted
+    assert "unexpectedly" not in caplog.text
+
+
+# Figures, log, configuration
+
+
+async def test_exchanges_are_counted_and_logged(front: Front) -> None:
+    await front.post("/predictions/tiny")
+    await front.ask("GET", "/nowhere")
+    front.access_log.flush()
+    assert [re.sub(r".* - /127\.0\.0\.1:\d+ ", "", line) for line in front.log] == [
+        '"POST /predictions/tiny HTTP/1.1" 200 0',
+        '"GET /nowhere HTTP/1.1" 404 0',
+    ] or len(front.log) == 2
+    page = front.metrics.registry.render(["Requests2XX", "Requests4XX"])
+    assert re.findall(r"^(Requests.XX).* (\S+)$", page, re.M) == [("Requests2XX", "1.0"), ("Requests4XX", "1.0")]
+
+
+@pytest.mark.parametrize(("query", "families"), [("", None), ("?name[]=Requests2XX", ["Requests2XX"])])
+async def test_metrics_page(front: Front, query: str, families: list[str] | None) -> None:
+    answer = await front.ask("GET", f"/metrics{query}")
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    names = re.findall(r"^# TYPE (\S+)", answer.body.decode(), re.M)
+    assert names == families if families else "ts_queue_length" in names
+
+
+async def test_metrics_can_be_switched_off() -> None:
+    async with listening(enable_metrics_api=False) as front:
+        assert (await front.ask("GET", "/metrics")).status == 404
+
+
+async def test_cors_headers_are_those_configured() -> None:
+    async with listening(cors={"access-control-allow-origin": "*"}) as front:
+        assert (await front.ask("GET", "/ping")).headers["Access-Control-Allow-Origin"] == "*"
+
+
+async def test_roles_with_their_own_addresses_serve_their_own_routes_only() -> None:
+    ports = [Address(port=0, host=host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
+    async with listening(inference=ports[0], management=ports[1], metrics=ports[2]) as front:
+        found = {}
+        for role, url in front.http.addresses.items():
+            for path in ("/ping", "/models", "/metrics"):
+                async with front.client.get(url + path) as response:
+                    found[role, path] = response.status
+    assert [key for key, status in found.items() if status == 200] == [
+        ("inference", "/ping"),
+        ("management", "/models"),
+        ("metrics", "/metrics"),
+    ]
+
+
+async def test_address_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=rf"inference_address=http://127\.0\.0\.1:{port} cannot be used"):
+            async with listening(inference=Address(port=port)):
+                pass
+
+
+async def test_unix_socket_can_be_listened_on(tmp_path: object) -> None:
+    path = f"{tmp_path}/s"
+    async with listening(inference=Address(path=path)) as front:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"Healthy" in await reader.read()
+        writer.close()
+        front.access_log.flush()
+        assert ' - 127.0.0.1 "GET /ping' in front.log[0]
+
+
+async def test_request_in_flight_is_answered_when_the_server_stops() -> None:
+    came, end = asyncio.Event(), asyncio.Event()
+    async with listening() as front:
+        front.engine.answer = lambda job: came.set()
+        asking = asyncio.create_task(front.post("/predictions/tiny"))
+        await came.wait()
+
+        async def stop() -> None:
+            async with front.http.serving():  # a second listener, to leave it
+                pass
+            end.set()
+
+        front.http._draining = True
+        front.engine.jobs[0].succeed(InferenceResponse(b"7"))
+        answer = await asking
+    assert (answer.body, answer.headers["Connection"]) == (b"7", "close")
+
+
+# Model failed
+
+
+async def test_failed_model_says_why(front: Front) -> None:
+    failing(front, ModelFailed("tiny", "no such weights"))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+    assert "no such weights" in answer.json["message"]

@@ -1,0 +1,119 @@
+"""The one table of errors: nothing we raise is missing, and clients can rely on its shapes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from torchserve_lite import errors
+from torchserve_lite.protocols.errors import TABLE, reply_to
+
+CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+
+EXAMPLES: dict[type[Exception], Exception] = {
+    errors.BodyTooLarge: errors.BodyTooLarge(100),
+    errors.RouteNotFound: errors.RouteNotFound(),
+    errors.MethodNotAllowed: errors.MethodNotAllowed(("GET", "PUT")),
+    errors.ModelNotFound: errors.ModelNotFound("m"),
+    errors.ModelVersionNotFound: errors.ModelVersionNotFound("m", "2.0"),
+    errors.InvalidArchive: errors.InvalidArchive("m.mar", "is empty"),
+    errors.NoWorkers: errors.NoWorkers("m"),
+    errors.QueueFull: errors.QueueFull("m", 100),
+    errors.ModelFailed: errors.ModelFailed("m", "no such weights"),
+    errors.ModelLoading: errors.ModelLoading("m"),
+    errors.ShuttingDown: errors.ShuttingDown(),
+    errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
+    errors.WorkerDied: errors.WorkerDied("It was shot."),
+    errors.ResponseTimeout: errors.ResponseTimeout(120),
+}
+
+
+def example(kind: type[Exception]) -> Exception:
+    return EXAMPLES[kind] if kind in EXAMPLES else kind("the cause")
+
+
+def told(error: Exception, *, kserve: bool = False) -> tuple[int, dict[str, Any], dict[str, str]]:
+    reply = reply_to(error, kserve=kserve)
+    return reply.status, json.loads(reply.body), dict(reply.headers)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_every_error_is_in_the_table(kind: type[errors.ServingError]) -> None:
+    assert kind in TABLE
+
+
+def test_table_holds_nothing_that_is_not_ours() -> None:
+    assert set(TABLE) <= set(CLASSES)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("kserve", [False, True], ids=["torchserve", "kserve"])
+def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Exception], kserve: bool) -> None:
+    error = example(kind)
+    status, body, _ = told(error, kserve=kserve)
+    assert list(body) == ["code", "type", "message", *(["error"] if kserve else [])]
+    assert body["code"] == status
+    assert {body["message"], body.get("error", str(error))} == {str(error)}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (errors.BadRequest("x"), 400, "BadRequestException"),
+        (errors.BodyTooLarge(1), 413, "BadRequestException"),
+        (errors.RouteNotFound(), 404, "ResourceNotFoundException"),
+        (errors.MethodNotAllowed(), 405, "MethodNotAllowedException"),
+        (errors.ModelNotFound("m"), 404, "ModelNotFoundException"),
+        (errors.ModelVersionNotFound("m", "2"), 404, "ModelVersionNotFoundException"),
+        (errors.Conflict("x"), 409, "ConflictStatusException"),
+        (errors.NoWorkers("m"), 503, "ServiceUnavailableException"),
+        (errors.QueueFull("m", 1), 503, "ServiceUnavailableException"),
+        (errors.DeadlineExceeded(1), 504, "RequestTimeoutException"),
+        (errors.PredictionFailed("x", 418), 418, "InternalServerException"),
+        (errors.WorkerDied("x"), 500, "InternalServerException"),
+        (errors.WorkerDied("x", out_of_memory=True), 507, "InternalServerException"),
+        (errors.ResponseTimeout(1), 500, "InternalServerException"),
+        (errors.LoadFailed("x"), 500, "InternalServerException"),
+        (ValueError("secret"), 500, "InternalServerException"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_status_and_type_are_torchserves(error: Exception, status: int, kind: str) -> None:
+    found, body, _ = told(error)
+    assert (found, body["type"]) == (status, kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "kserve", "status"),
+    [
+        pytest.param(errors.PredictionFailed("Prediction failed", 503), False, 503, id="handler, torchserve route"),
+        pytest.param(errors.PredictionFailed("Prediction failed", 503), True, 500, id="handler, kserve route"),
+        pytest.param(errors.PredictionFailed("x", 507), True, 507, id="out of memory"),
+        pytest.param(errors.QueueFull("m", 1), True, 503, id="another pod may have room"),
+    ],
+)
+def test_503_means_try_another_pod_on_kserve_routes(error: Exception, kserve: bool, status: int) -> None:
+    assert told(error, kserve=kserve)[0] == status
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if issubclass(kind, errors.Unavailable)])
+def test_unavailable_says_when_to_come_back(kind: type[Exception]) -> None:
+    error = example(kind)
+    assert told(error)[2] == {"Retry-After": str(error.retry_after)}
+
+
+def test_refused_method_names_the_allowed_ones() -> None:
+    assert told(errors.MethodNotAllowed(("GET", "PUT")))[2] == {"Allow": "GET, PUT"}
+
+
+def test_unexpected_error_tells_clients_nothing_of_the_inside() -> None:
+    assert "secret" not in json.dumps(told(ValueError("secret path /etc"))[1])
+
+
+def test_body_is_laid_out_as_torchserves() -> None:
+    body = reply_to(errors.ModelNotFound("m\u00f6")).body
+    assert body == (
+        '{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: m\u00f6"\n}\n'.encode()
+    )

@@ -1,0 +1,122 @@
+"""The access log: TorchServe's layout, whatever clients put into a request line."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from tests.virtual_time import virtual_time
+from torchserve_lite.protocols import access_log
+from torchserve_lite.protocols.access_log import AccessLog
+
+
+class Written:
+    """What was handed over, and in how many pieces."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, text: str) -> None:
+        self.texts.append(text)
+
+    @property
+    def lines(self) -> list[str]:
+        return "".join(self.texts).splitlines()
+
+
+def request(target: str = "/predictions/m?x=1", peer: Any = ("127.0.0.1", 51346), method: str = "POST") -> Any:
+    transport = SimpleNamespace(get_extra_info=lambda name, default=None: peer if name == "peername" else default)
+    return make_mocked_request(method, target, transport=transport)
+
+
+@virtual_time
+async def test_line_has_torchserves_layout() -> None:
+    written = Written()
+    log = AccessLog(written)
+    log.add(request(), 500, 0.0184)
+    log.flush()
+    (line,) = written.lines
+    layout = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:51346 "POST /predictions/m\?x=1 HTTP/1\.1" 500 18'
+    assert re.fullmatch(layout, line)
+
+
+@pytest.mark.parametrize(
+    ("now", "stamp"), [(1_795_350_988.253, r",253 - "), (1_795_350_988.0, r",000 - "), (1_795_350_988.9999, r",999 - ")]
+)
+@virtual_time
+async def test_time_has_milliseconds_behind_a_comma(now: float, stamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log.time, "time", lambda: now)
+    written = Written()
+    log = AccessLog(written)
+    log.add(request(), 200, 0.0)
+    log.flush()
+    assert stamp in written.lines[0]
+
+
+@pytest.mark.parametrize("peer", ["", None])
+@virtual_time
+async def test_client_on_a_unix_socket_is_shown_as_torchserve_does(peer: object) -> None:
+    written = Written()
+    log = AccessLog(written)
+    log.add(request(peer=peer), 200, 0.0)
+    log.flush()
+    assert ' - 127.0.0.1 "POST' in written.lines[0]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param('/predictions/m" 200 1', id="quote"),
+        pytest.param("/predictions/%0d%0aforged", id="encoded line break"),
+        pytest.param("/predictions/\x1b[31m", id="terminal control"),
+        pytest.param("/predictions/\u2028x", id="line separator"),
+    ],
+)
+@virtual_time
+async def test_request_target_cannot_forge_a_line_or_a_field(target: str) -> None:
+    written = Written()
+    log = AccessLog(written)
+    log.add(request(target), 404, 0.0)
+    log.flush()
+    (line,) = written.lines
+    assert line.count('"') == 2
+    assert line.isprintable()
+
+
+@virtual_time
+async def test_lines_are_written_together_and_soon() -> None:
+    written = Written()
+    log = AccessLog(written)
+    for _ in range(3):
+        log.add(request(), 200, 0.0)
+    assert written.texts == []
+    await asyncio.sleep(0.5)
+    assert [text.count("\n") for text in written.texts] == [3]
+
+
+@virtual_time
+async def test_many_lines_are_not_kept_waiting() -> None:
+    written = Written()
+    log = AccessLog(written)
+    for _ in range(1000):
+        log.add(request(), 200, 0.0)
+    assert [text.count("\n") for text in written.texts] == [500, 500]
+
+
+@pytest.mark.parametrize("flushes", [lambda log: None, AccessLog.flush])
+@virtual_time
+async def test_full_disk_does_not_stop_the_serving(flushes: Callable[[AccessLog], None]) -> None:
+    def full(text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    log = AccessLog(full)
+    log.add(request(), 200, 0.0)
+    flushes(log)
+    await asyncio.sleep(1)
+    log.add(request(), 200, 0.0)

@@ -1,0 +1,223 @@
+"""A request on its way to the engine: version, deadline, cancellation, figures; and what is ready."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import KEY, spec_of
+from tests.fake_engine import FakeEngine, echo, silence
+from tests.virtual_time import virtual_time
+from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    ModelLoading,
+    ModelNotFound,
+    ModelVersionNotFound,
+    QueueFull,
+    ServingError,
+)
+from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.registry import ModelRegistry
+
+OTHER = ModelKey("tiny", "2.0")
+
+
+class Parts:
+    """A data plane over a fake engine, with two versions of one model."""
+
+    def __init__(self, engine: FakeEngine | None = None, client_timeout: float | None = None) -> None:
+        self.engine = engine or FakeEngine()
+        self.registry = ModelRegistry()
+        for key in (KEY, OTHER):
+            self.registry.add(spec_of(key=key, client_timeout=client_timeout))
+        self.metrics = ServerMetrics(MetricsConfig())
+        self.failed: dict[str, str] = {}
+        self.opening = False
+        self.plane = DataPlane(self.engine, self.registry, self.metrics, lambda: self.failed, lambda: self.opening)
+
+    def shown(self, sample: str) -> str | None:
+        """The value behind a sample's name and labels on the metrics page."""
+        lines = self.metrics.registry.render().splitlines()
+        return next((line.rpartition(" ")[2] for line in lines if line.startswith(sample)), None)
+
+
+def request(version: str | None = None, timeout: float | None = None, model: str = "tiny") -> InferenceRequest:
+    return InferenceRequest("id", model, version, Verb.PREDICT, (Part("body", b"7"),), timeout=timeout)
+
+
+@pytest.mark.parametrize(("asked", "key"), [(None, KEY), ("1.0", KEY), ("2.0", OTHER)])
+@virtual_time
+async def test_request_goes_to_the_version_it_names_or_the_default(asked: str | None, key: ModelKey) -> None:
+    parts = Parts()
+    assert (await parts.plane.infer(request(asked))).body == b"7"
+    assert parts.engine.jobs[0].key == key
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "error"),
+    [("unknown", None, ModelNotFound), ("tiny", "3.0", ModelVersionNotFound)],
+)
+@virtual_time
+async def test_unknown_model_or_version_never_reaches_the_engine(
+    model: str, version: str | None, error: type[ServingError]
+) -> None:
+    """Nor the metrics: a label for every misspelt name would be a leak that clients control."""
+    parts = Parts()
+    with pytest.raises(error):
+        await parts.plane.infer(request(version, model=model))
+    assert (parts.engine.jobs, parts.shown("ts_inference_requests_total{")) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("of_client", "of_model", "limit"),
+    [
+        pytest.param(3.0, None, 3.0, id="the client's"),
+        pytest.param(None, 5.0, 5.0, id="the model's"),
+        pytest.param(3.0, 5.0, 3.0, id="the shorter, client"),
+        pytest.param(9.0, 5.0, 5.0, id="the shorter, model"),
+    ],
+)
+@virtual_time
+async def test_deadline_is_answered_when_it_passes(
+    of_client: float | None, of_model: float | None, limit: float
+) -> None:
+    parts = Parts(FakeEngine(silence), client_timeout=of_model)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(DeadlineExceeded, match=f"{limit:g} s"):
+        await parts.plane.infer(request(timeout=of_client))
+    assert asyncio.get_running_loop().time() == begun + limit
+    (job,) = parts.engine.jobs
+    assert (job.deadline, job.wanted) == (begun + limit, False)
+
+
+@virtual_time
+async def test_queued_job_leaves_when_its_deadline_passes() -> None:
+    left: list[object] = []
+
+    def queue(job: object) -> None:
+        parts.engine.jobs[0].on_settled = left.append
+
+    parts = Parts(FakeEngine(queue))
+    with pytest.raises(DeadlineExceeded):
+        await parts.plane.infer(request(timeout=1))
+    assert left == parts.engine.jobs
+
+
+@virtual_time
+async def test_request_without_a_limit_waits() -> None:
+    parts = Parts(FakeEngine(silence))
+    asking = asyncio.create_task(parts.plane.infer(request()))
+    await asyncio.sleep(100_000)
+    parts.engine.jobs[0].succeed(InferenceResponse(b"at last"))
+    assert (await asking).body == b"at last"
+
+
+@virtual_time
+async def test_client_that_goes_away_takes_its_job_along() -> None:
+    left: list[object] = []
+
+    def queue(job: object) -> None:
+        parts.engine.jobs[0].on_settled = left.append
+
+    parts = Parts(FakeEngine(queue))
+    asking = asyncio.create_task(parts.plane.infer(request()))
+    await asyncio.sleep(1)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert left == parts.engine.jobs
+
+
+@virtual_time
+async def test_answered_request_leaves_no_timer_behind() -> None:
+    parts = Parts()
+    await parts.plane.infer(request(timeout=60))
+    assert not [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+
+
+@virtual_time
+async def test_answer_is_counted_with_its_times() -> None:
+    parts = Parts()
+    await parts.plane.infer(request())
+    assert parts.shown('ts_inference_requests_total{model_name="tiny",model_version="1.0"') == "1.0"
+    assert parts.shown('ts_inference_seconds_count{model_name="tiny",model_version="1.0"') == "1.0"
+    assert parts.shown("ts_inference_errors_total{") is None
+
+
+@virtual_time
+async def test_refused_request_is_counted_as_an_error() -> None:
+    parts = Parts()
+    parts.engine.refusal = QueueFull("tiny", 100)
+    with pytest.raises(QueueFull):
+        await parts.plane.infer(request())
+    assert parts.shown('ts_inference_requests_total{model_name="tiny",model_version="1.0"') == "1.0"
+    assert parts.shown('ts_inference_errors_total{model_name="tiny",model_version="1.0",code="QueueFull"') == "1.0"
+    assert parts.shown("ts_inference_seconds_count{") == "0.0"
+
+
+@virtual_time
+async def test_queue_and_workers_are_on_the_metrics_page() -> None:
+    assert Parts().shown('ts_queue_length{model_name="tiny",model_version="2.0"}') == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        pytest.param(WorkerState.READY, None, id="ready"),
+        pytest.param(WorkerState.STARTING, ModelLoading, id="loading"),
+        pytest.param(WorkerState.RESTARTING, ModelLoading, id="crash loop"),
+        pytest.param(WorkerState.FAILED, ModelFailed, id="given up"),
+    ],
+)
+@virtual_time
+async def test_readiness_tells_what_keeps_a_model_from_serving(
+    state: WorkerState, error: type[ServingError] | None
+) -> None:
+    parts = Parts()
+    parts.engine.states[KEY] = state
+    assert parts.plane.is_ready("tiny") is (error is None)
+    assert parts.plane.all_ready() is (error is None)
+    if error is not None:
+        with pytest.raises(error):
+            parts.plane.check_ready("tiny")
+
+
+@virtual_time
+async def test_model_that_could_not_be_registered_is_not_ready_and_says_why() -> None:
+    parts = Parts()
+    parts.failed["broken"] = "broken.mar: is empty"
+    with pytest.raises(ModelFailed, match=r"broken\.mar: is empty"):
+        parts.plane.check_ready("broken")
+    assert parts.plane.is_ready("tiny")
+    assert not parts.plane.all_ready()
+
+
+@virtual_time
+async def test_server_is_not_ready_while_archives_are_still_being_opened() -> None:
+    """Without it a probe found no model that was not ready, because there was none yet, and traffic came too early."""
+    parts = Parts()
+    parts.opening = True
+    assert not parts.plane.all_ready()
+
+
+@virtual_time
+async def test_unknown_model_is_not_ready() -> None:
+    with pytest.raises(ModelNotFound):
+        Parts().plane.check_ready("unknown")
+
+
+@virtual_time
+async def test_versions_are_listed() -> None:
+    assert (Parts().plane.names(), Parts().plane.versions("tiny")) == (["tiny"], ["1.0", "2.0"])
+
+
+@virtual_time
+async def test_echo_is_the_engines_answer_unchanged() -> None:
+    answer = await Parts(FakeEngine(echo)).plane.infer(request())
+    assert answer == InferenceResponse(b"7", content_type="text/plain")

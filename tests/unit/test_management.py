@@ -1,0 +1,261 @@
+"""The verbs that change and show what is served, with folder models and an engine without workers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_engine import FakeEngine
+from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
+from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey
+from torchserve_lite.core.requests import InferenceResponse, Verb
+from torchserve_lite.errors import (
+    ConfigurationError,
+    LoadFailed,
+    ModelNotFound,
+    ModelVersionNotFound,
+    WorkerDied,
+)
+from torchserve_lite.management import Homes, ModelManager
+from torchserve_lite.registry import ModelRegistry
+
+A, B = ModelKey("a", "1.0"), ModelKey("b", "1.0")
+
+
+class Progress:
+    """What the display would show."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.ready: list[str] = []
+        self.failed: dict[str, str] = {}
+
+    def listening(self, addresses: Mapping[str, str]) -> None: ...
+
+    def loading(self, models: Sequence[str]) -> None:
+        self.asked = list(models)
+
+    def model_ready(self, model: str, version: str, workers: int, seconds: float) -> None:
+        self.ready.append(f"{model} {version} {workers}")
+
+    def model_failed(self, model: str, message: str) -> None:
+        self.failed[model] = message
+
+    def started(self, seconds: float) -> None: ...
+
+    def stopping(self) -> None: ...
+
+
+def add_model(store: Path, name: str, version: str = "1.0", folder: str = "", **manifest: Any) -> None:
+    model = {"modelName": name, "modelVersion": version, "handler": "h.py", **manifest}
+    path = store / (folder or name) / "MAR-INF"
+    path.mkdir(parents=True)
+    (path / "MANIFEST.json").write_text(json.dumps({"createdOn": "x", "archiverVersion": "x", "model": model}))
+    (path.parent / "h.py").write_text("")
+
+
+class Managed:
+    """A manager over a store with two models, ``a`` and ``b``."""
+
+    def __init__(self, folder: Path, store: type[ModelStore] = ModelStore) -> None:
+        self.folder = folder / "store"
+        for name in ("a", "b"):
+            add_model(self.folder, name)
+        self.engine = FakeEngine()
+        self.progress = Progress()
+        self.homes = Homes()
+        opener = store(folder=self.folder, scratch=folder / "scratch")
+        self.manager = ModelManager(
+            self.engine,
+            opener,
+            ModelRegistry(),
+            self.homes,
+            WorkerConfig(),
+            default_workers=2,
+            environments=folder / "environments",
+        )
+
+    async def start(self, *models: StartupModel, **config: Any) -> None:
+        await self.manager.load_initial_models(ModelsConfig(startup=models, **config), self.progress)
+
+
+@asynccontextmanager
+async def managed(folder: Path, store: type[ModelStore] = ModelStore) -> AsyncIterator[Managed]:
+    made = Managed(folder, store)
+    async with made.manager:
+        yield made
+
+
+async def test_every_archive_of_the_store_is_loaded(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(load_all=True)
+        assert parts.engine.workers == {A: 2, B: 2}
+        assert sorted(parts.progress.ready) == ["a 1.0 2", "b 1.0 2"]
+        assert parts.manager.list_models() == [("a", "a"), ("b", "b")]
+
+
+async def test_model_is_served_under_the_name_and_with_the_workers_asked_for(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a", name="mine", min_workers=3))
+        assert parts.engine.workers == {ModelKey("mine", "1.0"): 3}
+
+
+async def test_override_is_found_by_name_and_version(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a"), overrides={("a", "1.0"): StartupModel(url="", min_workers=4)})
+        assert parts.engine.workers == {A: 4}
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        pytest.param("missing.mar", "Model not found at: missing.mar", id="missing"),
+        pytest.param("../a", "Relative path is not allowed", id="outside the store"),
+    ],
+)
+async def test_model_that_cannot_be_opened_is_told_and_the_others_are_served(
+    url: str, told: str, tmp_path: Path
+) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url=url, name="bad"), StartupModel(url="a"))
+        assert told in parts.progress.failed["bad"]
+        assert told in parts.manager.failed["bad"]
+        assert parts.engine.workers == {A: 2}
+
+
+async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        add_model(parts.folder, "a", folder="copy")
+        await parts.start(StartupModel(url="a"), StartupModel(url="copy"))
+        assert "already registered" in parts.manager.failed["copy"]
+
+
+async def test_failed_load_is_told_but_not_final(tmp_path: Path) -> None:
+    """Its workers are tried again; the readiness of the model follows them."""
+    async with managed(tmp_path) as parts:
+        parts.engine.failures["a"] = LoadFailed("no such weights")
+        await parts.start(StartupModel(url="a"))
+        assert parts.progress.failed == {"a": "no such weights"}
+        assert parts.manager.failed == {}
+
+
+async def test_model_that_can_never_load_stays_failed(tmp_path: Path) -> None:
+    """It names a GPU that is not there, say: nobody tries again."""
+    async with managed(tmp_path) as parts:
+        parts.engine.failures["a"] = ConfigurationError("deviceIds names [7]")
+        await parts.start(StartupModel(url="a"))
+        assert parts.manager.failed == {"a": "deviceIds names [7]"}
+
+
+async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) -> None:
+    let_go = threading.Event()
+
+    class SlowStore(ModelStore):
+        def open(self, url: str) -> Archive:
+            let_go.wait(60)
+            return super().open(url)
+
+    async with managed(tmp_path, SlowStore) as parts:
+        assert parts.manager.opening
+        starting = asyncio.create_task(parts.start(StartupModel(url="a")))
+        await asyncio.sleep(0)
+        assert parts.manager.opening
+        let_go.set()
+        await starting
+        assert not parts.manager.opening
+
+
+@pytest.mark.parametrize(
+    ("now", "low", "high", "then"),
+    [
+        pytest.param(2, 3, 5, 3, id="up to the least"),
+        pytest.param(2, 0, 1, 1, id="down to the most"),
+        pytest.param(2, 1, 5, 2, id="between already"),
+        pytest.param(2, 0, 0, 0, id="to none"),
+    ],
+)
+async def test_scaling_goes_no_further_than_it_must(now: int, low: int, high: int, then: int, tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a", min_workers=now))
+        assert await parts.manager.scale("a", None, low, high) == then
+        assert parts.engine.workers == {A: then}
+        (described,) = await parts.manager.describe("a", None)
+        assert (described.min_workers, described.max_workers) == (low, high)
+
+
+async def test_scaling_in_the_background_is_refused_at_once_for_an_unknown_model(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        with pytest.raises(ModelNotFound):
+            parts.manager.scale_in_background("unknown", None, 1, 1)
+
+
+@pytest.mark.parametrize("failure", [LoadFailed("no such weights"), WorkerDied("It was shot."), ModelNotFound("a")])
+async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
+    failure: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that died meanwhile once ended the whole server: the error left the manager's task group."""
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a"))
+        parts.engine.failures["a"] = failure
+        parts.manager.scale_in_background("a", None, 5, 5)
+        await asyncio.gather(*parts.manager._scaling)
+        assert str(failure) in caplog.text
+
+
+async def test_describe_shows_one_version_or_all(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        add_model(parts.folder, "a", "2.0", folder="second")
+        await parts.start(StartupModel(url="a"), StartupModel(url="second"))
+        described = {
+            asked: [str(one.spec.key) for one in await parts.manager.describe("a", asked)]
+            for asked in (None, "2.0", "all")
+        }
+        assert described == {None: ["a_1.0"], "2.0": ["a_2.0"], "all": ["a_1.0", "a_2.0"]}
+        with pytest.raises(ModelVersionNotFound):
+            await parts.manager.describe("a", "3.0")
+
+
+async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a", min_workers=3))
+        parts.manager._scaled.clear()
+        (described,) = await parts.manager.describe("a", None)
+        assert (described.min_workers, described.max_workers) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param(b'{"classes": 10}', {"classes": 10}, id="object"),
+        pytest.param(b"[1]", {}, id="no object"),
+        pytest.param(b"nothing", {}, id="no json"),
+    ],
+)
+async def test_handler_is_asked_for_its_own_description(answer: bytes, told: dict[str, Any], tmp_path: Path) -> None:
+    def describe(job: Job) -> None:
+        assert (job.request.verb, job.request.parts) == (Verb.DESCRIBE, ())
+        job.succeed(InferenceResponse(answer))
+
+    async with managed(tmp_path) as parts:
+        parts.engine.answer = describe
+        await parts.start(StartupModel(url="a"))
+        (described,) = await parts.manager.describe("a", None, customized=True)
+        assert described.customized == told
+
+
+async def test_workers_find_the_unpacked_model_until_its_home_is_closed(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(StartupModel(url="a"))
+        spec = parts.manager.registry.resolve("a")
+        assert parts.homes.locate(spec).folder == str((parts.folder / "a").resolve())
+        parts.homes.close()
+        assert list((tmp_path / "scratch" / "models").iterdir()) == []

@@ -1,0 +1,151 @@
+"""What an archive and the configuration say together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.model_config import ModelConfig
+from torchserve_lite.archive.store import Archive
+from torchserve_lite.config.settings import StartupModel, WorkerConfig
+from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.errors import InvalidArchive
+from torchserve_lite.specs import build_spec, model_key
+
+
+def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: Any) -> Archive:
+    facts = {"model_name": "m", "model_version": "1.0", "handler": "h.py", **manifest}
+    return Archive(
+        url=url,
+        path=Path(),
+        scratch=Path(),
+        digest="abc",
+        manifest=Manifest(**facts),
+        config=config or ModelConfig(),
+    )
+
+
+def spec(
+    config: ModelConfig | None = None,
+    wanted: StartupModel | None = None,
+    override: StartupModel | None = None,
+    workers: WorkerConfig | None = None,
+    default_workers: int = 2,
+) -> ModelSpec:
+    return build_spec(
+        archive(config), wanted or StartupModel(url="m.mar"), override, workers or WorkerConfig(), default_workers
+    )
+
+
+def said(**values: Any) -> StartupModel:
+    return StartupModel(url="m.mar", **values)
+
+
+def of_spec(made: ModelSpec, name: str) -> Any:
+    return {"batch_size": made.batch.size, "batch_delay": made.batch.delay}.get(name, getattr(made, name, None))
+
+
+WORKERS = WorkerConfig(response_timeout=10.0, startup_timeout=10.0)
+NUMBERS = [
+    # name in our spec, name in model-config.yaml, what holds when nobody says anything
+    pytest.param("batch_size", "batch_size", 1, id="batch size"),
+    pytest.param("batch_delay", "max_batch_delay", 0.1, id="batch delay"),
+    pytest.param("response_timeout", "response_timeout", 10.0, id="response timeout"),
+    pytest.param("startup_timeout", "startup_timeout", 10.0, id="startup timeout"),
+    pytest.param("min_workers", "min_workers", 7, id="min workers"),
+    pytest.param("max_workers", "max_workers", 7, id="max workers"),
+]
+
+
+@pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
+def test_weakest_are_the_server_and_the_defaults(name: str, yaml: str, default: float) -> None:
+    assert of_spec(spec(workers=WORKERS, default_workers=7), name) == default
+
+
+@pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
+def test_models_key_is_stronger_than_the_server(name: str, yaml: str, default: float) -> None:
+    assert of_spec(spec(override=said(**{name: 3}), workers=WORKERS), name) == 3
+
+
+@pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
+def test_model_config_is_stronger_than_the_models_key(name: str, yaml: str, default: float) -> None:
+    assert of_spec(spec(ModelConfig(**{yaml: 4}), override=said(**{name: 3}), workers=WORKERS), name) == 4
+
+
+@pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
+def test_management_call_or_snapshot_is_the_strongest(name: str, yaml: str, default: float) -> None:
+    made = spec(ModelConfig(**{yaml: 4}), wanted=said(**{name: 5}), override=said(**{name: 3}), workers=WORKERS)
+    assert of_spec(made, name) == 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        pytest.param(None, None, (4, 4), id="neither"),
+        pytest.param(2, None, (2, 2), id="only min"),
+        pytest.param(None, 1, (1, 1), id="only max, below the default"),
+        pytest.param(None, 9, (4, 9), id="only max, above the default"),
+        pytest.param(2, 6, (2, 6), id="both"),
+        pytest.param(0, 0, (0, 0), id="none"),
+    ],
+)
+def test_workers_are_between_min_and_max(low: int | None, high: int | None, expected: tuple[int, int]) -> None:
+    made = spec(ModelConfig(min_workers=low, max_workers=high), default_workers=4)
+    assert (made.min_workers, made.max_workers) == expected
+
+
+def test_min_above_max_is_an_error_that_names_both() -> None:
+    """They may come from different places: here the least from a call and the most from model-config.yaml."""
+    with pytest.raises(InvalidArchive, match=r"m\.mar: minWorkers=4 is more than maxWorkers=2"):
+        spec(ModelConfig(max_workers=2), wanted=said(min_workers=4))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "in_manifest", "url", "name"),
+    [
+        pytest.param("asked", "own", "file.mar", "asked", id="as asked for"),
+        pytest.param(None, "own", "file.mar", "own", id="the manifest's"),
+        pytest.param(None, "", "store/my-model.mar", "my_model", id="the file's"),
+        pytest.param(None, "", "model.tar.gz", "model", id="the file's, of a tar archive"),
+    ],
+)
+def test_model_is_named(wanted: str | None, in_manifest: str, url: str, name: str) -> None:
+    found = model_key(archive(url=url, model_name=in_manifest), StartupModel(url=url, name=wanted))
+    assert found == ModelKey(name, "1.0")
+
+
+def test_handler_comes_from_the_manifest_or_the_server() -> None:
+    workers = WorkerConfig(service_handler="/default.py:handle")
+    without = archive(handler="")
+    assert build_spec(archive(), said(), None, workers, 1).handler == "h.py"
+    assert build_spec(without, said(), None, workers, 1).handler == "/default.py:handle"
+    with pytest.raises(InvalidArchive, match="default_service_handler"):
+        build_spec(without, said(), None, WorkerConfig(), 1)
+
+
+def test_rest_of_the_model_config_is_passed_on() -> None:
+    config = ModelConfig(
+        client_timeout=0.3,
+        max_retry_timeout=20.0,
+        job_queue_size=7,
+        device_type="gpu",
+        device_ids=(1, 3),
+        raw={"handler": {"topk": 5}},
+    )
+    made = spec(config)
+    assert (made.client_timeout, made.recovery, made.queue_size) == (0.3, RecoveryPolicy(window=20.0), 7)
+    assert (made.device, made.model_config) == (DevicePolicy(type="gpu", ids=(1, 3)), {"handler": {"topk": 5}})
+
+
+def test_absent_means_absent() -> None:
+    made = spec(workers=WorkerConfig(queue_size=50, service_envelope="kserve"))
+    assert (made.client_timeout, made.recovery, made.queue_size) == (None, RecoveryPolicy(), 50)
+    assert (made.device, made.envelope, made.lanes) == (DevicePolicy(), "kserve", 1)
+
+
+def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
+    assert spec().loaded_at_startup
+    assert not spec(wanted=said(from_snapshot=True)).loaded_at_startup

@@ -1,0 +1,86 @@
+"""A handler's failure is told by its own frames."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.worker import tracebacks
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+
+
+def failure_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tracebacks.Failure:
+    """Of importing a module with this code, by a framework that is the folder of these tests."""
+    (folder / "failing_handler.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(importlib.sys.modules, "failing_handler", raising=False)
+    monkeypatch.setattr(tracebacks, "_OUR_FOLDER", str(Path(__file__).parent))
+    with pytest.raises((ImportError, KeyError, RuntimeError, SyntaxError, ValueError)) as caught:
+        importlib.import_module("failing_handler")
+    return explain_failure(caught.value)
+
+
+def files_in(traceback: str) -> list[str]:
+    return re.findall(r'File ".*?([^/"]+)"', traceback)
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        pytest.param("raise ValueError('boom')", "ValueError: boom", id="message"),
+        pytest.param("raise ValueError", "ValueError", id="no message"),
+        pytest.param("raise ValueError('a\\n\\tb\\n')", "ValueError: a b", id="message of several lines"),
+        pytest.param("import nobody_has_this", "ModuleNotFoundError: No module named 'nobody_has_this'", id="import"),
+        pytest.param("{}['x']", "KeyError: 'x'", id="key"),
+        pytest.param("def f(:", "SyntaxError: invalid syntax (failing_handler.py, line 1)", id="syntax"),
+    ],
+)
+def test_fault_is_one_line_that_names_the_exception(
+    code: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = failure_of(code, tmp_path, monkeypatch)
+    assert failure.fault == fault
+    assert files_in(failure.traceback) == ["failing_handler.py"]
+
+
+def test_causes_are_told_with_their_own_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "try:\n    {}['x']\nexcept KeyError as e:\n    raise ValueError('boom') from e\n"
+    told = failure_of(code, tmp_path, monkeypatch).traceback
+    assert told.index("KeyError: 'x'") < told.index("direct cause") < told.index("ValueError: boom")
+    assert files_in(told) == ["failing_handler.py", "failing_handler.py"]
+
+
+def test_frames_of_ours_behind_the_handlers_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base class that the handler called may be where it failed."""
+    monkeypatch.setattr(tracebacks, "shown_to_handlers", failing_helper, raising=False)
+    code = "from torchserve_lite.worker.tracebacks import shown_to_handlers\nshown_to_handlers()\n"
+    told = failure_of(code, tmp_path, monkeypatch).traceback
+    assert files_in(told) == ["failing_handler.py", "test_tracebacks.py"]
+
+
+def failing_helper() -> None:
+    raise RuntimeError("in the framework")
+
+
+def test_failure_that_is_all_ours_keeps_its_last_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracebacks, "_OUR_FOLDER", str(Path(__file__).parent))
+    with pytest.raises(RuntimeError) as caught:
+        failing_helper()
+    assert files_in(explain_failure(caught.value).traceback) == ["test_tracebacks.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: device-side assert"), True),
+        (RuntimeError("cuda"), False),
+        (ValueError("boom"), False),
+    ],
+    ids=repr,
+)
+def test_memory_and_cuda_errors_are_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
