@@ -71,6 +71,11 @@ class DataPlane:
     def spec(self, name: str, version: str | None = None) -> ModelSpec:
         return self._registry.resolve(name, version)
 
+    def only_startup_model(self) -> str | None:
+        """The model that requests without a name mean, when there is just one that was loaded at start."""
+        names = {spec.key.name for spec in self._registry if spec.loaded_at_startup}
+        return names.pop() if len(names) == 1 else None
+
     def names(self) -> list[str]:
         return self._registry.names()
 

@@ -256,7 +256,6 @@ JSON_BY_ANY_NAME = (
 COMPRESSED = Case(
     name="compressed",
     archive=Archive(source="inputs.py"),
-    awaits="handing compressed bodies to the handler as they came",
     steps=(
         Request(
             label="gzip stays packed",
@@ -269,7 +268,6 @@ COMPRESSED = Case(
 QUERY_ARGUMENTS = Case(
     name="query_arguments",
     archive=Archive(source="inputs.py"),
-    awaits="/invocations, /models/{model}/invoke and the legacy route",
     steps=(
         post_json("invocations", {"a": 1}, path="/invocations?model_name={model}&threshold=0.5"),
         post_form("invocations form", Field("model_name", b"query_arguments"), path="/invocations"),

@@ -60,15 +60,20 @@ def make_request(
     parts: Iterable[Part],
     envelope: Envelope = Envelope.NONE,
     more_headers: Headers = (),
+    tell_verb: bool = True,
 ) -> InferenceRequest:
-    """An ``InferenceRequest`` with what every HTTP protocol takes from a request in the same way."""
+    """An ``InferenceRequest`` with what every HTTP protocol takes from a request in the same way.
+
+    ``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes.
+    """
+    told: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
     return InferenceRequest(
         request[REQUEST_ID],
         model,
         version,
         verb,
         tuple(parts),
-        (*wire_headers(request), ("explain", str(verb is Verb.EXPLAIN)), *more_headers),
+        (*wire_headers(request), *told, *more_headers),
         envelope,
         _timeout(request),
         request.headers.get("traceparent", ""),
@@ -93,7 +98,7 @@ async def send(request: web.Request, answer: InferenceResponse) -> web.StreamRes
     if fits(request, answer):
         return WholeResponse(answer)
     headers = dict(answer.headers)
-    if answer.content_type:
+    if answer.content_type and answer.status != 204:
         headers["Content-Type"] = answer.content_type
     reason = _reason(answer)
     if answer.more is None:

@@ -93,6 +93,7 @@ class HttpFrontEnd:
             app,
             access_log=None,
             handler_cancellation=True,  # a client that goes away cancels its request
+            auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
             keepalive_timeout=_KEEP_ALIVE,
             shutdown_timeout=self._config.shutdown_grace,
         )

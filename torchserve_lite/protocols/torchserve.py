@@ -30,6 +30,10 @@ class TorchServeRoutes:
         table.add(ANY, "/ping", self.ping)
         table.add(ANY, "/predictions/{path:.+}", self.predictions)
         table.add(ANY, "/explanations/{path:.+}", self.explanations)
+        table.add(ANY, "/invocations", self.invocations)
+        table.add(ANY, "/models/{model}/invoke", self.invoke)
+        table.add(ANY, "/{model}/predict", self.invoke)
+        table.add(ANY, "/{model}/{version}/predict", self.invoke)
 
     async def ping(self, request: web.Request) -> web.Response:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load)."""
@@ -42,6 +46,31 @@ class TorchServeRoutes:
 
     async def explanations(self, request: web.Request) -> web.StreamResponse:
         return await self._infer(request, Verb.EXPLAIN)
+
+    async def invoke(self, request: web.Request) -> web.StreamResponse:
+        """SageMaker's and the legacy routes: query arguments are parts of the request, too."""
+        model, version = request.match_info["model"], request.match_info.get("version")
+        return await self._invoke(request, model, version, await self._parts_with_query(request))
+
+    async def invocations(self, request: web.Request) -> web.StreamResponse:
+        """The model is named by the query or a form field, or it is the only one loaded at start."""
+        parts = await self._parts_with_query(request)
+        named = next((part.data.decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
+        model = named or self._plane.only_startup_model()
+        if model is None:
+            raise BadRequest("Parameter model_name is required.")
+        return await self._invoke(request, model, None, parts)
+
+    async def _parts_with_query(self, request: web.Request) -> Sequence[Part]:
+        check_method(request)
+        arguments = [Part(name, value.encode()) for name, value in request.query.items()]
+        return [*arguments, *await read_parts(request, self._max_body)]
+
+    async def _invoke(
+        self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
+    ) -> web.StreamResponse:
+        question = make_request(request, model=model, version=version, parts=parts, tell_verb=False)
+        return await send(request, await self._plane.infer(question))
 
     async def _infer(self, request: web.Request, verb: Verb) -> web.StreamResponse:
         check_method(request)
