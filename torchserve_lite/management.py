@@ -109,7 +109,9 @@ class ModelManager:
         """Every model on its own: one that fails is told, and the others are served."""
         wanted = await self._wanted(config)
         progress.loading([model.name or model.url for model in wanted])
-        opened = await asyncio.gather(*(self._register(model, config, progress) for model in wanted))
+        archives = await asyncio.gather(*(self._open(model) for model in wanted))
+        # One after the other, in the order they were asked for: of two with one name and version the first is served.
+        opened = [await self._register(*pair, config, progress) for pair in zip(wanted, archives, strict=True)]
         self.opening = False
         await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
 
@@ -118,14 +120,20 @@ class ModelManager:
             return list(config.startup)
         return [StartupModel(url=url) for url in await asyncio.to_thread(self._store.all_archives)]
 
+    async def _open(self, wanted: StartupModel) -> Archive | ServingError:
+        try:
+            return await asyncio.to_thread(self._store.open, wanted.url)
+        except ServingError as error:
+            return error
+
     async def _register(
-        self, wanted: StartupModel, config: ModelsConfig, progress: StartupProgress
+        self, wanted: StartupModel, archive: Archive | ServingError, config: ModelsConfig, progress: StartupProgress
     ) -> ModelSpec | None:
-        """Opens the archive and puts its spec into the registry, so that all specs are known before workers share
-        the cores."""
+        """Puts its spec into the registry, so that all specs are known before workers share the cores."""
         name = wanted.name or Path(wanted.url).name.split(".")[0]
         try:
-            archive = await asyncio.to_thread(self._store.open, wanted.url)
+            if isinstance(archive, ServingError):
+                raise archive
             return await self._adopt(archive, wanted, config)
         except ServingError as error:
             self.failed[name] = str(error)

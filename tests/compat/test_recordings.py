@@ -85,7 +85,10 @@ def completed(record: Record, request: Request) -> Record:
     breaks when we send them, and proxies want the first (``our_type`` says which)."""
     if "body" not in record:
         return record
-    ours = {"reason": http.client.responses.get(record["status"]), "content_type": request.our_type}
+    ours = {
+        "reason": http.client.responses.get(record["status"]),
+        "content_type": None if record["status"] == 204 else request.our_type,
+    }
     return {name: value for name, value in (ours | record).items() if value is not None}
 
 

@@ -60,7 +60,6 @@ class ProcessWorker:
         self._stderr = LogPipe(f"{name}-stderr", logging.WARNING, special_line)
         self._child: ChildHandle | None = None
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
-        self._link_ended = asyncio.Event()
         self._obituary: asyncio.Task[None] | None = None
         self._stopped_for = ""  # why we killed it, when we did
         self._grace: asyncio.TimerHandle | None = None
@@ -176,7 +175,6 @@ class ProcessWorker:
 
     def _link_closed(self, fault: str) -> None:
         """Its process has ended or soon will. One that lives on without its link is of no use."""
-        self._link_ended.set()
         if fault:
             self._refuse(fault)
         elif self._child is not None and not self._child.exit_code.done():
@@ -200,18 +198,12 @@ class ProcessWorker:
 
     async def _write_obituary(self, child: ChildHandle) -> None:
         code = await child.exit_code
-        await asyncio.gather(self._link_drained(), self._stdout.drained(_DRAIN), self._stderr.drained(_DRAIN))
-        self._frames.close()
+        await asyncio.gather(self._stdout.drained(_DRAIN), self._stderr.drained(_DRAIN))
+        self._frames.close()  # not earlier: what it sent before its end counts
         killed_by_kernel = code == -signal.SIGKILL and not self._stopped_for
         self._died.set_result(WorkerDied(self._stopped_for or self._cause(code), out_of_memory=killed_by_kernel))
         for inbox in self._inboxes.values():
             inbox.put_nowait(None)
-
-    async def _link_drained(self) -> None:
-        """What it sent before its end has arrived. A grandchild may hold the link open, so not for ever."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN):
-                await self._link_ended.wait()
 
     def _cause(self, code: int) -> str:
         if code >= 0:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
-from torchserve_lite.protocols.whole_response import WholeResponse, fits
+from torchserve_lite.protocols.whole_response import WholeResponse, fits, one_line
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
 REQUEST_ID = "x-request-id"
 _TIMEOUT = "X-Request-Timeout-Ms"
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
+)
 INFER_METHODS = ("POST", "PUT", "GET")
 READ = ("GET", "HEAD")
 COMPLETE: web.AppKey[Callable[[web.Request, web.StreamResponse], None]] = web.AppKey("complete")
@@ -97,10 +102,7 @@ async def send(request: web.Request, answer: InferenceResponse) -> web.StreamRes
     """The handler's answer: at once, or in chunks when the handler streams."""
     if fits(request, answer):
         return WholeResponse(answer)
-    headers = dict(answer.headers)
-    if answer.content_type and answer.status != 204:
-        headers["Content-Type"] = answer.content_type
-    reason = _reason(answer)
+    headers, reason = _own_headers(answer), one_line(answer.reason) or None
     if answer.more is None:
         return web.Response(body=answer.body, status=answer.status, reason=reason, headers=headers)
     return await _send_chunks(
@@ -114,21 +116,30 @@ async def _send_chunks(
     """A failure after the first chunk can only be told by ending the body without its end mark."""
     response.enable_chunked_encoding()
     request.app[COMPLETE](request, response)
-    await response.prepare(request)
     try:
+        await response.prepare(request)
         if first:
             await response.write(first)
         async for chunk in more:
             if chunk:
                 await response.write(chunk)
+        await response.write_eof()
+    except ConnectionError:
+        log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
     except ServingError as error:
         log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
         if request.transport is not None:
             request.transport.abort()
-        return response
-    await response.write_eof()
     return response
 
 
-def _reason(answer: InferenceResponse) -> str | None:
-    return answer.reason.replace("\r", " ").replace("\n", " ") or None
+def _own_headers(answer: InferenceResponse) -> dict[str, str]:
+    """The handler's, without those that belong to the connection and those that are no headers at all."""
+    headers = {
+        name: one_line(value)
+        for name, value in answer.headers
+        if _NAME.fullmatch(name) and name.lower() not in _OF_THE_CONNECTION
+    }
+    if answer.content_type and answer.status != 204:
+        headers["Content-Type"] = one_line(answer.content_type)
+    return headers

@@ -29,7 +29,7 @@ class ManagementRoutes:
 
     async def list_models(self, request: web.Request) -> web.Response:
         limit = _whole_number(request, "limit", _DEFAULT_PAGE)
-        start = _whole_number(request, "next_page_token", 0)
+        start = max(0, _whole_number(request, "next_page_token", 0))
         limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
         models = self._manager.list_models()
         page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}

@@ -65,15 +65,15 @@ class WholeResponse(web.StreamResponse):
         """Everything has been written by ``prepare``."""
 
     def _head(self) -> str:
-        kind = f"Content-Type: {_one_line(self._type)}\r\n" if self._type else ""
+        kind = f"Content-Type: {one_line(self._type)}\r\n" if self._type else ""
         close = "" if self._open else "Connection: close\r\n"
         return (
-            f"HTTP/1.1 {_one_line(self._line)}\r\n{kind}Content-Length: {len(self._content)}\r\n"
+            f"HTTP/1.1 {one_line(self._line)}\r\n{kind}Content-Length: {len(self._content)}\r\n"
             f"Date: {_date()}\r\n{close}{self.common}\r\n"
         )
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """A line break in what a handler set would begin a header, or a response, of its own."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 

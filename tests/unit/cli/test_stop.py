@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -68,7 +69,8 @@ def test_stop_says_when_the_server_takes_too_long(serve: Serve, capsys: pytest.C
 
 
 def test_stop_works_where_there_are_no_pidfds(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "pidfd_open")
+    without = {name: value for name, value in vars(os).items() if name != "pidfd_open"}
+    monkeypatch.setattr("torchserve_lite.cli.stop.os", SimpleNamespace(**without))  # psutil keeps its own
     server = serve(_OBEDIENT)
     assert finish(psutil.Process(server.pid), "gone") == 0
     assert finish(psutil.Process(serve(_STUBBORN).pid), "gone", patience=0.01) == 1

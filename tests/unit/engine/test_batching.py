@@ -128,6 +128,27 @@ async def test_batch_goes_at_once_when_all_clients_of_late_are_in_it(new_job: Ne
     assert now() == begun
 
 
+@pytest.mark.parametrize(
+    ("workers", "clients", "enough"),
+    [(1, 16, 8), (2, 16, 4), (4, 16, 2), (16, 16, 1), (1, 3, 2), (1, 1, 1)],
+)
+@virtual_time
+async def test_half_of_a_workers_share_of_the_clients_is_enough(
+    workers: int, clients: int, enough: int, new_job: NewJob
+) -> None:
+    """The other half is being answered: who waited for all would stand still meanwhile."""
+    queue, begun = aggregator(size=32, delay=60), now()
+    await know_clients(queue, new_job, clients)
+    queue.workers = workers
+    worker = asyncio.create_task(queue.next_batch())
+    for missing in reversed(range(enough)):
+        queue.put(new_job())
+        await asyncio.sleep(0.001)
+        assert worker.done() is (missing == 0)
+    assert len(await worker) == enough
+    assert now() < begun + 1
+
+
 @virtual_time
 async def test_running_jobs_are_not_waited_for(new_job: NewJob) -> None:
     """Their clients wait for an answer and send nothing more."""

@@ -362,6 +362,14 @@ async def test_newest_workers_are_retired_first() -> None:
 
 
 @virtual_time
+async def test_queue_knows_how_many_workers_share_the_clients() -> None:
+    async with pool_of(FakeLauncher(), 3) as pool:
+        assert pool.aggregator.workers == 3
+        pool.scale(2)
+        assert pool.aggregator.workers == 2
+
+
+@virtual_time
 async def test_worker_that_is_retired_before_its_first_step_leaves_nothing_behind() -> None:
     async with pool_of(FakeLauncher(), 2) as pool:
         pool.scale(1)
@@ -371,16 +379,20 @@ async def test_worker_that_is_retired_before_its_first_step_leaves_nothing_behin
 
 @virtual_time
 async def test_worker_that_dies_in_its_last_batch_is_not_restarted(new_job: NewJob) -> None:
+    """Nor is the time of a restart waited for: here a second, since it is its second death in a row."""
     launcher, events = FakeLauncher(echo_after(30)), NotedEvents()
     async with pool_of(launcher, events=events) as pool:
+        await asyncio.sleep(1)
+        launcher.workers[0].die()
+        await asyncio.sleep(1)
         (job,) = asked(pool, new_job())
         await asyncio.sleep(1)
         pool.scale(0)
-        launcher.workers[0].die()
+        launcher.workers[1].die()
         await pool.until_scaled()
         with pytest.raises(WorkerDied):
             await job.answer
-    assert (now(), len(launcher.attempts), len(events.failed)) == (1001, 1, 1)
+    assert (now(), len(launcher.attempts), len(events.failed)) == (1003, 2, 2)
 
 
 @virtual_time

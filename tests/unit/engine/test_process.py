@@ -60,8 +60,14 @@ class Child:
         payload = message if isinstance(message, bytes) else msgspec.msgpack.encode(message)
         await asyncio.get_running_loop().sock_sendall(self._link, pack(payload))
 
-    def print(self, text: bytes) -> None:
-        os.write(self.stderr, text)
+    def print(self, text: bytes, after: float) -> None:
+        descriptor = os.dup(self.stderr)
+
+        def write() -> None:
+            os.write(descriptor, text)
+            os.close(descriptor)
+
+        asyncio.get_running_loop().call_later(after, write)
 
     def close_link(self) -> None:
         self._link.close()
@@ -313,7 +319,8 @@ async def test_what_a_worker_sent_before_it_died_still_counts(new_job: NewJob) -
 @virtual_time
 async def test_output_is_logged_before_the_death_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     async def script(child: Child) -> int:
-        child.print(b"Traceback of the handler\nValueError: boom")
+        child.print(b"Traceback of the handler\n", after=0.0)
+        child.print(b"ValueError: boom", after=1.0)  # by a process of its own that outlives it
         return 1
 
     async with loaded(script) as (worker, _):
@@ -407,7 +414,7 @@ async def test_failed_load_carries_the_handlers_traceback() -> None:
 async def test_death_while_loading_tells_the_cause_and_the_last_lines() -> None:
     async def script(child: Child) -> int:
         child.stage.mark("loading")
-        child.print(b"CUDA driver too old\n")
+        child.print(b"CUDA driver too old\n", after=0.0)
         return 1
 
     async with worker_of(Launched(script).start) as worker:

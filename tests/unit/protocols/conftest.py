@@ -116,11 +116,20 @@ class Front:
         host, port = self.url.removeprefix("http://").split(":")
         return await asyncio.open_connection(host, int(port))
 
-    async def raw(self, request: bytes) -> bytes:
-        """All that comes back for these bytes, until the server closes or answers in full."""
+    async def raw(
+        self,
+        headers: bytes,
+        body: bytes = b"",
+        *,
+        target: bytes = b"/predictions/tiny",
+        then_leave: bool = False,
+    ) -> bytes:
+        """All that comes back for a POST with these header lines. ``then_leave``: no more will be sent."""
         reader, writer = await self.connect()
-        writer.write(request)
-        writer.write_eof()
+        head = b"POST " + target + b" HTTP/1.1\r\nhOST: x\r\nConnection: close\r\n"
+        writer.write(head + headers + b"\r\n\r\n" + body)
+        if then_leave:
+            writer.write_eof()
         answer = await reader.read()
         writer.close()
         return answer

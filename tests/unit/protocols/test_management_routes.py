@@ -1,0 +1,139 @@
+"""TorchServe's management routes: list, describe and scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.errors import LoadFailed
+
+from .conftest import Front
+
+KEY = ModelKey("tiny", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("query", "first", "count", "next_page"),
+    [
+        ("", 0, 100, "100"),
+        ("?limit=10", 0, 10, "10"),
+        ("?limit=10&next_page_token=245", 245, 5, None),
+        ("?next_page_token=150", 150, 100, None),
+        ("?limit=0", 0, 100, "100"),
+        ("?limit=1000", 0, 100, "100"),
+        ("?next_page_token=1000", None, 0, None),
+        ("?next_page_token=-5", 0, 100, "100"),
+    ],
+)
+async def test_models_are_listed_in_pages(
+    front: Front, query: str, first: int | None, count: int, next_page: str | None
+) -> None:
+    page = (await front.ask("GET", f"/models{query}")).json
+    assert (len(page["models"]), page.get("nextPageToken")) == (count, next_page)
+    if first is not None:
+        assert page["models"][0] == {"modelName": f"model-{first}", "modelUrl": f"model-{first}.mar"}
+
+
+@pytest.mark.parametrize("query", ["?limit=many", "?next_page_token=x"])
+async def test_page_that_is_no_number_is_refused_by_name(front: Front, query: str) -> None:
+    answer = await front.ask("GET", f"/models{query}")
+    assert (answer.status, answer.json["type"]) == (400, "BadRequestException")
+    assert query[1:].partition("=")[0] in answer.json["message"]
+
+
+async def test_description_is_an_array_with_torchserves_fields(front: Front) -> None:
+    answer = await front.ask("GET", "/models/tiny")
+    assert answer.headers["Content-Type"] == "application/json"
+    (described,) = answer.json
+    assert list(described)[:13] == [
+        "modelName",
+        "modelVersion",
+        "modelUrl",
+        "runtime",
+        "minWorkers",
+        "maxWorkers",
+        "batchSize",
+        "maxBatchDelay",
+        "responseTimeout",
+        "startupTimeout",
+        "maxRetryTimeoutInSec",
+        "clientTimeoutInMills",
+        "parallelType",
+    ]
+    assert (described["maxBatchDelay"], described["responseTimeout"]) == (100, 120)
+    assert described["jobQueueStatus"] == {"remainingCapacity": 98, "pendingRequests": 2}
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [(WorkerState.READY, "READY"), (WorkerState.STARTING, "UNLOADING"), (WorkerState.FAILED, "UNLOADING")],
+)
+async def test_worker_has_torchserves_two_words_and_our_state(front: Front, state: WorkerState, status: str) -> None:
+    front.engine.states[KEY] = state
+    (worker,) = (await front.ask("GET", "/models/tiny")).json[0]["workers"]
+    assert (worker["status"], worker["state"]) == (status, state)
+    assert (worker["id"], worker["pid"], worker["gpu"], worker["gpuUsage"]) == ("9000", -1, False, "N/A")
+    assert worker["memoryUsage"] == 1000
+    assert worker.get("lastFailure") == ("shot" if state is WorkerState.FAILED else None)
+
+
+@pytest.mark.parametrize(("query", "told"), [("", None), ("?customized=true", {"classes": 10})])
+async def test_handlers_own_description_is_shown_when_asked_for(front: Front, query: str, told: Any) -> None:
+    (described,) = (await front.ask("GET", f"/models/tiny{query}")).json
+    assert described.get("customizedMetadata") == told
+
+
+async def test_layout_is_torchserves(front: Front) -> None:
+    body = (await front.ask("GET", "/models?limit=1")).body.decode()
+    assert body.startswith('{\n  "nextPageToken": "1",\n  "models": [\n    {\n      "modelName": "model-0",')
+    assert body.endswith("\n}\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "call"),
+    [
+        ("/models/tiny", ("tiny", None, 1, 1)),
+        ("/models/tiny?min_worker=3", ("tiny", None, 3, 3)),
+        ("/models/tiny?min_worker=3&max_worker=5", ("tiny", None, 3, 5)),
+        ("/models/tiny/2.0?min_worker=0", ("tiny", "2.0", 0, 0)),
+        ("/models/tiny?model_version=2.0&min_worker=2", ("tiny", "2.0", 2, 2)),
+    ],
+)
+@pytest.mark.parametrize("synchronous", [True, False], ids=["synchronous", "in the background"])
+async def test_scaling(front: Front, path: str, call: tuple[Any, ...], synchronous: bool) -> None:
+    more = f"{'&' if '?' in path else '?'}synchronous=true" if synchronous else ""
+    answer = await front.ask("PUT", path + more)
+    assert front.manager.scaled == [call]
+    which = f", version: {call[1]}" if call[1] else ""
+    done, begun = f"Workers scaled to {call[2]} for model: tiny{which}", "Processing worker updates..."
+    assert (answer.status, answer.json["status"]) == ((200, done) if synchronous else (202, begun))
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("?min_worker=5&max_worker=3", "max_worker cannot be less than min_worker."),
+        ("?min_worker=-1", "min_worker=-1"),
+        ("?min_worker=many", "min_worker is 'many'"),
+        ("?min_worker=1.5", "min_worker is '1.5'"),
+    ],
+)
+async def test_scaling_to_nonsense_is_refused(front: Front, query: str, told: str) -> None:
+    answer = await front.ask("PUT", f"/models/tiny{query}")
+    assert (answer.status, front.manager.scaled) == (400, [])
+    assert told in answer.json["message"]
+
+
+async def test_scaling_that_fails_tells_the_handlers_fault(front: Front) -> None:
+    front.manager.failure = LoadFailed("ImportError: no module named torchvision")
+    answer = await front.ask("PUT", "/models/tiny?min_worker=2&synchronous=true")
+    assert answer.status == 500
+    assert "torchvision" in answer.json["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_unknown_model_is_not_found(front: Front, method: str) -> None:
+    answer = await front.ask(method, "/models/unknown")
+    assert (answer.status, answer.json["type"]) == (404, "ModelNotFoundException")
