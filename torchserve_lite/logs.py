@@ -9,11 +9,14 @@ from contextlib import contextmanager
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from aiohttp.http import HttpProcessingError
+
 from torchserve_lite.config.settings import LogConfig
 
 _FILE_SIZE = 100 * 1024 * 1024
 _FILES_KEPT = 5
 _ACCESS = logging.getLogger("ACCESS_LOG")
+_HTTP = logging.getLogger("aiohttp.server")
 _MODEL = logging.getLogger("MODEL_LOG")
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ def logging_to(config: LogConfig) -> Iterator[None]:
 
     root.setLevel(logging.INFO)
     _ACCESS.propagate = False
+    malformed = _MalformedRequests()
+    _HTTP.addFilter(malformed)
     console = logging.StreamHandler(sys.stdout)
     console.setLevel(logging.WARNING if sys.stdout.isatty() else logging.INFO)
     attach(root, console, _Layout())
@@ -49,6 +54,7 @@ def logging_to(config: LogConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        _HTTP.removeFilter(malformed)
         for logger, handler in attached:
             logger.removeHandler(handler)
             handler.close()
@@ -69,6 +75,17 @@ def _file(folder: Path | None, name: str) -> logging.Handler | None:
     except OSError as fault:
         log.warning("No log file %s: %s. Set LOG_LOCATION to a folder that can be written.", folder / name, fault)
         return None
+
+
+class _MalformedRequests(logging.Filter):
+    """A client that does not speak HTTP is worth a line, not an error with aiohttp's traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fault = record.exc_info[1] if record.exc_info else None
+        if isinstance(fault, HttpProcessingError):
+            record.msg, record.args = f"{record.getMessage()}: {fault.message.splitlines()[0]}", ()
+            record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
+        return True
 
 
 class _Layout(logging.Formatter):

@@ -52,6 +52,15 @@ def test_version_can_be_registered_once(registry: ModelRegistry) -> None:
         registry.add(version("a", "2.0"))
 
 
+def test_new_spec_takes_the_place_of_its_version_only(registry: ModelRegistry) -> None:
+    changed = spec_of(key=ModelKey("a", "2.0"), handler="changed")
+    registry.replace(changed)
+    assert registry.resolve("a", "2.0") is changed
+    assert registry.resolve("a").key.version == "1.0"
+    with pytest.raises(ModelVersionNotFound):
+        registry.replace(version("a", "3.0"))
+
+
 def test_lists_are_by_name(registry: ModelRegistry) -> None:
     assert registry.names() == ["a", "b"]
     assert [str(spec.key) for spec in registry.defaults()] == ["a_1.0", "b_1.0"]

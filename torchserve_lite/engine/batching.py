@@ -2,8 +2,9 @@
 
 The rule (``release_time``) is a pure function, tested with a virtual clock. Waiting for a fuller batch pays only when
 more requests can come, and a client that waits for an answer sends none. So the aggregator remembers how many jobs were
-open at once lately: when all of those are here, or the batch is full, the batch goes at once; else it goes ``delay``
-seconds after its oldest job arrived. TorchServe starts that clock when a worker polls, and every lone request waits.
+open at once lately. When enough of those are here (half a worker's share, see ``_worth_waiting_for``), or the batch is
+full, the batch goes at once; else it goes ``delay`` seconds after its oldest job arrived. TorchServe starts that clock
+when a worker polls, and every lone request waits.
 """
 
 from __future__ import annotations

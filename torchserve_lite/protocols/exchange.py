@@ -17,7 +17,7 @@ from torchserve_lite.protocols.whole_response import WholeResponse, fits, one_li
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
-REQUEST_ID = "x-request-id"
+REQUEST_ID = web.RequestKey("x-request-id", str)
 _TIMEOUT = "X-Request-Timeout-Ms"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(

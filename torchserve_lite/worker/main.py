@@ -108,6 +108,7 @@ class WorkerLoop:
         begun = time.monotonic()
         replies = await service.predict_beside_others(predict.calls, partial(self._send_if_wanted, predict.batch))
         self._send_result(predict.batch, replies, begun)
+        self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
 
     async def _receive_beside_others(self) -> ToWorker | None:
         """A thread waits for the socket, which the handler's own blocking code must not keep from being read."""
@@ -172,6 +173,8 @@ def _prepare_process(load: Load) -> None:
         hidden = re.compile(load.hidden_environment)
         for name in [name for name in os.environ if hidden.fullmatch(name)]:
             del os.environ[name]
+    if load.threads and "torch" not in sys.modules:
+        os.environ.setdefault("OMP_NUM_THREADS", str(load.threads))  # torch reads it when the handler imports it
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
     os.chdir(load.model_dir)
     sys.argv = ["torchserve-lite-worker", load.model_name]

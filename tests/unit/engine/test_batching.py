@@ -384,7 +384,8 @@ class Life:
         await asyncio.sleep(1000)
         for worker in (last, *self.workers):
             worker.cancel()
-        await asyncio.gather(last, *self.workers, return_exceptions=True)
+        ends = await asyncio.gather(last, *self.workers, return_exceptions=True)
+        assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends)
 
 
 @given(steps=STEPS, size=st.integers(1, 4), delay=st.sampled_from([0.0, 0.5, 2.0]))

@@ -148,8 +148,8 @@ def do_leave_thread(data, context, argument):
 
 
 def do_run_program(data, context, argument):
-    """A program that the handler starts finds the model's modules."""
-    return [subprocess.check_output([sys.executable, "-c", "import companion; print(companion.NAME)"])]
+    """Imports a module in a process of its own."""
+    return [subprocess.check_output([sys.executable, "-c", f"import {argument} as m; print(m.NAME)"])]
 
 
 def do_surroundings(data, context, argument):
