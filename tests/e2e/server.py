@@ -64,6 +64,11 @@ class Server:
         async with self.client.put(self.url + path) as response:
             return response.status, _body(await response.read())
 
+    async def metrics(self) -> str:
+        address = next(line for line in self.lines if line.startswith("listening:") and "metrics" in line)
+        async with self.client.get(address.rpartition(" ")[2] + "/metrics") as response:
+            return await response.text()
+
     async def worker_pids(self, model: str) -> list[int]:
         _, described = await self.get(f"/models/{model}")
         return [worker["pid"] for worker in described[0]["workers"]]  # type: ignore[index]

@@ -84,6 +84,17 @@ async def test_killed_worker_costs_its_running_request_only(server: Server, tmp_
     assert await server.worker_pids("gated") != [pid]
 
 
+async def test_batch_that_a_dead_worker_never_took_up_is_run_by_the_next_one(server: Server) -> None:
+    """A worker that dies while idle may be sent a job before its death is known; that job has not been run."""
+    (pid,) = await server.worker_pids("echo")
+    os.kill(pid, signal.SIGSTOP)
+    answer = asyncio.create_task(server.post("/predictions/echo", b"hello"))
+    while 'ts_running_requests{model_name="echo",model_version="1.0"} 1.0' not in await server.metrics():
+        pass
+    os.kill(pid, signal.SIGKILL)
+    assert await answer == (200, b"hello")
+
+
 async def test_full_queue_refuses_at_once_and_says_so(server: Server, tmp_path: Path) -> None:
     gates = [Gate(tmp_path, f"gate{number}") for number in range(3)]
     first = asyncio.create_task(server.post("/predictions/gated", gates[0].body))

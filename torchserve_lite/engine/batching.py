@@ -71,6 +71,13 @@ class BatchAggregator:
         """A batch that was taken has ended, well or badly."""
         self.running -= len(batch)
 
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Jobs that were taken and have not been run after all: they are the next ones again."""
+        for job in jobs:
+            job.on_settled = self._discard
+        self._jobs = dict.fromkeys([*jobs, *self._jobs])
+        self._wake_up()
+
     def move_to(self, other: BatchAggregator) -> None:
         """Hands over all waiting jobs; those for which the other has no room are told so."""
         for job in list(self._jobs):

@@ -60,6 +60,9 @@ class Worker(Protocol):
     def cancel(self, job: Job) -> None:
         """Nobody waits for this running job any more."""
 
+    def never_began(self, job: Job) -> bool:
+        """Whether it died before it took up the batch of this job, which may therefore run elsewhere."""
+
     async def watch(self) -> None:
         """Waits; raises WorkerDied when the worker is gone."""
 

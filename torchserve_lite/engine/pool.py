@@ -206,9 +206,16 @@ class WorkerPool:
             self._events.batch_done(self.spec, batch, result, self._loop.time() - begun)
         finally:
             self.aggregator.finished(batch)
-            for job in batch:  # no job leaves unanswered, whatever happened above
-                if job.wanted:
-                    job.fail(worker.death or WorkerDied("It was stopped."))
+            if unanswered := [job for job in batch if job.wanted]:
+                self._settle(worker, unanswered)  # no job leaves unanswered, whatever happened above
+
+    def _settle(self, worker: Worker, jobs: list[Job]) -> None:
+        """What becomes of the jobs of a worker that has died: those it never took up wait for the next one."""
+        if self.wanted and all(worker.never_began(job) for job in jobs):
+            self.aggregator.put_back(jobs)
+            return
+        for job in jobs:
+            job.fail(worker.death or WorkerDied("It was stopped."))
 
     async def _collect(self, worker: Worker, batch: list[Job]) -> Result:
         async with aclosing(worker.predict(batch)) as updates:

@@ -55,6 +55,7 @@ class ProcessWorker:
         self._frames = AsyncFrames(self._arrived, self._link_closed)
         self._inboxes: dict[int, asyncio.Queue[FromWorker | None]] = {_LOADING: asyncio.Queue()}
         self._places: dict[Job, tuple[int, int]] = {}  # running jobs: batch and index in it
+        self._unbegun: set[Job] = set()  # jobs of a batch that it did not live to take up
         self._stage = StageMarker.create()
         self._stdout = LogPipe(f"{name}-stdout", logging.INFO, special_line)
         self._stderr = LogPipe(f"{name}-stderr", logging.WARNING, special_line)
@@ -129,6 +130,8 @@ class ProcessWorker:
                 if isinstance(update, Result):
                     return
         finally:
+            if self._died.done() and self._stage.read().batch < number:
+                self._unbegun.update(batch)
             del self._inboxes[number]
             for job in batch:
                 del self._places[job]
@@ -144,6 +147,9 @@ class ProcessWorker:
     def cancel(self, job: Job) -> None:
         if job in self._places:
             self._frames.send(_encode(Cancel(*self._places[job])))
+
+    def never_began(self, job: Job) -> bool:
+        return job in self._unbegun
 
     async def watch(self) -> None:
         raise await asyncio.shield(self._died)

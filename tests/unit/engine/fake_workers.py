@@ -33,6 +33,9 @@ class FakeWorker:
     def cancel(self, job: Job) -> None:
         self.cancelled.append(body_of(job))
 
+    def never_began(self, job: Job) -> bool:
+        return False
+
     async def watch(self) -> None:
         raise await asyncio.shield(self._died)
 
