@@ -87,7 +87,7 @@ IMPORT_ERROR = "import json\nimport a_package_nobody_has\n\ndef handle(data, con
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder = tmp_path_factory.mktemp("bad")
     store = folder / "store"
-    write_model(store, "good", ECHO)
+    write_model(store, "good", ECHO + "print('loaded')\n")
     write_model(store, "broken_import", IMPORT_ERROR, config="maxRetryTimeoutInSec: 0\n")
     for name, (make, _) in BAD.items():
         (store / name).write_bytes(make())
@@ -125,6 +125,10 @@ async def test_import_error_is_logged_with_the_handlers_own_frames_first(server:
     assert trace[0] == "Traceback (most recent call last):"
     assert "handler.py" in trace[1]
     assert "line 2" in trace[1]
+
+
+async def test_what_a_worker_prints_is_logged_under_its_own_name(server: Server) -> None:
+    await server.line(r"\[INFO \] W-\d+-good_1.0-stdout MODEL_LOG - loaded")
 
 
 async def test_model_that_cannot_load_is_refused_with_the_cause(server: Server) -> None:

@@ -71,8 +71,11 @@ class Worker(Protocol):
         """Why it died, once it has."""
 
 
-WorkerLauncher = Callable[[ModelSpec, int | None], AbstractAsyncContextManager[Worker]]
-"""Starts a worker of a model on a device (GPU id or None). Entered: loaded and ready. Left: gone."""
+WorkerLauncher = Callable[[ModelSpec, str, int | None], AbstractAsyncContextManager[Worker]]
+"""Starts a worker of a model, with an id for the logs, on a device (GPU id or None).
+
+Entered: loaded and ready. Left: gone.
+"""
 
 ModelLocator = Callable[[ModelSpec], ModelFiles]
 """Finds the unpacked files of a model on this machine."""

@@ -110,10 +110,10 @@ class LocalEngine:
         return Slot(str(next(self._worker_ids)), self._devices.assign(spec), Restarts(spec.recovery))
 
     @asynccontextmanager
-    async def _launch(self, spec: ModelSpec, gpu_id: int | None) -> AsyncIterator[Worker]:
+    async def _launch(self, spec: ModelSpec, worker_id: str, gpu_id: int | None) -> AsyncIterator[Worker]:
         files = self._locate(spec)
         start = starter(spec.launcher or self._config.launcher, files.python or self._config.python)
-        process = ProcessWorker(f"W-{spec.key}", start, lambda: self._threads(spec), self._special_line)
+        process = ProcessWorker(f"W-{worker_id}-{spec.key}", start, lambda: self._threads(spec), self._special_line)
         async with process as worker:
             await worker.load(self._load_message(spec, gpu_id, files.folder, files.python_path), spec.startup_timeout)
             yield worker

@@ -182,7 +182,7 @@ class WorkerPool:
 
     async def _live(self, slot: Slot) -> None:
         begun = self._loop.time()
-        async with self._launch(self.spec, slot.gpu_id) as worker, asyncio.TaskGroup() as life:
+        async with self._launch(self.spec, slot.id, slot.gpu_id) as worker, asyncio.TaskGroup() as life:
             self._ready(slot, worker, self._loop.time() - begun)
             watcher = life.create_task(worker.watch())  # an idle worker's death must not cost the next job
             async with asyncio.TaskGroup() as lanes:

@@ -91,7 +91,7 @@ class FakeLauncher:
         self._life = life
 
     @asynccontextmanager
-    async def __call__(self, spec: ModelSpec, gpu_id: int | None) -> AsyncIterator[FakeWorker]:
+    async def __call__(self, spec: ModelSpec, worker_id: str, gpu_id: int | None) -> AsyncIterator[FakeWorker]:
         loop = asyncio.get_running_loop()
         self.attempts.append(loop.time())
         await asyncio.sleep(self._load_seconds(len(self.attempts)))
