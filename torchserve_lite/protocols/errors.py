@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchserve_lite import errors
@@ -36,7 +37,6 @@ TABLE: dict[type[errors.ServingError], Wire] = {
     errors.QueueFull: Wire(503, "ServiceUnavailableException"),
     errors.ModelFailed: Wire(503, "ServiceUnavailableException"),
     errors.ModelLoading: Wire(503, "ServiceUnavailableException"),
-    errors.ShuttingDown: Wire(503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: Wire(504, "RequestTimeoutException"),
     errors.PredictionFailed: Wire(None, "InternalServerException"),
     errors.WorkerFailure: Wire(500, "InternalServerException"),
@@ -52,8 +52,12 @@ _UNEXPECTED = Wire(500, "InternalServerException")
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
     status: int
-    body: bytes
+    told: Mapping[str, object]
     headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def body(self) -> bytes:
+        return (json.dumps(self.told, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def reply_to(error: Exception, *, kserve: bool = False) -> ErrorReply:
@@ -65,7 +69,7 @@ def reply_to(error: Exception, *, kserve: bool = False) -> ErrorReply:
     told: dict[str, object] = {"code": status, "type": wire.type, "message": message}
     if kserve:
         told["error"] = message
-    return ErrorReply(status, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(), _headers(error))
+    return ErrorReply(status, told, _headers(error))
 
 
 def _status(error: Exception, wire: Wire, kserve: bool) -> int:

@@ -5,15 +5,13 @@ The body goes to the worker as it came; the ``kserve`` envelope there splits ``i
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane import DataPlane
-from torchserve_lite.errors import MethodNotAllowed, RouteNotFound, Unavailable
-from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.kserve import json_answer, readiness
 from torchserve_lite.protocols.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
@@ -29,10 +27,10 @@ class KServeV1Routes:
         table.add(ANY, "/v1/models/{target:.+}", self.model)
 
     async def alive(self, request: web.Request) -> web.Response:
-        return _json({"status": "alive"})
+        return json_answer({"status": "alive"})
 
     async def models(self, request: web.Request) -> web.Response:
-        return _json({"models": self._plane.names()})
+        return json_answer({"models": self._plane.names()})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         target = request.match_info["target"].rstrip("/")
@@ -44,15 +42,9 @@ class KServeV1Routes:
         return await self._infer(request, name, _VERBS[verb])
 
     def _readiness(self, request: web.Request, name: str) -> web.Response:
-        """503 while the model cannot answer, because a Kubernetes probe sees the status only."""
         if request.method not in READ:
             raise MethodNotAllowed(READ)
-        try:
-            self._plane.check_ready(name)
-        except Unavailable as cause:
-            told = json.loads(reply_to(cause, kserve=True).body)
-            return _json({"name": name, "ready": False, **told}, 503)
-        return _json({"name": name, "ready": True})
+        return readiness(self._plane, name)
 
     async def _infer(self, request: web.Request, name: str, verb: Verb) -> web.StreamResponse:
         check_method(request)
@@ -60,8 +52,3 @@ class KServeV1Routes:
         body = Part("body", await request.read(), JSON)
         question = make_request(request, model=name, verb=verb, parts=(body,), envelope=Envelope.KSERVE)
         return await send(request, await self._plane.infer(question))
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    """Content type exactly ``application/json``: KServe's SDK compares the whole string."""
-    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})

@@ -5,16 +5,14 @@ The body goes to the worker as it came; the ``kservev2`` envelope there reads th
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import web
 
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane import DataPlane
-from torchserve_lite.errors import BadRequest, Unavailable
-from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.errors import BadRequest
 from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.kserve import json_answer, readiness
 from torchserve_lite.protocols.routing import ANY, RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
@@ -37,33 +35,27 @@ class KServeV2Routes:
             table.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
 
     async def server(self, request: web.Request) -> web.Response:
-        return _json({"name": "torchserve-lite", "version": __version__, "extensions": []})
+        return json_answer({"name": "torchserve-lite", "version": __version__, "extensions": []})
 
     async def live(self, request: web.Request) -> web.Response:
-        return _json({"live": True})
+        return json_answer({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
         ready = self._plane.all_ready()
-        return _json({"ready": ready}, 200 if ready else 503)
+        return json_answer({"ready": ready}, 200 if ready else 503)
 
     async def models(self, request: web.Request) -> web.Response:
-        return _json({"models": self._plane.names()})
+        return json_answer({"models": self._plane.names()})
 
     async def metadata(self, request: web.Request) -> web.Response:
         """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
         name, version = _model(request)
         self._plane.spec(name, version)
         versions = self._plane.versions(name) if version is None else [version]
-        return _json({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
+        return json_answer({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
 
     async def model_ready(self, request: web.Request) -> web.Response:
-        name, version = _model(request)
-        try:
-            self._plane.check_ready(name, version)
-        except Unavailable as cause:
-            told = json.loads(reply_to(cause, kserve=True).body)
-            return _json({"name": name, "ready": False, **told}, 503)
-        return _json({"name": name, "ready": True})
+        return readiness(self._plane, *_model(request))
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         check_method(request)
@@ -84,7 +76,3 @@ class KServeV2Routes:
 
 def _model(request: web.Request) -> tuple[str, str | None]:
     return request.match_info["model"], request.match_info.get("version")
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})
