@@ -23,7 +23,7 @@ from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, LoadFailed, ServingError
 from torchserve_lite.registry import ModelRegistry
-from torchserve_lite.specs import build_spec, model_key
+from torchserve_lite.specs import build_spec, features_to_come, model_key
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class ModelManager:
     async def _prepared(
         self, archive: Archive, wanted: StartupModel, override: StartupModel | None
     ) -> tuple[ModelSpec, Environment | None]:
-        for warning in archive.warnings:
+        for warning in (*archive.warnings, *features_to_come(archive.config)):
             log.warning("%s: %s", archive.url, warning)
         spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
         return spec, await self._environment(archive)

@@ -10,6 +10,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TypeVar
 
+from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.config.settings import StartupModel, WorkerConfig
 from torchserve_lite.core.models import BatchPolicy, DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
@@ -68,6 +69,17 @@ def build_spec(
         model_config=own.raw,
         loaded_at_startup=not wanted.from_snapshot,
     )
+
+
+def features_to_come(config: ModelConfig) -> tuple[str, ...]:
+    """What a model config asks for that is not built yet, as lines for the log: nothing of it is ignored in silence."""
+    asked = {
+        "continuousBatching": (config.continuous_batching, "requests run in plain batches"),
+        "sequenceBatching": (config.sequence_batching, "requests of a sequence are not kept together"),
+        "useJobTicket": (config.use_job_ticket, "requests wait in the job queue"),
+        "parallelType": (config.parallel_type, "each worker is one process"),
+    }
+    return tuple(f"{key} comes later and has no effect: {instead}." for key, (value, instead) in asked.items() if value)
 
 
 def _sources(archive: Archive, wanted: StartupModel, override: StartupModel) -> tuple[StartupModel, ...]:

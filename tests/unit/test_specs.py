@@ -13,7 +13,7 @@ from torchserve_lite.archive.store import Archive
 from torchserve_lite.config.settings import StartupModel, WorkerConfig
 from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.errors import InvalidArchive
-from torchserve_lite.specs import build_spec, model_key
+from torchserve_lite.specs import build_spec, features_to_come, model_key
 
 
 def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: Any) -> Archive:
@@ -149,3 +149,15 @@ def test_absent_means_absent() -> None:
 def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
     assert spec().loaded_at_startup
     assert not spec(wanted=said(from_snapshot=True)).loaded_at_startup
+
+
+@pytest.mark.parametrize(
+    "key", ["continuousBatching: true", "sequenceBatching: true", "useJobTicket: true", "parallelType: tp"]
+)
+def test_feature_that_comes_later_is_not_ignored_in_silence(key: str) -> None:
+    (line,) = features_to_come(ModelConfig.parse(key.encode()))
+    assert line.startswith(key.partition(":")[0])
+
+
+def test_config_without_such_features_has_nothing_to_tell() -> None:
+    assert not features_to_come(ModelConfig.parse(b"batchSize: 4\ncontinuousBatching: false\n"))
