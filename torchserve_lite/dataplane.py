@@ -92,13 +92,6 @@ class DataPlane:
         if not status.ready_workers:
             raise ModelLoading(name)
 
-    def is_ready(self, name: str, version: str | None = None) -> bool:
-        try:
-            self.check_ready(name, version)
-        except ServingError:
-            return False
-        return True
-
     def all_ready(self) -> bool:
         """Every model has all its workers, and every model that was to be loaded is here."""
         if self._opening() or self._failed_models():

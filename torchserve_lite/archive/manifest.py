@@ -61,14 +61,6 @@ class Manifest:
         except Fault as fault:
             raise InvalidArchive(archive, f"{MANIFEST_PATH}: {fault}") from fault
 
-    def name_for(self, archive: str, given: str = "") -> str:
-        """The name to register under: the one given with the request, else the manifest's own."""
-        if name := given or self.model_name:
-            return name
-        raise InvalidArchive(
-            archive, f"Model name is not defined. Give one as model_name, or as model.modelName in {MANIFEST_PATH}."
-        )
-
 
 def _text(file: Path) -> str:
     with file.open("rb") as opened:

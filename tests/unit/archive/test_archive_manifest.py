@@ -71,13 +71,6 @@ def test_version_is_always_text(version: object, text: str, tmp_path: Path) -> N
     assert read({"model": {**MODEL, "modelVersion": version}}, tmp_path).model_version == text
 
 
-def test_name_given_with_the_request_comes_before_that_of_the_manifest() -> None:
-    assert Manifest(model_name="own").name_for("a.mar", "given") == "given"
-    assert Manifest(model_name="own").name_for("a.mar") == "own"
-    with pytest.raises(InvalidArchive, match="Model name is not defined"):
-        Manifest.default().name_for("a.mar")
-
-
 @pytest.mark.parametrize(
     "path", [pytest.param("weights/model.pt", id="below"), pytest.param("./model.pt", id="with a dot")]
 )
