@@ -1,7 +1,7 @@
 """torchserve-lite: serves TorchServe archives in pure Python.
 
 Where to read first: ``core`` (the vocabulary), ``dataplane`` (what happens to a request), ``engine.pool`` and
-``engine.batching`` (how jobs become batches), ``worker.service`` (how a batch meets a handler) and one module of
+``engine.queues.batches`` (how jobs become batches), ``worker.batch`` (how a batch meets a handler) and one module of
 ``protocols`` (how a wire request becomes an ``InferenceRequest``).
 """
 

@@ -25,8 +25,8 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.engine.machine import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.pool import PoolEvents
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import Result

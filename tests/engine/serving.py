@@ -13,9 +13,9 @@ from tests.conftest import job_maker
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import ModelFiles, Worker
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.engine.machine import Devices
 from torchserve_lite.engine.pool import PoolEvents
 from torchserve_lite.errors import WorkerFailure
 from torchserve_lite.ipc.messages import Result

@@ -17,9 +17,9 @@ from tests.conftest import NewJob
 from tests.engine.serving import MODELS, engine_of, served, spec_for
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import DevicePolicy
+from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import ModelFiles
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.engine.machine import Devices
 from torchserve_lite.errors import (
     ConfigurationError,
     LoadFailed,
@@ -197,7 +197,7 @@ async def test_handler_that_closes_every_descriptor_harms_only_its_worker(launch
 async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchserve_lite.engine.process._DRAIN", 0.2)
+    monkeypatch.setattr("torchserve_lite.engine.launchers.process._DRAIN", 0.2)
     async with served(launcher) as model:
         with pytest.raises(WorkerDied, match="exited with code 1"):
             await model.ask(f"leave_grandchild {tmp_path / 'pid'}".encode())
@@ -214,7 +214,7 @@ async def test_traceback_in_the_log_is_the_handlers_own(launcher: str, caplog: p
     async with served(launcher) as model:
         with pytest.raises(PredictionFailed):
             await model.ask(b"raise boom")
-    told = messages(caplog, "torchserve_lite.worker.service" if launcher == "inline" else "MODEL_LOG")
+    told = messages(caplog, "torchserve_lite.worker.batch" if launcher == "inline" else "MODEL_LOG")
     frames = re.findall(r'File ".*?([^/"]+)", line \d+, in (\w+)', told)
     assert frames == [("obedient.py", "handle"), ("obedient.py", "do_raise"), ("obedient.py", "deeper")]
     assert "ValueError: boom" in told

@@ -9,11 +9,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import ModelLocator, Worker
 from torchserve_lite.engine.launchers import starter
-from torchserve_lite.engine.machine import Devices
+from torchserve_lite.engine.launchers.process import ProcessWorker
 from torchserve_lite.engine.pool import PoolEvents, Slot, WorkerPool
-from torchserve_lite.engine.process import ProcessWorker
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.errors import ModelLoading, ModelNotFound
 from torchserve_lite.ipc.messages import Load

@@ -13,8 +13,8 @@ from typing import cast
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus, WorkerState, WorkerStatus
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.engine.batching import BatchAggregator
 from torchserve_lite.engine.interface import Update, Worker, WorkerLauncher
+from torchserve_lite.engine.queues.batches import BatchAggregator
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.errors import (
     LoadFailed,

@@ -12,7 +12,7 @@ from multiprocessing import reduction
 from types import FrameType
 from typing import Any, NoReturn
 
-WORKER_MODULE = "torchserve_lite.worker.main"  # by name: the front process never imports it
+WORKER_MODULE = "torchserve_lite.worker.loop"  # by name: the front process never imports it
 
 
 class Descriptor:

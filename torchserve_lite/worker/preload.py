@@ -22,7 +22,7 @@ for _module in (
     "PIL.Image",
     "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",
-    "torchserve_lite.worker.main",
+    "torchserve_lite.worker.loop",
     "ts.torch_handler.vision_handler",
     "ts.torch_handler.image_classifier",
     "ts.metrics.metric_cache_yaml_impl",

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import spec_of
 from torchserve_lite.core.models import DevicePolicy, ModelKey
-from torchserve_lite.engine import machine
-from torchserve_lite.engine.machine import Devices, count_gpus, usable_cores
+from torchserve_lite.engine import devices as machine
+from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.errors import ConfigurationError
 
 

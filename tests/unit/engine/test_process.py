@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import NewJob
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.engine.process import ChildHandle, ProcessWorker, StartChild
-from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.engine.launchers.process import ChildHandle, ProcessWorker, StartChild
+from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.errors import LoadFailed, WorkerDied
 from torchserve_lite.ipc.frames import FrameDecoder, pack
 from torchserve_lite.ipc.messages import (

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.virtual_time import virtual_time
-from torchserve_lite.engine.worker_logs import LogPipe, printable
+from torchserve_lite.engine.launchers.worker_logs import LogPipe, printable
 
 SOURCE = "W-1-tiny_1.0-stdout"
 

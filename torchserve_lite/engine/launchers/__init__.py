@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchserve_lite.engine.launchers.exec import start_exec
 from torchserve_lite.engine.launchers.forked import start_forked
 from torchserve_lite.engine.launchers.inline import start_inline
-from torchserve_lite.engine.process import StartChild
+from torchserve_lite.engine.launchers.process import StartChild
 
 
 def starter(launcher: str, python: str) -> StartChild:

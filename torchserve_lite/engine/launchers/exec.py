@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import torchserve_lite
-from torchserve_lite.engine.process import ChildHandle, StartChild
-from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.engine.launchers.process import ChildHandle, StartChild
+from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.ipc.stages import StageMarker
 
 _ROOT = str(Path(torchserve_lite.__file__).parent.parent)

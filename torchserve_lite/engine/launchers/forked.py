@@ -11,8 +11,8 @@ import multiprocessing
 import socket
 from multiprocessing.process import BaseProcess
 
-from torchserve_lite.engine.process import ChildHandle
-from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.engine.launchers.process import ChildHandle
+from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.ipc.child import Descriptor, become_worker
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.ipc.stages import StageMarker

@@ -8,8 +8,8 @@ import os
 import socket
 import threading
 
-from torchserve_lite.engine.process import ChildHandle
-from torchserve_lite.engine.worker_logs import LogPipe
+from torchserve_lite.engine.launchers.process import ChildHandle
+from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.ipc.child import WORKER_MODULE
 from torchserve_lite.ipc.stages import StageMarker
 

@@ -14,7 +14,7 @@ import msgspec
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.engine.interface import Update
-from torchserve_lite.engine.worker_logs import LineReader, LogPipe
+from torchserve_lite.engine.launchers.worker_logs import LineReader, LogPipe
 from torchserve_lite.errors import LoadFailed, WorkerDied
 from torchserve_lite.ipc.frames import AsyncFrames
 from torchserve_lite.ipc.messages import Call, Cancel, Chunk, FromWorker, Load, Loaded, LoadFailure, Predict, Result

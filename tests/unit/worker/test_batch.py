@@ -13,8 +13,8 @@ import pytest
 from torchserve_lite import testing
 from torchserve_lite.core.requests import Part
 from torchserve_lite.ipc.messages import Call, Load, Reply
+from torchserve_lite.worker.batch import Service
 from torchserve_lite.worker.handlers import Handler
-from torchserve_lite.worker.service import Service
 
 LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
 

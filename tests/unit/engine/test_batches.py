@@ -14,7 +14,7 @@ from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy
 from torchserve_lite.core.requests import InferenceResponse, Verb
-from torchserve_lite.engine.batching import NOW, BatchAggregator, release_time
+from torchserve_lite.engine.queues.batches import NOW, BatchAggregator, release_time
 from torchserve_lite.errors import DeadlineExceeded, NoWorkers, QueueFull
 
 DONE = InferenceResponse(b"")
@@ -316,7 +316,7 @@ async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob)
 
 @virtual_time
 async def test_job_knows_how_long_it_waited(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchserve_lite.engine.batching.perf_counter", lambda: now())
+    monkeypatch.setattr("torchserve_lite.engine.queues.batches.perf_counter", lambda: now())
     queue, job = aggregator(), new_job()
     queue.put(job)
     await asyncio.sleep(0.25)

@@ -30,8 +30,8 @@ from torchserve_lite.ipc.messages import (
     ToWorker,
 )
 from torchserve_lite.ipc.stages import StageMarker
+from torchserve_lite.worker.batch import Service
 from torchserve_lite.worker.handlers import load_handler
-from torchserve_lite.worker.service import Service
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
 _encode = msgspec.msgpack.Encoder().encode
