@@ -24,8 +24,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from torchserve_lite.archive.entries import CHUNK
 from torchserve_lite.archive.manifest import MANIFEST_PATH
+from torchserve_lite.archive.unpacking.entries import CHUNK
 from torchserve_lite.errors import BadRequest, Conflict, NotFound
 
 ARCHIVER_VERSION = "0.12.0"  # whose format we write

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.entries import Fault
 from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, read_requirements
 from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.unpacking.entries import Fault
 from torchserve_lite.errors import InvalidArchive
 
 _LONGEST_INSTALL = 1800.0  # seconds; a torch from a slow mirror takes ten minutes

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchserve_lite.archive.entries import Fault
 from torchserve_lite.archive.requirements import read_requirements
 from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
 from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.unpacking.entries import Fault
 from torchserve_lite.archive.weights import Weights, WeightsKind, look_at_weights
 
 _PACKAGES_OF_HANDLERS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchserve_lite.archive.entries import MIB, Fault, name_fault, shown
+from torchserve_lite.archive.unpacking.entries import MIB, Fault, name_fault, shown
 from torchserve_lite.errors import InvalidArchive
 
 MANIFEST_PATH = "MAR-INF/MANIFEST.json"

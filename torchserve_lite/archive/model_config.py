@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchserve_lite.archive.entries import Fault
 from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.unpacking.entries import Fault
 from torchserve_lite.archive.yaml_guard import read_yaml
 from torchserve_lite.errors import InvalidArchive
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.entries import Fault, name_fault, shown
+from torchserve_lite.archive.unpacking.entries import Fault, name_fault, shown
 
 PACKAGE_SUFFIXES = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.entries import Fault
+from torchserve_lite.archive.unpacking.entries import Fault
 
 BUILT_IN_MODULES = frozenset(
     {

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from torchserve_lite.archive.entries import UnpackLimits
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
-from torchserve_lite.archive.unpack import unpack
+from torchserve_lite.archive.unpacking.entries import UnpackLimits
+from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.errors import ArchiveNotFound, ConfigurationError
 
 ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.entries import MIB
+from torchserve_lite.archive.unpacking.entries import MIB
 
 _LARGEST_PICKLE = 64 * MIB  # of a checkpoint's structure; its tensors are stored beside it
 _SAFE_MODULES = frozenset({"torch", "collections", "_codecs", "builtins", "__builtin__", "numpy"})

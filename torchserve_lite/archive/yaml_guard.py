@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from torchserve_lite.archive.entries import MIB, Fault
+from torchserve_lite.archive.unpacking.entries import MIB, Fault
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml has only the latter
 

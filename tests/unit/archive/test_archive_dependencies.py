@@ -13,9 +13,9 @@ import pytest
 
 from torchserve_lite.archive import dependencies
 from torchserve_lite.archive.dependencies import Environment, install
-from torchserve_lite.archive.entries import Fault
 from torchserve_lite.archive.requirements import read_requirements
 from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.archive.unpacking.entries import Fault
 from torchserve_lite.errors import InvalidArchive
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from torchserve_lite.archive import unpack as unpack_module
-from torchserve_lite.archive.entries import UnpackLimits
-from torchserve_lite.archive.unpack import unpack
+from torchserve_lite.archive.unpacking.entries import UnpackLimits
+from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.errors import InvalidArchive
 
 from . import hostile

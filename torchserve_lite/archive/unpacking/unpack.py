@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
-from torchserve_lite.archive.entries import Entry, Fault, UnpackLimits, checked_parts, shown
-from torchserve_lite.archive.tar_entries import tar_entries
-from torchserve_lite.archive.zip_entries import zip_entries
+from torchserve_lite.archive.unpacking.entries import Entry, Fault, UnpackLimits, checked_parts, shown
+from torchserve_lite.archive.unpacking.tar import tar_entries
+from torchserve_lite.archive.unpacking.zip import zip_entries
 from torchserve_lite.errors import InvalidArchive
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

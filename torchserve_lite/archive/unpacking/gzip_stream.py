@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from io import BufferedReader
 
-from torchserve_lite.archive.entries import CHUNK, Fault
+from torchserve_lite.archive.unpacking.entries import CHUNK, Fault
 
 _GZIP = 31  # zlib's window size for "gzip wrapper only"; zlib then checks CRC and length itself
 _MEND = "Copy or build it again"

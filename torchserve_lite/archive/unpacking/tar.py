@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 
-from torchserve_lite.archive.entries import CHUNK, MIB, Entry, Fault, checked_parts, shown
-from torchserve_lite.archive.gzip_stream import GzipStream
+from torchserve_lite.archive.unpacking.entries import CHUNK, MIB, Entry, Fault, checked_parts, shown
+from torchserve_lite.archive.unpacking.gzip_stream import GzipStream
 
 _BLOCK = 512
 _LONGEST_EXTENSION = MIB

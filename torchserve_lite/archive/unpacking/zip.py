@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from itertools import pairwise
 
-from torchserve_lite.archive.entries import CHUNK, Entry, Fault, UnpackLimits, shown
+from torchserve_lite.archive.unpacking.entries import CHUNK, Entry, Fault, UnpackLimits, shown
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
