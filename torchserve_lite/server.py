@@ -24,19 +24,19 @@ from torchserve_lite.config.settings import Config, WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.engine.pool import PoolEvents
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import Result
 from torchserve_lite.logs import access_lines, logging_to
-from torchserve_lite.management import Homes, ModelManager
+from torchserve_lite.management.manager import Homes, ModelManager
+from torchserve_lite.management.registry import ModelRegistry
+from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.http import HttpFrontEnd
-from torchserve_lite.registry import ModelRegistry
-from torchserve_lite.watching import reload_on_changes
 
 log = logging.getLogger(__name__)
 

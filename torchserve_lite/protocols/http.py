@@ -12,9 +12,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import Address, HttpConfig
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
-from torchserve_lite.management import ModelManager
+from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.errors import reply_to

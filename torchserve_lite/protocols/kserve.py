@@ -6,7 +6,7 @@ import json
 
 from aiohttp import web
 
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import Unavailable
 from torchserve_lite.protocols.errors import reply_to
 from torchserve_lite.protocols.exchange import JSON

@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Part, Verb
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
 from torchserve_lite.protocols.kserve import json_answer, readiness

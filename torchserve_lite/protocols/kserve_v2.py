@@ -9,7 +9,7 @@ from aiohttp import web
 
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, Part, Verb
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
 from torchserve_lite.protocols.kserve import json_answer, readiness

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.management import ModelDescription, ModelManager
+from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.metrics.families import CONTENT_TYPE
 from torchserve_lite.protocols.exchange import JSON, READ

@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.core.requests import Part, Verb
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
 from torchserve_lite.protocols.exchange import JSON, check_method, make_request, media_type, send
 from torchserve_lite.protocols.routing import ANY, RouteTable

@@ -18,12 +18,12 @@ from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
-from torchserve_lite.dataplane import DataPlane
-from torchserve_lite.management import ModelDescription
+from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.management.manager import ModelDescription
+from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.http import HttpFrontEnd
-from torchserve_lite.registry import ModelRegistry
 
 LIMIT = 10_000  # bytes of a request body
 

@@ -13,7 +13,7 @@ from torchserve_lite.archive.store import Archive
 from torchserve_lite.config.settings import StartupModel, WorkerConfig
 from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.errors import InvalidArchive
-from torchserve_lite.specs import build_spec, features_to_come, model_key
+from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
 
 def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: Any) -> Archive:

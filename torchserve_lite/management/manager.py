@@ -22,8 +22,8 @@ from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, LoadFailed, ServingError
-from torchserve_lite.registry import ModelRegistry
-from torchserve_lite.specs import build_spec, features_to_come, model_key
+from torchserve_lite.management.registry import ModelRegistry
+from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import spec_of
 from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.errors import Conflict, ModelNotFound, ModelVersionNotFound
-from torchserve_lite.registry import ModelRegistry
+from torchserve_lite.management.registry import ModelRegistry
 
 
 def version(name: str, number: str) -> ModelSpec:

@@ -12,7 +12,7 @@ from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.models import ModelKey, WorkerState
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
-from torchserve_lite.dataplane import DataPlane
+from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import (
     DeadlineExceeded,
     ModelFailed,
@@ -22,8 +22,8 @@ from torchserve_lite.errors import (
     QueueFull,
     ServingError,
 )
+from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.metrics.catalogue import ServerMetrics
-from torchserve_lite.registry import ModelRegistry
 
 OTHER = ModelKey("tiny", "2.0")
 

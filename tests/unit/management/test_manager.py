@@ -25,8 +25,8 @@ from torchserve_lite.errors import (
     ModelVersionNotFound,
     WorkerDied,
 )
-from torchserve_lite.management import Homes, ModelManager
-from torchserve_lite.registry import ModelRegistry
+from torchserve_lite.management.manager import Homes, ModelManager
+from torchserve_lite.management.registry import ModelRegistry
 
 A, B = ModelKey("a", "1.0"), ModelKey("b", "1.0")
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from torchserve_lite.errors import ConfigurationError
-from torchserve_lite.management import ModelManager
+from torchserve_lite.management.manager import ModelManager
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""What protocols see of the server: one data plane, local today."""

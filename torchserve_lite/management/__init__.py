@@ -1,0 +1,1 @@
+"""Changing and showing what is served."""
