@@ -22,8 +22,8 @@ from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.metrics.catalogue import ServerMetrics
-from torchserve_lite.protocols.access_log import AccessLog
-from torchserve_lite.protocols.http import HttpFrontEnd
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 
 LIMIT = 10_000  # bytes of a request body
 

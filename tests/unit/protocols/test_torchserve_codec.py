@@ -7,7 +7,7 @@ import pytest
 
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.errors import RouteNotFound
-from torchserve_lite.protocols.torchserve import split_path
+from torchserve_lite.protocols.http.torchserve import split_path
 
 from .conftest import LIMIT, Front
 

@@ -11,9 +11,9 @@ from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
-from torchserve_lite.protocols.kserve import json_answer, readiness
-from torchserve_lite.protocols.routing import ANY, RouteTable
+from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.http.kserve import json_answer, readiness
+from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}

@@ -16,15 +16,15 @@ from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
-from torchserve_lite.protocols.access_log import AccessLog
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
-from torchserve_lite.protocols.kserve_v1 import KServeV1Routes
-from torchserve_lite.protocols.kserve_v2 import KServeV2Routes
-from torchserve_lite.protocols.management import ManagementRoutes, MetricsRoutes
-from torchserve_lite.protocols.routing import Handler, Routes, RouteTable
-from torchserve_lite.protocols.torchserve import TorchServeRoutes
-from torchserve_lite.protocols.whole_response import WholeResponse
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
+from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
+from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
+from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.http.routing import Handler, Routes, RouteTable
+from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
+from torchserve_lite.protocols.http.whole_response import WholeResponse
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.metrics.families import CONTENT_TYPE
-from torchserve_lite.protocols.exchange import JSON, READ
-from torchserve_lite.protocols.routing import RouteTable
+from torchserve_lite.protocols.http.exchange import JSON, READ
+from torchserve_lite.protocols.http.routing import RouteTable
 
 _DEFAULT_PAGE = 100
 

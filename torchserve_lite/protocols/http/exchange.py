@@ -12,7 +12,7 @@ from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
-from torchserve_lite.protocols.whole_response import WholeResponse, fits, one_line
+from torchserve_lite.protocols.http.whole_response import WholeResponse, fits, one_line
 
 log = logging.getLogger(__name__)
 

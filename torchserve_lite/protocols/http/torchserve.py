@@ -12,8 +12,8 @@ from aiohttp.http import HttpProcessingError
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
-from torchserve_lite.protocols.exchange import JSON, check_method, make_request, media_type, send
-from torchserve_lite.protocols.routing import ANY, RouteTable
+from torchserve_lite.protocols.http.exchange import JSON, check_method, make_request, media_type, send
+from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _MOST_FIELDS = 1000
 _FORM = "application/x-www-form-urlencoded"

@@ -10,9 +10,9 @@ from aiohttp import web
 from torchserve_lite.core.requests import Envelope, Part, Verb
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
-from torchserve_lite.protocols.exchange import JSON, READ, check_method, make_request, send
-from torchserve_lite.protocols.kserve import json_answer, readiness
-from torchserve_lite.protocols.routing import ANY, RouteTable
+from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
+from torchserve_lite.protocols.http.kserve import json_answer, readiness
+from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import Unavailable
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.exchange import JSON
+from torchserve_lite.protocols.http.exchange import JSON
 
 
 def json_answer(value: object, status: int = 200) -> web.Response:

@@ -12,8 +12,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from tests.virtual_time import virtual_time
-from torchserve_lite.protocols import access_log
-from torchserve_lite.protocols.access_log import AccessLog
+from torchserve_lite.protocols.http import access_log
+from torchserve_lite.protocols.http.access_log import AccessLog
 
 
 class Written:

@@ -1,0 +1,1 @@
+"""The HTTP listeners and one module per protocol spoken on them."""
