@@ -34,9 +34,9 @@ from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.manager import Homes, ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
-from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 

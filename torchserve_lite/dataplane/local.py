@@ -12,7 +12,7 @@ from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import DeadlineExceeded, ModelFailed, ModelLoading, ServingError
 from torchserve_lite.management.registry import ModelRegistry
-from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 
 class DataPlane:

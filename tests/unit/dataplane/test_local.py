@@ -23,7 +23,7 @@ from torchserve_lite.errors import (
     ServingError,
 )
 from torchserve_lite.management.registry import ModelRegistry
-from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 OTHER = ModelKey("tiny", "2.0")
 

@@ -21,9 +21,9 @@ from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
-from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 LIMIT = 10_000  # bytes of a request body
 

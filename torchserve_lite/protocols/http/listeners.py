@@ -15,7 +15,6 @@ from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
 from torchserve_lite.management.manager import ModelManager
-from torchserve_lite.metrics.catalogue import ServerMetrics
 from torchserve_lite.protocols.errors import reply_to
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
@@ -25,6 +24,7 @@ from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsR
 from torchserve_lite.protocols.http.routing import Handler, Routes, RouteTable
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.protocols.http.whole_response import WholeResponse
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from aiohttp import web
 
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
-from torchserve_lite.metrics.catalogue import ServerMetrics
-from torchserve_lite.metrics.families import CONTENT_TYPE
 from torchserve_lite.protocols.http.exchange import JSON, READ
 from torchserve_lite.protocols.http.routing import RouteTable
+from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.families import CONTENT_TYPE
 
 _DEFAULT_PAGE = 100
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
 from torchserve_lite.ipc.messages import Metric
-from torchserve_lite.metrics.catalogue import ServerMetrics
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 KEY = ModelKey("m", "1.0")
 MODEL = {"model_name": "m", "model_version": "1.0"}

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
 from torchserve_lite.ipc.messages import Metric
-from torchserve_lite.metrics.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
+from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
 
 log = logging.getLogger(__name__)
 
