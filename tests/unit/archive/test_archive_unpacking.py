@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_lite.archive import unpack as unpack_module
+from torchserve_lite.archive.unpacking import unpack as unpack_module
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
 from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.errors import InvalidArchive
