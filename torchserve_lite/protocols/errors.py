@@ -14,7 +14,7 @@ from torchserve_lite import errors
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """``status`` None: the exception carries its own."""
+    """``status`` None: the handler chose it, and the exception carries it."""
 
     status: int | None
     type: str
@@ -22,6 +22,7 @@ class Wire:
 
 TABLE: dict[type[errors.ServingError], Wire] = {
     errors.BadRequest: Wire(400, "BadRequestException"),
+    errors.InvalidInput: Wire(400, "InternalServerException"),
     errors.ConfigurationError: Wire(400, "BadRequestException"),
     errors.BodyTooLarge: Wire(413, "BadRequestException"),
     errors.RouteNotFound: Wire(404, "ResourceNotFoundException"),
@@ -35,14 +36,21 @@ TABLE: dict[type[errors.ServingError], Wire] = {
     errors.Unavailable: Wire(503, "ServiceUnavailableException"),
     errors.NoWorkers: Wire(503, "ServiceUnavailableException"),
     errors.QueueFull: Wire(503, "ServiceUnavailableException"),
+    errors.WorkerRestarting: Wire(503, "ServiceUnavailableException"),
     errors.ModelFailed: Wire(503, "ServiceUnavailableException"),
     errors.ModelLoading: Wire(503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: Wire(504, "RequestTimeoutException"),
-    errors.PredictionFailed: Wire(None, "InternalServerException"),
+    errors.OutOfMemory: Wire(507, "InternalServerException"),
+    errors.PredictionFailed: Wire(503, "InternalServerException"),
+    errors.HandlerError: Wire(None, "InternalServerException"),
+    errors.AnswerTooLarge: Wire(500, "InternalServerException"),
     errors.WorkerFailure: Wire(500, "InternalServerException"),
-    errors.WorkerDied: Wire(None, "InternalServerException"),
-    errors.ResponseTimeout: Wire(None, "InternalServerException"),
-    errors.LoadFailed: Wire(None, "InternalServerException"),
+    errors.WorkerDied: Wire(500, "InternalServerException"),
+    errors.WorkerKilled: Wire(507, "InternalServerException"),
+    errors.ResponseTimeout: Wire(500, "InternalServerException"),
+    errors.LoadFailed: Wire(500, "InternalServerException"),
+    errors.LoadOutOfMemory: Wire(507, "InternalServerException"),
+    errors.SlotFailed: Wire(500, "InternalServerException"),
     errors.ServingError: Wire(500, "InternalServerException"),
 }
 
@@ -73,7 +81,7 @@ def reply_to(error: Exception, *, kserve: bool = False) -> ErrorReply:
 
 
 def _status(error: Exception, wire: Wire, kserve: bool) -> int:
-    status = wire.status if wire.status is not None else int(getattr(error, "status", 500))
+    status = wire.status if wire.status is not None else int(getattr(error, "code", 500))
     if kserve and status == 503 and isinstance(error, errors.PredictionFailed):
         return 500
     return status

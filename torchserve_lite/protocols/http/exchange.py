@@ -6,11 +6,12 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
 from torchserve_lite.protocols.http.whole_response import WholeResponse, fits, one_line
 
@@ -103,15 +104,15 @@ async def send(request: web.Request, answer: InferenceResponse) -> web.StreamRes
     if fits(request, answer):
         return WholeResponse(answer)
     headers, reason = _own_headers(answer), one_line(answer.reason) or None
-    if answer.more is None:
+    if answer.stream is None:
         return web.Response(body=answer.body, status=answer.status, reason=reason, headers=headers)
     return await _send_chunks(
-        request, answer.body, answer.more, web.StreamResponse(status=answer.status, reason=reason, headers=headers)
+        request, answer.body, answer.stream, web.StreamResponse(status=answer.status, reason=reason, headers=headers)
     )
 
 
 async def _send_chunks(
-    request: web.Request, first: bytes, more: AsyncIterator[bytes], response: web.StreamResponse
+    request: web.Request, first: Buffer, stream: AnswerStream, response: web.StreamResponse
 ) -> web.StreamResponse:
     """A failure after the first chunk can only be told by ending the body without its end mark."""
     response.enable_chunked_encoding()
@@ -120,9 +121,9 @@ async def _send_chunks(
         await response.prepare(request)
         if first:
             await response.write(first)
-        async for chunk in more:
-            if chunk:
-                await response.write(chunk)
+        async with stream as pieces:
+            async for piece in pieces:
+                await response.write(piece)
         await response.write_eof()
     except ConnectionError:
         log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])

@@ -22,7 +22,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 def fits(request: web.Request, answer: InferenceResponse) -> bool:
     """Whether ``answer`` may go out in one piece: small, complete, without headers of the handler's own."""
     return (
-        answer.more is None
+        answer.stream is None
         and not answer.headers
         and len(answer.body) <= _LARGEST
         and 200 <= answer.status < 600
