@@ -140,7 +140,7 @@ def test_failure_comes_with_the_last_lines_of_pip(store: ModelStore, tmp_path: P
     with model(store, "no-such-package==7.0") as archive, pytest.raises(InvalidArchive) as refusal:
         install(archive, python=sys.executable, cache=tmp_path)
     assert str(refusal.value).startswith("m.mar: Custom pip package installation failed for model m.\n")
-    assert "No matching distribution found for no-such-package==7.0" in str(refusal.value)
+    assert "no-such-package==7.0" in str(refusal.value)
 
 
 def test_interpreter_that_cannot_make_an_environment_is_reported(store: ModelStore, tmp_path: Path) -> None:

@@ -160,5 +160,5 @@ def test_all_archives_are_those_torchserve_loads_sorted(store: ModelStore) -> No
 
 
 def test_missing_store_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="gone cannot be read: No such file"):
+    with pytest.raises(ConfigurationError, match="gone cannot be read"):
         ModelStore(folder=tmp_path / "gone", scratch=tmp_path).all_archives()
