@@ -100,11 +100,11 @@ def build(request: ArchiveRequest, progress: Progress | None = None) -> Path:
     packed = contents(request)
     manifest = manifest_text(request, datetime.now())
     write = {"tgz": _write_tar, "no-archive": _write_folder}.get(request.archive_format, _write_zip)
-    write(request, packed.files, manifest, _Meter(packed.size, progress))
+    write(request, packed.files, manifest, _ByteCounter(packed.size, progress))
     return request.target
 
 
-class _Meter:
+class _ByteCounter:
     """Told of every piece packed; tells how much that makes of the whole."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
@@ -256,18 +256,18 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _write_zip(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_zip(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     method = zipfile.ZIP_STORED if request.archive_format == "zip-store" else zipfile.ZIP_DEFLATED
     with _replacing(request.target) as target, zipfile.ZipFile(target, "w", method) as archive:
         for name, path in files.items():
             info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
             info.compress_type = method
             with path.open("rb") as source, archive.open(info, "w") as packed:
-                _copy(source, packed, meter)
+                _copy(source, packed, counter)
         archive.writestr(MANIFEST_PATH, manifest)
 
 
-def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     with (
         _replacing(request.target) as target,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=target) as packed,
@@ -276,7 +276,7 @@ def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str
         for name, path in files.items():
             with path.open("rb") as source:
                 info = archive.gettarinfo(arcname=f"{request.model_name}/{name}", fileobj=source)
-                archive.addfile(_without_owner(info), _Observed(source, meter))
+                archive.addfile(_without_owner(info), _CountingReader(source, counter))
         info = tarfile.TarInfo(f"{request.model_name}/{MANIFEST_PATH}")
         info.size = len(manifest.encode())
         archive.addfile(info, io.BytesIO(manifest.encode()))
@@ -289,20 +289,20 @@ def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-class _Observed:
+class _CountingReader:
     """A file that tells how much of it has been read (tarfile does its own copying)."""
 
-    def __init__(self, file: IO[bytes], meter: _Meter) -> None:
+    def __init__(self, file: IO[bytes], counter: _ByteCounter) -> None:
         self._file = file
-        self._meter = meter
+        self._counter = counter
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._meter.count(len(data))
+        self._counter.count(len(data))
         return data
 
 
-def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     """Over what is there, as the original does: the folder may be one that a server is serving."""
     if request.target.exists():
         logger.warning("Overwriting %s ...", request.target)
@@ -311,14 +311,14 @@ def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: 
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (target.exists() and target.samefile(path)):
             with path.open("rb") as source, target.open("wb") as copy:
-                _copy(source, copy, meter)
+                _copy(source, copy, counter)
             shutil.copymode(path, target)
     file = request.target / MANIFEST_PATH
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(manifest, encoding="utf-8")
 
 
-def _copy(source: IO[bytes], target: IO[bytes], meter: _Meter) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], counter: _ByteCounter) -> None:
     while chunk := source.read(CHUNK):
         target.write(chunk)
-        meter.count(len(chunk))
+        counter.count(len(chunk))

@@ -11,7 +11,7 @@ from typing import Any
 from torchserve_lite.archive.requirements import read_requirements
 from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.weights import Weights, WeightsKind, look_at_weights
 
 _PACKAGES_OF_HANDLERS = {
@@ -36,9 +36,14 @@ class Inspection:
 
 
 def inspect_archive(archive: Archive) -> Inspection:
-    entry_point, fault = _entry_point(archive)
+    entry_point, entry_point_problems = _entry_point(archive)
     imports = imported_packages(archive.path, _code(archive))
-    problems = (*fault, *_runtime_problems(archive), *_missing_files(archive), *_missing_packages(archive, imports))
+    problems = (
+        *entry_point_problems,
+        *_runtime_problems(archive),
+        *_missing_files(archive),
+        *_missing_packages(archive, imports),
+    )
     return Inspection(
         entries=_entries(archive.path),
         manifest=archive.manifest.raw,
@@ -58,8 +63,8 @@ def _entries(folder: Path) -> dict[str, int]:
 def _entry_point(archive: Archive) -> tuple[str, tuple[str, ...]]:
     try:
         return describe_entry_point(archive.path, archive.manifest.handler), ()
-    except Fault as fault:
-        return "", (str(fault),)
+    except ArchiveError as error:
+        return "", (str(error),)
 
 
 def _code(archive: Archive) -> Iterator[Path]:
@@ -104,8 +109,8 @@ def _requirements_problems(archive: Archive) -> Iterator[str]:
     if name := archive.manifest.requirements_file:
         try:
             read_requirements(archive.path, name)
-        except Fault as fault:
-            yield str(fault)
+        except ArchiveError as error:
+            yield str(error)
 
 
 def _weights_problems(archive: Archive) -> Iterator[str]:
@@ -137,8 +142,8 @@ def _model_file_problems(archive: Archive) -> Iterator[str]:
         return
     try:
         classes = classes_in(file, archive.path)
-    except Fault as fault:
-        yield str(fault)
+    except ArchiveError as error:
+        yield str(error)
         return
     if len(classes) != 1:
         names = f" ({', '.join(classes)})" if classes else ""

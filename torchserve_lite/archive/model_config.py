@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.manifest import Manifest
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.yaml_guard import read_yaml
 from torchserve_lite.errors import InvalidArchive
 
@@ -73,8 +73,8 @@ class ModelConfig:
             return cls(warnings=(f"its manifest names the config file {manifest.config_file}, which it does not hold",))
         try:
             return cls.parse(file.read_bytes())
-        except Fault as fault:
-            raise InvalidArchive(archive, f"{manifest.config_file} {fault}") from fault
+        except ArchiveError as error:
+            raise InvalidArchive(archive, f"{manifest.config_file} {error}") from error
 
     @classmethod
     def parse(cls, data: bytes) -> ModelConfig:
@@ -82,13 +82,13 @@ class ModelConfig:
         if raw is None:
             return cls()
         if not isinstance(raw, dict):
-            raise Fault(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
+            raise ArchiveError(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
         values, warnings = _serving_values(raw)
         _refuse_contradictions(values)
         return cls(raw=raw, warnings=warnings, **values)
 
 
-class _Unusable(Exception):
+class _BadValue(Exception):
     """Why a value is ignored."""
 
 
@@ -115,8 +115,8 @@ def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str]
         try:
             if key in raw:
                 values[name] = reader(raw[key])
-        except _Unusable as reason:
-            warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {reason}")
+        except _BadValue as error:
+            warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {error}")
     return values, warnings
 
 
@@ -138,21 +138,21 @@ def _settle_sequences(values: dict[str, Any]) -> None:
 def _refuse_contradictions(values: Mapping[str, Any]) -> None:
     least, most = values.get("min_workers"), values.get("max_workers")
     if least and most and least > most:
-        raise Fault(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
+        raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
 
 
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unusable("it must be an integer")
+        raise _BadValue("it must be an integer")
     if abs(value) > _LARGEST_INT:
-        raise _Unusable("it is too large")
+        raise _BadValue("it is too large")
     return value
 
 
 def _at_least(least: int) -> Reader:
     def read(value: object) -> int:
         if (number := _integer(value)) < least:
-            raise _Unusable(f"it must be at least {least}")
+            raise _BadValue(f"it must be at least {least}")
         return number
 
     return read
@@ -178,20 +178,20 @@ def _seconds(least: int) -> Reader:
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _Unusable("it must be true or false")
+        raise _BadValue("it must be true or false")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _Unusable("it must be a string")
+        raise _BadValue("it must be a string")
     return value
 
 
 def _one_of(*known: str) -> Reader:
     def read(value: object) -> str:
         if (word := _text(value).lower()) not in known:
-            raise _Unusable(f"it must be one of {', '.join(known)}")
+            raise _BadValue(f"it must be one of {', '.join(known)}")
         return word
 
     return read
@@ -199,13 +199,13 @@ def _one_of(*known: str) -> Reader:
 
 def _device_ids(value: object) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise _Unusable("it must be a list of integers")
+        raise _BadValue("it must be a list of integers")
     return tuple(_at_least(0)(number) for number in value)
 
 
 def _mapping(value: object) -> None:
     if not isinstance(value, dict):
-        raise _Unusable("it must be a mapping")
+        raise _BadValue("it must be a mapping")
 
 
 _KEYS: Keys = {

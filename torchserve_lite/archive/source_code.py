@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 
 BUILT_IN_MODULES = frozenset(
     {
@@ -36,7 +36,7 @@ class ImportedPackage:
 
 
 def describe_entry_point(folder: Path, handler: str) -> str:
-    """What a worker would call for ``handler``, in words; a Fault says why there is nothing it could call."""
+    """What a worker would call for ``handler``, in words; an ArchiveError says why there is nothing it could call."""
     named, _, function = handler.partition(":")
     module = named.removesuffix(".py").rpartition("/")[2]
     file = _module_file(folder, module)
@@ -68,8 +68,8 @@ def _built_in(module: str, handler: str) -> str:
     if module in BUILT_IN_MODULES:
         return f"{module}, built into the server"
     if not handler:
-        raise Fault("names no handler. Give one when you register it, or set default_service_handler")
-    raise Fault(f"has the handler {handler}, which is neither a Python file in it nor one of the server's own")
+        raise ArchiveError("names no handler. Give one when you register it, or set default_service_handler")
+    raise ArchiveError(f"has the handler {handler}, which is neither a Python file in it nor one of the server's own")
 
 
 def _callable(file: str, module: ast.Module, function: str) -> str:
@@ -78,10 +78,10 @@ def _callable(file: str, module: ast.Module, function: str) -> str:
         return f"function {function} in {file}"
     classes = [node for node in _top_level(module.body) if isinstance(node, ast.ClassDef)]
     if any(node.name == function for node in classes):
-        raise Fault(f"names the class {function} after the colon, where a function belongs. Name only {file}")
+        raise ArchiveError(f"names the class {function} after the colon, where a function belongs. Name only {file}")
     if len(classes) != 1:
         names = f" ({', '.join(node.name for node in classes)})" if classes else ""
-        raise Fault(
+        raise ArchiveError(
             f"{file} must define a function {function} or exactly one class, and defines {len(classes)} classes{names}"
         )
     return f"class {classes[0].name} in {file}, method {_handle_method(classes[0], file)}"
@@ -92,7 +92,7 @@ def _handle_method(node: ast.ClassDef, file: str) -> str:
         return "handle"
     if bases := ", ".join(ast.unparse(base) for base in node.bases):
         return f"handle inherited from {bases}"
-    raise Fault(f"class {node.name} in {file} has no method handle and no base class that could have one")
+    raise ArchiveError(f"class {node.name} in {file} has no method handle and no base class that could have one")
 
 
 def _names(module: ast.Module) -> set[str]:
@@ -126,16 +126,16 @@ def _parsed(file: Path, folder: Path) -> ast.Module:
     name = file.relative_to(folder).as_posix()
     try:
         return ast.parse(file.read_bytes(), name)
-    except SyntaxError as e:
-        raise Fault(f"{name} line {e.lineno}: {e.msg}") from e
-    except (ValueError, RecursionError, MemoryError) as e:
-        raise Fault(f"{name} is not Python: {e}") from e
+    except SyntaxError as error:
+        raise ArchiveError(f"{name} line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ArchiveError(f"{name} is not Python: {error}") from error
 
 
 def _imports(file: Path, folder: Path) -> Iterator[tuple[str, bool]]:
     try:
         module = _parsed(file, folder)
-    except Fault:
+    except ArchiveError:
         return  # the entry point's description has said so, or nobody runs the file
     optional = {id(inner) for node in ast.walk(module) if _forgives_imports(node) for inner in ast.walk(node)}
     for node in ast.walk(module):

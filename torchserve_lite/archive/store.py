@@ -96,8 +96,8 @@ class ModelStore:
             raise ConfigurationError("load_models=all needs model_store. Model store has not been configured.")
         try:
             return sorted(path.name for path in self.folder.iterdir() if _is_archive(path))
-        except OSError as e:
-            raise ConfigurationError(f"model_store={self.folder} cannot be read: {e.strerror}.") from e
+        except OSError as error:
+            raise ConfigurationError(f"model_store={self.folder} cannot be read: {error.strerror}.") from error
 
 
 def _open_folder(url: str, path: Path, scratch: Path) -> Archive:

@@ -15,7 +15,7 @@ from torchserve_lite.archive import dependencies
 from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.requirements import read_requirements
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.errors import InvalidArchive
 
 
@@ -190,7 +190,7 @@ def test_install_that_takes_too_long_is_stopped(
 def test_line_that_chooses_its_own_source_is_refused(line: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text(f"{line}\n")
 
-    with pytest.raises(Fault) as refusal:
+    with pytest.raises(ArchiveError) as refusal:
         read_requirements(tmp_path, "requirements.txt")
     assert fault in str(refusal.value)
 
@@ -198,7 +198,7 @@ def test_line_that_chooses_its_own_source_is_refused(line: str, fault: str, tmp_
 def test_refused_line_is_named_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("numpy\n\n-i https://evil.example\n")
 
-    with pytest.raises(Fault, match=r"requirements\.txt line 3: '-i https://evil\.example' uses the option -i"):
+    with pytest.raises(ArchiveError, match=r"requirements\.txt line 3: '-i https://evil\.example' uses the option -i"):
         read_requirements(tmp_path, "requirements.txt")
 
 
