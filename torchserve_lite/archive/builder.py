@@ -24,24 +24,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS, UNKNOWN_TO_THE_ARCHIVER
 from torchserve_lite.archive.manifest import MANIFEST_PATH
 from torchserve_lite.archive.unpacking.entries import CHUNK
 from torchserve_lite.errors import BadRequest, Conflict, NotFound
 
 ARCHIVER_VERSION = "0.12.0"  # whose format we write
 FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
-BUILT_IN_HANDLERS = frozenset(
-    {
-        "base_handler",
-        "text_classifier",
-        "image_classifier",
-        "object_detector",
-        "image_segmenter",
-        "dali_image_classifier",
-        "vllm_handler",
-        "trt_llm_handler",
-    }
-)
 
 _BUILT_IN_LSP_HANDLERS = frozenset({"BaseHandler", "TorchScriptHandler"})
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
@@ -178,7 +167,7 @@ def _handler_file(request: ArchiveRequest) -> str:
     """The file that holds the handler; "" when it is built into the server."""
     if request.runtime == "LSP":
         return _library_file(request.handler)
-    if request.handler in BUILT_IN_HANDLERS:
+    if request.handler in BUILT_IN_HANDLERS and request.handler not in UNKNOWN_TO_THE_ARCHIVER:
         return ""
     module = request.handler.partition(":")[0]
     return module if module.endswith(".py") else f"{module}.py"

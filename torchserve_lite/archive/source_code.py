@@ -9,15 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
 from torchserve_lite.archive.unpacking.entries import ArchiveError
-
-BUILT_IN_MODULES = frozenset(
-    {
-        *("base_handler", "vision_handler", "text_handler", "dali_handler"),
-        *("image_classifier", "image_segmenter", "object_detector", "text_classifier", "densenet_handler"),
-        *("dali_image_classifier", "vllm_handler", "trt_llm_handler"),
-    }
-)
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -65,7 +58,7 @@ def classes_in(file: Path, folder: Path) -> list[str]:
 
 
 def _built_in(module: str, handler: str) -> str:
-    if module in BUILT_IN_MODULES:
+    if module in BUILT_IN_HANDLERS:
         return f"{module}, built into the server"
     if not handler:
         raise ArchiveError("names no handler. Give one when you register it, or set default_service_handler")
