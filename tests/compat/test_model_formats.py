@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 from ts.torch_handler.base_handler import BaseHandler
-from ts.torch_handler.model_formats import ModelFormat, ModelNotLoadable, format_of
+from ts.torch_handler.formats import ModelFormat, format_of
+from ts.torch_handler.model_formats import ModelNotLoadable
 
 from torchserve_lite import testing
 
@@ -157,6 +159,74 @@ def test_eager_model_answers_as_saved_when_weights_are_read(
 ) -> None:
     save(model, folder / file)
     assert_answers_as(model, loaded(folder, file, "tied.py"))
+
+
+@pytest.fixture
+def zoo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Module]:
+    """Of a class whose module is called as torchvision's are, zoo.models.net: TorchScript files hold code by its name."""
+    (tmp_path / "zoo/models").mkdir(parents=True)
+    code = MODEL_FILE.replace("self.second.weight = self.first.weight", "pass")
+    (tmp_path / "zoo/models/net.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("zoo.models.net").Tied().eval()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zoo"]:
+        del sys.modules[name]
+
+
+def save_with_extra_files(model: nn.Module, path: Path) -> None:
+    files = {"models/labels.json": "{}", "data/aotinductor/x": "", "archive_format": "pt2"}
+    torch.jit.save(torch.jit.script(model), path, _extra_files=files)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("save", "kind"),
+    [
+        pytest.param(save_state, ModelFormat.STATE_DICT, id="state dict"),
+        pytest.param(save_legacy_state, ModelFormat.STATE_DICT, id="state dict before 1.6"),
+        pytest.param(lambda model, path: torch.save(model, path), ModelFormat.STATE_DICT, id="whole module"),
+        pytest.param(save_script, ModelFormat.TORCHSCRIPT, id="scripted"),
+        pytest.param(save_with_extra_files, ModelFormat.TORCHSCRIPT, id="scripted, with extra files"),
+        pytest.param(
+            lambda model, path: torch.jit.trace(model, torch.zeros(2, 4)).save(path),
+            ModelFormat.TORCHSCRIPT,
+            id="traced",
+        ),
+        pytest.param(
+            lambda model, path: torch.jit.script(model)._save_for_lite_interpreter(str(path)),
+            ModelFormat.TORCHSCRIPT,
+            id="lite interpreter",
+        ),
+        pytest.param(save_exported, ModelFormat.EXPORTED_PROGRAM, id="torch.export"),
+        pytest.param(lambda model, path: path.write_bytes(b"hello"), ModelFormat.UNKNOWN, id="junk"),
+        pytest.param(lambda model, path: path.write_bytes(b""), ModelFormat.UNKNOWN, id="empty"),
+    ],
+)
+def test_format_is_told_by_what_defines_it_when_module_names_mislead(
+    tmp_path: Path, zoo_model: nn.Module, save: Callable[[nn.Module, Path], object], kind: ModelFormat
+) -> None:
+    """TorchScript of torchvision was taken for torch.export: `/models/` occurs in the paths of its code."""
+    save(zoo_model, tmp_path / "model.pt")
+    assert format_of(tmp_path / "model.pt") is kind
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        pytest.param(
+            ["serialized_exported_program.json", "version"], ModelFormat.EXPORTED_PROGRAM, id="export until 2.7"
+        ),
+        pytest.param(["m/constants.pkl", "m/data.pkl"], ModelFormat.TORCHSCRIPT, id="TorchScript"),
+        pytest.param(["m/data.pkl", "m/extra/constants.pkl"], ModelFormat.STATE_DICT, id="deeper names do not count"),
+        pytest.param(["config.json", "model.weights.h5"], ModelFormat.UNKNOWN, id="Keras"),
+        pytest.param([".data/extern_modules", "m/models/m.pkl"], ModelFormat.UNKNOWN, id="torch.package"),
+    ],
+)
+def test_format_of_a_zip_is_told_by_its_entries(tmp_path: Path, names: list[str], kind: ModelFormat) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    assert format_of(tmp_path / "model.pt") is kind
 
 
 def test_aoti_package_answers_as_eager_when_loaded(aoti: Path, model: nn.Module) -> None:

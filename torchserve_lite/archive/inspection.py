@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
+from torchserve_lite.archive.formats import ModelFormat, format_of
 from torchserve_lite.archive.requirements import read_requirements
 from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
-from torchserve_lite.archive.weights import Weights, WeightsKind, look_at_weights
+from torchserve_lite.archive.weights import pickled_classes
 
-_PACKAGES_OF_HANDLERS = {
-    "vllm_handler": "vllm",
-    "trt_llm_handler": "tensorrt_llm",
-    "dali_image_classifier": "nvidia-dali",
-}
 _NEVER_SHADOWED = frozenset({"torch", "numpy", "ts", "yaml", "PIL"})
 
 
@@ -95,7 +92,7 @@ def _missing_files(archive: Archive) -> Iterator[str]:
 
 def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) -> Iterator[str]:
     needed = [package.name for package in imports if package.missing]
-    if package := _PACKAGES_OF_HANDLERS.get(archive.manifest.handler):
+    if package := BUILT_IN_HANDLERS.get(archive.manifest.handler):
         needed.append(package)
     if not needed:
         return
@@ -118,22 +115,18 @@ def _weights_problems(archive: Archive) -> Iterator[str]:
     file = archive.path / manifest.serialized_file
     if not manifest.serialized_file or not file.is_file():
         return
-    weights = look_at_weights(file)
-    by_itself = "unless its handler loads them by itself"
-    if weights.classes:
-        yield _pickled_classes(manifest.serialized_file, weights)
-    elif weights.kind is WeightsKind.STATE_DICT and not manifest.model_file:
-        yield f"{manifest.serialized_file} holds {weights.kind}: they need a model file (--model-file), {by_itself}"
-    if weights.kind is WeightsKind.STATE_DICT and manifest.model_file:
+    if format_of(file) is not ModelFormat.STATE_DICT:
+        return
+    name = manifest.serialized_file
+    if classes := pickled_classes(file):
+        yield (
+            f"{name} is a pickle of {', '.join(classes[:5])}, which is not loaded (weights_only): "
+            "it could run any code. Save model.state_dict() instead"
+        )
+    elif not manifest.model_file:
+        yield f"{name} holds a state dict: it needs a model file (--model-file), unless its handler loads it by itself"
+    if manifest.model_file:
         yield from _model_file_problems(archive)
-
-
-def _pickled_classes(name: str, weights: Weights) -> str:
-    shown = ", ".join(weights.classes[:5])
-    return (
-        f"{name} is a pickle of {shown}, which is not loaded (weights_only): it could run any code. "
-        "Save model.state_dict() instead"
-    )
 
 
 def _model_file_problems(archive: Archive) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from torchserve_lite.archive.inspection import Inspection, inspect_archive
 from torchserve_lite.archive.store import ModelStore
-from torchserve_lite.archive.weights import WeightsKind, look_at_weights
+from torchserve_lite.archive.weights import pickled_classes
 
 HANDLER = "from ts.torch_handler.base_handler import BaseHandler\nclass H(BaseHandler): pass\n"
 
@@ -136,7 +136,7 @@ def test_ignored_config_values_are_worth_knowing(tmp_path: Path) -> None:
 def test_pickled_model_is_told_with_its_classes(tmp_path: Path) -> None:
     """21. Such a file runs code when it is loaded, so it is not."""
     weights = checkpoint(tmp_path, OrderedDict(layer=Fraction(1, 2)))
-    assert look_at_weights(weights).classes == ("fractions.Fraction",)
+    assert pickled_classes(weights) == ("fractions.Fraction",)
 
     files = {"h.py": HANDLER, "n.py": "class N: pass", "w.pt": weights.read_bytes()}
     inspection = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
@@ -146,28 +146,8 @@ def test_pickled_model_is_told_with_its_classes(tmp_path: Path) -> None:
 def test_state_dict_needs_a_model_file_with_one_class(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, OrderedDict(layer=1.0)).read_bytes()
     alone = inspected(tmp_path, {"h.py": HANDLER, "w.pt": weights}, serializedFile="w.pt")
-    assert "w.pt holds pickled tensors: they need a model file (--model-file)" in alone.problems[0]
+    assert "w.pt holds a state dict: it needs a model file (--model-file)" in alone.problems[0]
 
     files = {"h.py": HANDLER, "w.pt": weights, "n.py": "class A: 1\nclass B: 2"}
     with_two = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
     assert with_two.problems == ("n.py must define exactly one class, and defines 2 (A, B)",)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("m.onnx", WeightsKind.ONNX),
-        ("m.safetensors", WeightsKind.SAFETENSORS),
-        ("m.pt2", WeightsKind.EXPORTED),
-        ("m.so", WeightsKind.LIBRARY),
-        ("m.pt", WeightsKind.UNKNOWN),
-    ],
-)
-def test_kind_of_weights_shows_in_the_suffix(name: str, kind: WeightsKind, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"anything")
-    assert look_at_weights(tmp_path / name).kind is kind
-
-
-def test_torchscript_is_known_by_its_code(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, {}, name="m/constants.pkl")
-    assert look_at_weights(path).kind is WeightsKind.TORCHSCRIPT

@@ -18,7 +18,8 @@ from ts.torch_handler import model_formats
 from ts.torch_handler.compilation import optimised, wants_aot_compiled
 from ts.torch_handler.devices import allow_tensor_cores, select_device
 from ts.torch_handler.explanations import UnknownTarget
-from ts.torch_handler.model_formats import ModelFormat, ModelNotLoadable
+from ts.torch_handler.formats import ModelFormat, format_of
+from ts.torch_handler.model_formats import ModelNotLoadable
 from ts.torch_handler.profiling import Region, profiled
 from ts.torch_handler.rows import one_row, target_of, value_of
 from ts.utils.util import (
@@ -117,7 +118,7 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
         return self.__load_complete_model(self.model_pt_path)
 
     def __load_complete_model(self, path: str) -> Any:
-        kind = model_formats.format_of(path)
+        kind = format_of(model_formats.existing(path))
         if kind is ModelFormat.TORCHSCRIPT:
             return self._load_torchscript_model(path).eval()
         if kind is ModelFormat.AOTI_LIBRARY and not wants_aot_compiled(self.model_yaml_config):

@@ -7,7 +7,6 @@ workers of one model share one copy. Nothing is ever unpickled but tensors and p
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 import json
 import logging
@@ -20,12 +19,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from ts.torch_handler.formats import SHARD_INDEX, ModelFormat, format_of
 from ts.utils.util import list_classes_from_module
 
 logger = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
-SHARD_INDEX = ".safetensors.index.json"
 
 
 class ModelNotLoadable(RuntimeError):
@@ -33,46 +32,6 @@ class ModelNotLoadable(RuntimeError):
 
     def __init__(self, path: str | Path, fault: str) -> None:
         super().__init__(f"No model weights could be loaded: {Path(path).name}: {fault}")
-
-
-class ModelFormat(enum.Enum):
-    STATE_DICT = "a state dict"
-    SAFETENSORS = "safetensors"
-    TORCHSCRIPT = "TorchScript"
-    EXPORTED_PROGRAM = "a torch.export program"
-    AOTI_PACKAGE = "an AOTInductor package"
-    AOTI_LIBRARY = "an AOTInductor library"
-    ONNX = "ONNX"
-
-
-_BY_ENDING = {
-    ".onnx": ModelFormat.ONNX,
-    ".so": ModelFormat.AOTI_LIBRARY,
-    ".safetensors": ModelFormat.SAFETENSORS,
-    SHARD_INDEX: ModelFormat.SAFETENSORS,
-}
-
-# What a zip archive of PyTorch holds below its top folder, the most telling first.
-_BY_ENTRY = (
-    ("/data/aotinductor/", ModelFormat.AOTI_PACKAGE),
-    ("/models/", ModelFormat.EXPORTED_PROGRAM),
-    ("serialized_exported_program.json", ModelFormat.EXPORTED_PROGRAM),
-    ("/constants.pkl", ModelFormat.TORCHSCRIPT),
-)
-
-
-def format_of(path: str | Path) -> ModelFormat:
-    """By content where the name leaves it open: `.pt` and `.pth` are a state dict or TorchScript."""
-    path = existing(path)
-    for ending, known in _BY_ENDING.items():
-        if path.name.endswith(ending):
-            return known
-    if not zipfile.is_zipfile(path):
-        return ModelFormat.STATE_DICT  # torch.save's format before 1.6, or no model: its reader will tell
-    with zipfile.ZipFile(path) as archive:
-        entries = ["/" + name for name in archive.namelist()]
-    found = (kind for mark, kind in _BY_ENTRY if any(mark in entry for entry in entries))
-    return next(found, ModelFormat.STATE_DICT)
 
 
 def existing(path: str | Path) -> Path:
@@ -145,7 +104,11 @@ COMPLETE: Mapping[ModelFormat, Callable[[str | Path, torch.device], Callable[...
 
 
 def load_complete(path: str | Path, device: torch.device) -> Callable[..., Any]:
-    kind = format_of(path)
+    kind = format_of(existing(path))
+    if kind is ModelFormat.UNKNOWN:
+        raise ModelNotLoadable(
+            path, "it is damaged, or no file of torch.save, TorchScript, torch.export or AOTInductor."
+        )
     if kind not in COMPLETE:
         raise ModelNotLoadable(path, weights_alone(path, kind))
     return COMPLETE[kind](path, device)
@@ -182,12 +145,12 @@ def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device 
 
 def read_state(path: str | Path, device: torch.device | None = None, *, mmap: bool = True) -> State:
     """The state dict of a `torch.save`, safetensors, sharded safetensors or TorchScript file."""
-    kind = format_of(path)
+    kind = format_of(existing(path))
     if kind is ModelFormat.SAFETENSORS:
         return _read_safetensors(Path(path), device)
     if kind is ModelFormat.TORCHSCRIPT:
         return dict(load_torchscript(path, device).state_dict())
-    if kind is ModelFormat.STATE_DICT:
+    if kind in (ModelFormat.STATE_DICT, ModelFormat.UNKNOWN):  # its reader says what is wrong with an unknown one
         return _read_pickle(Path(path), device, mmap)
     raise ModelNotLoadable(path, f"it is {kind.value}, which is complete: leave modelFile out of the manifest.")
 
