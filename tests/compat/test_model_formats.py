@@ -163,7 +163,7 @@ def test_eager_model_answers_as_saved_when_weights_are_read(
 
 @pytest.fixture
 def zoo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Module]:
-    """Of a class whose module is called as torchvision's are, zoo.models.net: TorchScript files hold code by its name."""
+    """Of a class in zoo.models.net, a name like those of torchvision: TorchScript files hold code by its name."""
     (tmp_path / "zoo/models").mkdir(parents=True)
     code = MODEL_FILE.replace("self.second.weight = self.first.weight", "pass")
     (tmp_path / "zoo/models/net.py").write_text(code)
@@ -262,6 +262,28 @@ def test_weights_stay_mapped_when_config_lets_them(
 def test_weights_are_converted_when_their_dtype_is_not_the_models(folder: Path, model: nn.Module) -> None:
     torch.save(model.half().state_dict(), folder / "model.pt")
     assert loaded(folder, "model.pt", "tied.py").inference(torch.zeros(1, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            "def load_state_dict(self, state_dict, strict=True): return super().load_state_dict(state_dict, strict)",
+            id="load_state_dict without assign",
+        ),
+        pytest.param(
+            "def load_state_dict(self, s): super().load_state_dict(dict(s))", id="load_state_dict of one argument"
+        ),
+        pytest.param("def state_dict(self): return super().state_dict()", id="state_dict without keep_vars"),
+        pytest.param("def eval(self): self.train(False)", id="eval without a result"),
+        pytest.param("def to(self, device): super().to(device)", id="to without a result"),
+    ],
+)
+def test_own_method_of_a_model_gets_only_what_torchserve_gives_it(folder: Path, model: nn.Module, method: str) -> None:
+    """`assign=` made a class fail whose own `load_state_dict` is that of an older torch."""
+    (folder / "tied.py").write_text(f"{MODEL_FILE}\n    {method}\n")
+    save_state(model, folder / "model.pt")
+    assert_answers_as(model, loaded(folder, "model.pt", "tied.py"))
 
 
 def test_model_file_is_used_when_standard_library_has_its_name(folder: Path) -> None:

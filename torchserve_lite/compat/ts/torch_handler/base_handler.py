@@ -108,7 +108,10 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
         model_file, serialized_file = files.get("modelFile"), files.get("serializedFile")
         self.model_pt_path = os.path.join(model_dir, serialized_file) if serialized_file else None
         if model_file:
-            return self._load_pickled_model(model_dir, model_file, self.model_pt_path).to(self.device).eval()
+            model = self._load_pickled_model(model_dir, model_file, self.model_pt_path)
+            model.to(self.device)  # what these two return is not used: a model's own may return nothing
+            model.eval()
+            return model
         if self.model_pt_path is None:
             raise ModelNotLoadable(
                 "MANIFEST.json",
@@ -120,7 +123,9 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
     def __load_complete_model(self, path: str) -> Any:
         kind = format_of(model_formats.existing(path))
         if kind is ModelFormat.TORCHSCRIPT:
-            return self._load_torchscript_model(path).eval()
+            model = self._load_torchscript_model(path)
+            model.eval()
+            return model
         if kind is ModelFormat.AOTI_LIBRARY and not wants_aot_compiled(self.model_yaml_config):
             allowed_by = "a library is loaded only with pt2: {export: {aot_compile: true}} in model-config.yaml."
             raise ModelNotLoadable(path, allowed_by)

@@ -135,8 +135,11 @@ def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
 def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device | None, *, mmap: bool = True) -> None:
     """Fills the model from any file that holds a state dict."""
     state = read_state(path, device, mmap=mmap)
-    _restore_tied(model, state)
     try:
+        if not _loads_as_torch_does(model):
+            model.load_state_dict(state)
+            return
+        _restore_tied(model, state)
         model.load_state_dict(state, assign=mmap and _same_tensors(model, state))
     except RuntimeError as error:
         fault = f"its weights are not those of {type(model).__name__}: {error}"
@@ -195,6 +198,15 @@ def _shards(path: Path) -> list[Path]:
         fault = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
         raise ModelNotLoadable(path, fault)
     return [path.parent / name for name in names]
+
+
+def _loads_as_torch_does(model: torch.nn.Module) -> bool:
+    """Whether no part has its own idea of a state dict: those get the one argument that TorchServe gives them."""
+    return all(
+        getattr(getattr(module, name), "__func__", None) is getattr(torch.nn.Module, name)
+        for module in model.modules()
+        for name in ("load_state_dict", "state_dict")
+    )
 
 
 def _restore_tied(model: torch.nn.Module, state: State) -> None:
