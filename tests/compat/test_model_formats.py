@@ -19,6 +19,7 @@ from ts.torch_handler.formats import ModelFormat, format_of
 from ts.torch_handler.model_formats import ModelNotLoadable
 
 from torchserve_lite import testing
+from torchserve_lite.archive.entry_points import check_model_file
 
 CPU = torch.device("cpu")
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -365,6 +366,23 @@ def test_missing_extra_is_named_with_its_installation(
     monkeypatch.delitem(sys.modules, "ts.torch_handler.onnx_session", raising=False)
     with pytest.raises(ModelNotLoadable, match=rf'needs {package}.*pip install "torchserve-lite\['):
         loaded(folder, file, model_file)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param("class TooLong(ValueError): ...", id="exception"),
+        pytest.param(
+            "from dataclasses import dataclass\n@dataclass\nclass Settings:\n    width: int = 4", id="dataclass"
+        ),
+        pytest.param("import enum\nclass Mode(enum.Enum):\n    A = 1", id="enum"),
+        pytest.param("class Wider(Tied): ...", id="what extends it is the model"),
+    ],
+)
+def test_model_file_may_define_other_things_beside_the_network(folder: Path, beside: str) -> None:
+    (folder / "tied.py").write_text(f"{MODEL_FILE}\n{beside}\n")
+    assert isinstance(loaded(folder, None, "tied.py").model, nn.Module)
+    check_model_file(folder / "tied.py", folder)
 
 
 def test_model_file_with_two_classes_is_refused_by_their_names(folder: Path) -> None:

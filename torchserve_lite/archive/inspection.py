@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
+from torchserve_lite.archive.entry_points import check_model_file, describe_entry_point
 from torchserve_lite.archive.formats import ModelFormat, format_of
 from torchserve_lite.archive.requirements import read_requirements
-from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
+from torchserve_lite.archive.source_code import ImportedPackage, imported_packages
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.weights import pickled_classes
@@ -134,13 +135,9 @@ def _model_file_problems(archive: Archive) -> Iterator[str]:
     if not file.is_file():
         return
     try:
-        classes = classes_in(file, archive.path)
+        check_model_file(file, archive.path)
     except ArchiveError as error:
         yield str(error)
-        return
-    if len(classes) != 1:
-        names = f" ({', '.join(classes)})" if classes else ""
-        yield f"{file.name} must define exactly one class, and defines {len(classes)}{names}"
 
 
 def _shadowing(folder: Path) -> Iterator[str]:

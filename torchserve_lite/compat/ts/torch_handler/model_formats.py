@@ -118,12 +118,18 @@ def load_complete(path: str | Path, device: torch.device) -> Callable[..., Any]:
 
 
 def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
-    """An instance of the one class that ``model_file`` defines."""
+    """An instance of the one class that ``model_file`` defines; of several, the one that is a network."""
     path = Path(model_dir, model_file)
     if not path.is_file():
         raise RuntimeError(f"Missing the model.py file: the archive does not hold {model_file}")
     module = _import_file(path)
     classes = list_classes_from_module(module)
+    if len(classes) > 1:  # an exception or a dataclass may stand beside the network, and what it extends
+        networks = [cls for cls in classes if issubclass(cls, torch.nn.Module)]
+        networks = [
+            cls for cls in networks if not any(other is not cls and issubclass(other, cls) for other in networks)
+        ]
+        classes = networks if len(networks) == 1 else classes
     if len(classes) != 1:
         raise ValueError(
             f"Expected only one class as model definition. {model_file} has {len(classes)}: "
