@@ -54,6 +54,8 @@ def install(archive: Archive, *, python: str, cache: Path) -> Environment:
         return _install_into_folder(archive, requirements, python)
     except ArchiveError as error:
         raise InvalidArchive(archive.url, str(error)) from error
+    except (OSError, ValueError) as error:  # a full disk, an interpreter that is gone or says other things than asked
+        raise InvalidArchive(archive.url, f"the packages it asks for cannot be installed: {error}") from error
     except _CommandFailed as error:
         raise InvalidArchive(archive.url, f"{error.doing} failed for model {model}.\n{error.output}") from error
 

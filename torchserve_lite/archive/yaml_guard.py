@@ -13,7 +13,7 @@ import yaml
 
 from torchserve_lite.archive.unpacking.entries import MIB, ArchiveError
 
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml has only the latter
+_SafeLoader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml has only the latter
 
 _LARGEST = MIB
 _DEEPEST = 64
@@ -25,13 +25,32 @@ def read_yaml(data: bytes) -> Any:
     """The one document in ``data``, as ``yaml.safe_load`` gives it; an ArchiveError names line and column."""
     if len(data) > _LARGEST:
         raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
+    loader = type("Loader", (_SafeLoader,), {"construct_object": _construct_object})
     try:
-        _AliasGuard().take(yaml.parse(data, Loader=_Loader))
-        return yaml.load(data, Loader=_Loader)
+        _AliasGuard().take(yaml.parse(data, Loader=_SafeLoader))
+        return yaml.load(data, Loader=loader)
     except yaml.YAMLError as error:
-        raise ArchiveError(_yaml_problem(error)) from error
-    except (ValueError, OverflowError) as error:  # impossible dates, integers of thousands of digits
-        raise ArchiveError(f"has a value that cannot be read: {error}") from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ArchiveError(f"is not valid YAML: {problem}{_at(getattr(error, 'problem_mark', None))}") from error
+    except ArchiveError:
+        raise
+    except Exception as error:  # PyYAML has no list of what else it may raise, and the fault is the file's in any case
+        raise ArchiveError(f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _construct_object(loader: Any, node: yaml.Node, deep: bool = False) -> Any:
+    """A method of the loader: PyYAML's constructors raise whatever their code stumbles over, and say not where.
+
+    ``!!bool maybe`` is a KeyError there, ``!!timestamp x`` an AttributeError, ``!!int ''`` an IndexError.
+    """
+    try:
+        return _SafeLoader.construct_object(loader, node, deep)
+    except (yaml.YAMLError, ArchiveError):
+        raise
+    except Exception as error:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")[:60]
+        value = f" {node.value[:60]!r}" if isinstance(node, yaml.ScalarNode) else ""
+        raise ArchiveError(f"has a value{value} that cannot be read as !!{tag}{_at(node.start_mark)}") from error
 
 
 class _AliasGuard:
@@ -86,11 +105,6 @@ def _refuse_object(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         raise ArchiveError(
             f"asks for a Python object by !!{tag[:60]}{_at(event.start_mark)}; only plain values are read"
         )
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"is not valid YAML: {problem}{_at(getattr(error, 'problem_mark', None))}"
 
 
 def _at(mark: Any) -> str:

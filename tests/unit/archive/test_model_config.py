@@ -199,14 +199,26 @@ LAUGHS = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         pytest.param("[" * 10**5, "(line 1, column ", id="20 depth that the parser refuses first"),
         pytest.param("- " * 10**5, "(line 1, column ", id="20 depth of blocks that the parser refuses first"),
         pytest.param("a: " + "x" * 2**20, "is larger than 1,048,576 bytes", id="20 size"),
-        pytest.param("a: 2024-99-99", "has a value that cannot be read", id="impossible date"),
+        pytest.param("a: 2024-99-99", "'2024-99-99' that cannot be read as !!timestamp (line 1, column 4)", id="date"),
+        pytest.param("a: !!bool maybe", "'maybe' that cannot be read as !!bool (line 1, column 4)", id="bool"),
+        pytest.param("b:\n- a: !!int ''", "'' that cannot be read as !!int (line 2, column 6)", id="int of nothing"),
+        pytest.param("a: !!int x", "'x' that cannot be read as !!int", id="int of text"),
+        pytest.param("a: !!float ''", "'' that cannot be read as !!float", id="float of nothing"),
+        pytest.param("a: !!timestamp soon", "'soon' that cannot be read as !!timestamp", id="timestamp of text"),
+        pytest.param("a: 2024-01-01T00:00:00+99:99", "cannot be read as !!timestamp", id="zone of 99 hours"),
+        pytest.param("a: " + "9" * 5000, "cannot be read as !!int", id="integer of 5000 digits"),
+        pytest.param("!!bool maybe: 1", "cannot be read as !!bool (line 1, column 1)", id="key"),
+        pytest.param("a: !!set {!!bool x}", "cannot be read as !!bool", id="inside a set"),
+        pytest.param("a: !!omap [b: !!bool x]", "cannot be read as !!bool", id="inside an ordered mapping"),
+        pytest.param("a: !!binary \u00e9", "(line 1, column 4)", id="binary"),
+        pytest.param("? [a]\n: 1", "(line 1, column 3)", id="list as key"),
     ],
 )
 @pytest.mark.parametrize("loader", [yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)])
 def test_file_is_refused_with_its_fault(
     loader: type, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(yaml_guard, "_Loader", loader)
+    monkeypatch.setattr(yaml_guard, "_SafeLoader", loader)
     assert message in fault(text, tmp_path)
 
 
