@@ -20,6 +20,10 @@ _LONGEST_NAME = 1024  # bytes; leaves room below PATH_MAX for the folder we unpa
 _DEEPEST = 64
 
 
+DESKTOP_FOLDER = "__MACOSX"
+_DESKTOP_FILES = frozenset({DESKTOP_FOLDER, ".DS_Store", "Thumbs.db", "desktop.ini"})
+
+
 class ArchiveError(Exception):
     """What is wrong with an archive and how to mend it; ``unpack`` adds which archive and raises InvalidArchive."""
 
@@ -65,6 +69,11 @@ def checked_parts(name: str) -> tuple[str, ...]:
 def name_problem(name: str) -> str:
     """Why ``name`` cannot be that of a file in an archive; "" when it can."""
     return _spelling_problem(name) or _place_problem(name) or _length_problem(name)
+
+
+def is_desktop_file(name: str) -> bool:
+    """Whether macOS or Windows puts a file or folder of this name beside what it packs."""
+    return name in _DESKTOP_FILES or name.startswith("._")
 
 
 def shown(name: str) -> str:

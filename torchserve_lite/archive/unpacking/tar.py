@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 
-from torchserve_lite.archive.unpacking.entries import CHUNK, MIB, ArchiveError, Entry, checked_parts, shown
+from torchserve_lite.archive.unpacking.entries import (
+    CHUNK,
+    DESKTOP_FOLDER,
+    MIB,
+    ArchiveError,
+    Entry,
+    checked_parts,
+    is_desktop_file,
+    shown,
+)
 from torchserve_lite.archive.unpacking.gzip_stream import GzipStream
 
 _BLOCK = 512
@@ -75,8 +84,13 @@ def _old_folder(header: _Header, name: str) -> Entry:
 
 
 def _without_first_folder(name: str) -> str:
-    """A tar made without a folder around it keeps its manifest; TorchServe would lose it."""
+    """A tar made without a folder around it keeps its manifest; TorchServe would lose it.
+
+    What a desktop put beside that folder goes into one that is left alone: it has the names of files within.
+    """
     first, slash, rest = name.partition("/")
+    if is_desktop_file(first):
+        return name if slash else f"{DESKTOP_FOLDER}/beside/{name}"
     return rest if slash and first != _MANIFEST_FOLDER else name
 
 
