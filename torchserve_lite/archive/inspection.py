@@ -39,6 +39,7 @@ def inspect_archive(archive: Archive) -> Inspection:
     problems = (
         *entry_point_problems,
         *_runtime_problems(archive),
+        *filter(None, [archive.config.unserved]),
         *_missing_files(archive),
         *_missing_packages(archive, imports),
     )

@@ -16,6 +16,7 @@ from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.yaml_guard import read_yaml
 from torchserve_lite.errors import InvalidArchive
 
+_ASKS = "its model config asks for what this server does not have yet, "
 _LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
 
 
@@ -75,6 +76,20 @@ class ModelConfig:
             return cls.parse(file.read_bytes())
         except ArchiveError as error:
             raise InvalidArchive(archive, f"{manifest.config_file} {error}") from error
+
+    @property
+    def unserved(self) -> str:
+        """Why a model with this config is refused; "" when it can be served.
+
+        Its handler counts on more than its figures: served in plain batches, it would answer wrongly, and with 200.
+        """
+        if self.continuous_batching:
+            return f"{_ASKS}continuousBatching: true. Its requests would be answered after their first step"
+        if self.sequence_batching:
+            return (
+                f"{_ASKS}sequenceBatching: true. The requests of a sequence would not come in their order to one worker"
+            )
+        return ""
 
     @classmethod
     def parse(cls, data: bytes) -> ModelConfig:

@@ -94,6 +94,12 @@ def test_module_is_a_problem_when_there_is_no_telling(text: str, tmp_path: Path)
         pytest.param({}, {"handler": "vllm_handler"}, "not installed here: vllm", id="package of a built-in handler"),
         pytest.param({"h.py": HANDLER}, {"serializedFile": "w.pt"}, "does not hold w.pt", id="absent weights"),
         pytest.param({"h.py": HANDLER}, {"modelFile": "n.py"}, "does not hold n.py", id="absent model file"),
+        pytest.param(
+            {"h.py": HANDLER, "c.yaml": "sequenceBatching: true"},
+            {"configFile": "c.yaml"},
+            "sequenceBatching",
+            id="sequences",
+        ),
         pytest.param({"h.py": HANDLER}, {"runtime": "LSP"}, "has the runtime LSP, for C++ handlers", id="C++"),
         pytest.param(
             {"h.py": HANDLER, "r.txt": "-i https://evil.example"},
