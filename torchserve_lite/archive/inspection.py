@@ -11,8 +11,9 @@ from typing import Any
 from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
 from torchserve_lite.archive.entry_points import check_model_file, describe_entry_point
 from torchserve_lite.archive.formats import ModelFormat, format_of
+from torchserve_lite.archive.installation import how_to_install
 from torchserve_lite.archive.requirements import read_requirements
-from torchserve_lite.archive.source_code import ImportedPackage, imported_packages
+from torchserve_lite.archive.source_code import ImportedPackage, imported_packages, is_installed
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.weights import pickled_classes
@@ -94,14 +95,14 @@ def _missing_files(archive: Archive) -> Iterator[str]:
 
 def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) -> Iterator[str]:
     needed = [package.name for package in imports if package.missing]
-    if package := BUILT_IN_HANDLERS.get(archive.manifest.handler):
-        needed.append(package)
+    if (module := BUILT_IN_HANDLERS.get(archive.manifest.handler)) and not is_installed(module):
+        needed.append(module)
     if not needed:
         return
-    mend = "Install them in the server's Python"
+    advice = [how_to_install(module) for module in needed]
     if file := archive.manifest.requirements_file:
-        mend += f", or set install_py_dep_per_model=true if {file} asks for them"
-    yield f"imports what is not installed here: {', '.join(needed)}. {mend}"
+        advice.append(f"With install_py_dep_per_model=true the server installs what {file} asks for")
+    yield f"imports what is not installed here: {', '.join(needed)}. {'. '.join(advice)}"
 
 
 def _requirements_problems(archive: Archive) -> Iterator[str]:

@@ -90,10 +90,10 @@ def _where(folder: Path, name: str) -> str:
         return "Python's own"
     if name == "ts":
         return "the server's"
-    return "installed" if _is_installed(name) else "not installed"
+    return "installed" if is_installed(name) else "not installed"
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):

@@ -92,6 +92,12 @@ def test_module_is_a_problem_when_there_is_no_telling(text: str, tmp_path: Path)
             id="import of an import",
         ),
         pytest.param({}, {"handler": "vllm_handler"}, "not installed here: vllm", id="package of a built-in handler"),
+        pytest.param(
+            {"h.py": "from nvidia import dali\nimport skimage.io\n" + HANDLER},
+            {},
+            "skimage comes with pip install scikit-image",
+            id="package of another name",
+        ),
         pytest.param({"h.py": HANDLER}, {"serializedFile": "w.pt"}, "does not hold w.pt", id="absent weights"),
         pytest.param({"h.py": HANDLER}, {"modelFile": "n.py"}, "does not hold n.py", id="absent model file"),
         pytest.param(

@@ -60,8 +60,7 @@ def _load_module(name: str) -> ModuleType:
     if module is None:
         raise ModuleNotFoundError(
             f"No handler module {name!r}: there is no {name}.py in the model directory, and no built-in handler "
-            "of that name. Check 'handler' in MAR-INF/MANIFEST.json.",
-            name=name,
+            "of that name. Check 'handler' in MAR-INF/MANIFEST.json."  # no name=: no package is missing
         )
     return module
 

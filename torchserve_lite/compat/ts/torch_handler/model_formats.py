@@ -24,6 +24,8 @@ from ts.utils.util import list_classes_from_module
 
 logger = logging.getLogger(__name__)
 
+_NOT_INSTALLED = "it needs {}, which is not installed."  # the worker adds how to install it
+
 State = dict[str, torch.Tensor]
 
 
@@ -87,7 +89,7 @@ def load_onnx(path: str | Path, device: torch.device) -> Callable[..., Any]:
     try:
         from ts.torch_handler.onnx_session import open_session
     except ModuleNotFoundError as error:
-        raise ModelNotLoadable(path, missing_extra("onnxruntime", "onnx")) from error
+        raise ModelNotLoadable(path, _NOT_INSTALLED.format("onnxruntime")) from error
     try:
         return open_session(path, device)
     except Exception as error:  # onnxruntime has its own exceptions, generated in C++ and not exported
@@ -182,7 +184,7 @@ def _read_safetensors(path: Path, device: torch.device | None) -> State:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
-        raise ModelNotLoadable(path, missing_extra("safetensors", "safetensors")) from error
+        raise ModelNotLoadable(path, _NOT_INSTALLED.format("safetensors")) from error
     state: State = {}
     for file in _shards(path):
         try:
@@ -255,10 +257,6 @@ def _is_file(module: ModuleType, path: Path) -> bool:
 
 
 # Faults -----------------------------------------------------------------------------------------------------------
-
-
-def missing_extra(package: str, extra: str) -> str:
-    return f'it needs {package}, which is not installed: pip install "torchserve-lite[{extra}]".'
 
 
 def weights_alone(path: str | Path, kind: ModelFormat) -> str:
