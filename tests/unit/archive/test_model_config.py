@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
 from torchserve_lite.archive import yaml_guard
+from torchserve_lite.archive.config_message import from_message, to_message
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig, Torchrun
 from torchserve_lite.errors import InvalidArchive
@@ -220,6 +222,30 @@ def test_file_is_refused_with_its_fault(
 ) -> None:
     monkeypatch.setattr(yaml_guard, "_SafeLoader", loader)
     assert message in fault(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("since: 2024-01-02", id="date"),
+        pytest.param("since: !!timestamp 2024-01-02", id="date by its tag"),
+        pytest.param("at: 2024-01-02 03:04:05", id="time"),
+        pytest.param("at: 2024-01-02T03:04:05Z", id="time in a zone"),
+        pytest.param("labels: !!set {a, b}", id="set"),
+        pytest.param("deep: [{labels: !!set {2024-01-02}}]", id="date in a set in a list"),
+        pytest.param("2024-01-02: x", id="date as key"),
+        pytest.param("seed: 123456789012345678901234567890", id="large integer"),
+        pytest.param("key: !!binary aGk=", id="bytes"),
+        pytest.param("1: a\n~: b\n1.5: c\ntrue: d", id="keys that are no text"),
+        pytest.param("handler: {topk: 5, mean: [0.1, 0.2]}", id="plain"),
+        pytest.param("model-config.yaml: 1", id="our own mark"),
+    ],
+)
+def test_value_reaches_the_handler_as_yaml_has_it(text: str, tmp_path: Path) -> None:
+    """TorchServe's worker reads the file by itself; ours gets it in a message, which has fewer types."""
+    sent = msgspec.msgpack.encode(to_message(read(text, tmp_path).raw))
+
+    assert from_message(msgspec.msgpack.decode(sent)) == yaml.safe_load(text)
 
 
 def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from torchserve_lite.archive.config_message import to_message
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
@@ -86,7 +87,7 @@ async def loaded_worker(setup: ProcessSetup, spec: ModelSpec, slot: Slot, start:
         model_dir=files.folder,
         handler=spec.handler,
         manifest=None if spec.manifest is None else dict(spec.manifest),
-        model_config=dict(spec.model_config),
+        model_config=dict(to_message(spec.model_config)),
         envelope=spec.envelope,
         batch_size=spec.batch.size,
         gpu_id=slot.gpu_id,
