@@ -165,19 +165,13 @@ def _single_file(flag: str, path: str) -> Iterator[tuple[str, Path]]:
 
 def _handler_file(request: ArchiveRequest) -> str:
     """The file that holds the handler; "" when it is built into the server."""
-    if request.runtime == "LSP":
-        return _library_file(request.handler)
+    if request.runtime == "LSP":  # C++ handlers are named ``library:Class``
+        library = request.handler.partition(":")[0] + (".dylib" if sys.platform == "darwin" else ".so")
+        return "" if request.handler in _BUILT_IN_LSP_HANDLERS else library
     if request.handler in BUILT_IN_HANDLERS and request.handler not in UNKNOWN_TO_THE_ARCHIVER:
         return ""
     module = request.handler.partition(":")[0]
     return module if module.endswith(".py") else f"{module}.py"
-
-
-def _library_file(handler: str) -> str:
-    """C++ handlers are named ``library:Class``."""
-    if handler in _BUILT_IN_LSP_HANDLERS:
-        return ""
-    return handler.partition(":")[0] + (".dylib" if sys.platform == "darwin" else ".so")
 
 
 def _existing(flag: str, path: Path) -> Path:
@@ -265,17 +259,12 @@ def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str
         for name, path in files.items():
             with path.open("rb") as source:
                 info = archive.gettarinfo(arcname=f"{request.model_name}/{name}", fileobj=source)
-                archive.addfile(_without_owner(info), _CountingReader(source, counter))
+                info.uid = info.gid = 0  # who built an archive is nobody's business
+                info.uname = info.gname = ""
+                archive.addfile(info, _CountingReader(source, counter))
         info = tarfile.TarInfo(f"{request.model_name}/{MANIFEST_PATH}")
         info.size = len(manifest.encode())
         archive.addfile(info, io.BytesIO(manifest.encode()))
-
-
-def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Who built an archive is nobody's business."""
-    info.uid = info.gid = 0
-    info.uname = info.gname = ""
-    return info
 
 
 class _CountingReader:

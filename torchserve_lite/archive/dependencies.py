@@ -150,7 +150,8 @@ def _run(doing: str, command: Sequence[str], cwd: Path) -> str:
         except subprocess.TimeoutExpired as error:
             raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.") from error
     if process.returncode:
-        raise _CommandFailed(doing, _last_lines(output))
+        lines = [line for line in output.splitlines() if line.strip()]
+        raise _CommandFailed(doing, "\n".join(lines[-_LAST_LINES:]))
     return output
 
 
@@ -163,8 +164,3 @@ def _killed_on_exit(process: subprocess.Popen[str]) -> Iterator[None]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-
-def _last_lines(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()]
-    return "\n".join(lines[-_LAST_LINES:])

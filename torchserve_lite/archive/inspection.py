@@ -35,50 +35,44 @@ class Inspection:
 
 
 def inspect_archive(archive: Archive) -> Inspection:
-    entry_point, entry_point_problems = _entry_point(archive)
-    imports = imported_packages(archive.path, _code(archive))
-    problems = (
-        *entry_point_problems,
-        *_runtime_problems(archive),
-        *filter(None, [archive.config.unserved]),
-        *_missing_files(archive),
-        *_missing_packages(archive, imports),
-    )
+    manifest, folder = archive.manifest, archive.path
+    problems: list[str] = []
+    entry_point = ""
+    try:
+        entry_point = describe_entry_point(folder, manifest.handler)
+    except ArchiveError as error:
+        problems.append(str(error))
+    if manifest.runtime == "LSP":
+        problems.append(
+            "has the runtime LSP, for C++ handlers, which this server does not run. Use TorchServe's C++ backend"
+        )
+    if archive.config.unserved:
+        problems.append(archive.config.unserved)
+    problems += _missing_files(archive)
+
+    module = manifest.handler.partition(":")[0].removesuffix(".py")
+    imported_first = [f"{module}.py", f"{module}/__init__.py", *filter(None, [manifest.model_file])]
+    imports = imported_packages(folder, [folder / name for name in imported_first])
+    problems += _missing_packages(archive, imports)
+    if manifest.requirements_file:
+        try:
+            read_requirements(folder, manifest.requirements_file)
+        except ArchiveError as error:
+            problems.append(str(error))
+    problems += _weights_problems(archive)
     return Inspection(
-        entries=_entries(archive.path),
-        manifest=archive.manifest.raw,
+        entries={
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+        manifest=manifest.raw,
         config=archive.config.raw,
         entry_point=entry_point,
         imports=imports,
-        problems=(*problems, *_requirements_problems(archive), *_weights_problems(archive)),
-        notes=(*archive.warnings, *_shadowing(archive.path)),
+        problems=tuple(problems),
+        notes=(*archive.warnings, *_shadowing(folder)),
     )
-
-
-def _entries(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
-
-
-def _entry_point(archive: Archive) -> tuple[str, tuple[str, ...]]:
-    try:
-        return describe_entry_point(archive.path, archive.manifest.handler), ()
-    except ArchiveError as error:
-        return "", (str(error),)
-
-
-def _code(archive: Archive) -> Iterator[Path]:
-    """The files a worker imports first."""
-    module = archive.manifest.handler.partition(":")[0].removesuffix(".py")
-    yield archive.path / f"{module}.py"
-    yield archive.path / module / "__init__.py"
-    if archive.manifest.model_file:
-        yield archive.path / archive.manifest.model_file
-
-
-def _runtime_problems(archive: Archive) -> Iterator[str]:
-    if archive.manifest.runtime == "LSP":
-        yield "has the runtime LSP, for C++ handlers, which this server does not run. Use TorchServe's C++ backend"
 
 
 def _missing_files(archive: Archive) -> Iterator[str]:
@@ -105,14 +99,6 @@ def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) ->
     yield f"imports what is not installed here: {', '.join(needed)}. {'. '.join(advice)}"
 
 
-def _requirements_problems(archive: Archive) -> Iterator[str]:
-    if name := archive.manifest.requirements_file:
-        try:
-            read_requirements(archive.path, name)
-        except ArchiveError as error:
-            yield str(error)
-
-
 def _weights_problems(archive: Archive) -> Iterator[str]:
     manifest = archive.manifest
     file = archive.path / manifest.serialized_file
@@ -128,18 +114,12 @@ def _weights_problems(archive: Archive) -> Iterator[str]:
         )
     elif not manifest.model_file:
         yield f"{name} holds a state dict: it needs a model file (--model-file), unless its handler loads it by itself"
-    if manifest.model_file:
-        yield from _model_file_problems(archive)
-
-
-def _model_file_problems(archive: Archive) -> Iterator[str]:
-    file = archive.path / archive.manifest.model_file
-    if not file.is_file():
-        return
-    try:
-        check_model_file(file, archive.path)
-    except ArchiveError as error:
-        yield str(error)
+    model_file = archive.path / manifest.model_file
+    if manifest.model_file and model_file.is_file():
+        try:
+            check_model_file(model_file, archive.path)
+        except ArchiveError as error:
+            yield str(error)
 
 
 def _shadowing(folder: Path) -> Iterator[str]:

@@ -99,7 +99,9 @@ class ModelConfig:
         if not isinstance(raw, dict):
             raise ArchiveError(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
         values, warnings = _serving_values(raw)
-        _refuse_contradictions(values)
+        least, most = values.get("min_workers"), values.get("max_workers")
+        if least and most and least > most:
+            raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
         return cls(raw=raw, warnings=warnings, **values)
 
 
@@ -118,8 +120,14 @@ def _serving_values(raw: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         unknown = [f"{key} is not known" for key in torchrun if key not in _TORCHRUN_KEYS]
         values["torchrun"] = Torchrun(**found)
         warnings += [f"torchrun: {warning}" for warning in more + unknown]
-    _settle_parallel_level(raw, values)
-    _settle_sequences(values)
+        # nproc-per-node is the level too; of the two the one that comes later in the file counts.
+        keys = list(raw)
+        later = "parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")
+        if values["torchrun"].nproc_per_node and later:
+            values["parallel_level"] = values["torchrun"].nproc_per_node
+    if not values.get("sequence_max_idle"):  # without which the other limits of sequences do not count
+        for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
+            values.pop(name, None)
     return values, tuple(warnings)
 
 
@@ -133,27 +141,6 @@ def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str]
         except _BadValue as error:
             warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {error}")
     return values, warnings
-
-
-def _settle_parallel_level(raw: Mapping[str, Any], values: dict[str, Any]) -> None:
-    """torchrun.nproc-per-node is the level too; of the two the one that comes later in the file counts."""
-    processes = values["torchrun"].nproc_per_node if "torchrun" in values else None
-    keys = list(raw)
-    if processes and ("parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")):
-        values["parallel_level"] = processes
-
-
-def _settle_sequences(values: dict[str, Any]) -> None:
-    """Without a longest idle time the other limits of sequences do not count."""
-    if not values.get("sequence_max_idle"):
-        for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
-            values.pop(name, None)
-
-
-def _refuse_contradictions(values: Mapping[str, Any]) -> None:
-    least, most = values.get("min_workers"), values.get("max_workers")
-    if least and most and least > most:
-        raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
 
 
 def _integer(value: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class ImportedPackage:
         return self.where == "not installed" and not self.optional
 
 
-def imported_packages(folder: Path, files: Iterator[Path]) -> tuple[ImportedPackage, ...]:
+def imported_packages(folder: Path, files: Iterable[Path]) -> tuple[ImportedPackage, ...]:
     """What these files import, and what those of the archive that they import do; files Python cannot read are none."""
     found: dict[str, bool] = {}
     todo, seen = list(files), set[Path]()

@@ -38,29 +38,22 @@ class GzipStream:
             pass
 
     def _next(self, most: int) -> bytes:
-        while self._refill():
-            piece = self._inflate(most)
+        """At most so many bytes, none at the orderly end of the file."""
+        while not self._inflater.eof or self._begin_next_member():
+            self._packed = self._packed or self._file.read(CHUNK)
+            if not self._packed:
+                raise ArchiveError(f"ends in the middle of its compressed data (cut short while copied?). {_ADVICE}")
+            try:
+                piece = self._inflater.decompress(self._packed, most)
+            except zlib.error as error:
+                raise ArchiveError(f"is a damaged gzip file: {error}. {_ADVICE}") from error
+            self._packed = self._inflater.unconsumed_tail
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ArchiveError("unpacks to far more than an archive of its size may (a decompression bomb?)")
             if piece:
-                self._count(len(piece))
                 return piece
         return b""
-
-    def _refill(self) -> bool:
-        """False at the orderly end of the file."""
-        if self._inflater.eof:
-            return self._begin_next_member()
-        self._packed = self._packed or self._file.read(CHUNK)
-        if not self._packed:
-            raise ArchiveError(f"ends in the middle of its compressed data (cut short while copied?). {_ADVICE}")
-        return True
-
-    def _inflate(self, most: int) -> bytes:
-        try:
-            piece = self._inflater.decompress(self._packed, most)
-        except zlib.error as error:
-            raise ArchiveError(f"is a damaged gzip file: {error}. {_ADVICE}") from error
-        self._packed = self._inflater.unconsumed_tail
-        return piece
 
     def _begin_next_member(self) -> bool:
         """gzip files may follow one another in one file (pigz, cat); tape padding of zeros may follow the last."""
@@ -71,8 +64,3 @@ class GzipStream:
             return False
         self._inflater, self._packed = zlib.decompressobj(_GZIP), rest
         return True
-
-    def _count(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise ArchiveError("unpacks to far more than an archive of its size may (a decompression bomb?)")

@@ -68,19 +68,15 @@ def _entry(stream: GzipStream, header: _Header) -> Entry:
     if header.kind == _FOLDER:
         return Entry(name=name, folder=True)
     if header.name.endswith("/"):  # how the oldest tars write folders
-        return _old_folder(header, name)
+        if header.size:
+            raise ArchiveError(f"its entry {shown(header.name)} is a folder with content")
+        return Entry(name=name, folder=True)
     return Entry(
         name=name,
         size=header.size,
         executable=bool(header.mode & stat.S_IXUSR),
         chunks=lambda: _content(stream, header),
     )
-
-
-def _old_folder(header: _Header, name: str) -> Entry:
-    if header.size:
-        raise ArchiveError(f"its entry {shown(header.name)} is a folder with content")
-    return Entry(name=name, folder=True)
 
 
 def _without_first_folder(name: str) -> str:

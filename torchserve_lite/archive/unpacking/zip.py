@@ -44,7 +44,8 @@ def zip_entries(file: BufferedReader, limits: UnpackLimits) -> Iterator[Entry]:
         if len(archive.infolist()) != entries:
             raise ArchiveError(f"is a damaged zip file: it has two tables of contents. {_ADVICE}")
         for info in archive.infolist():
-            _refuse_unreadable(info)
+            if reason := _why_unreadable(info):
+                raise ArchiveError(f"its entry {shown(info.orig_filename)} is {reason}")
         _refuse_shared_bytes(file, archive)
     return (_entry(archive, info) for info in archive.infolist())
 
@@ -74,12 +75,7 @@ def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]
             yield chunk
 
 
-def _refuse_unreadable(info: zipfile.ZipInfo) -> None:
-    if reason := _unreadable(info):
-        raise ArchiveError(f"its entry {shown(info.orig_filename)} is {reason}")
-
-
-def _unreadable(info: zipfile.ZipInfo) -> str:
+def _why_unreadable(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if stat.S_ISLNK(kind):
         return "a symbolic link. Pack the file it points to"
@@ -178,15 +174,12 @@ def _end_of_data(file: BufferedReader, info: zipfile.ZipInfo) -> int:
 
 def _headers_agree(info: zipfile.ZipInfo, local: tuple[int, ...], name: bytes) -> bool:
     _, _, flags, method, _, _, crc, packed, unpacked, _, _ = local
-    if name != _raw_name(info) or method != info.compress_type or flags & _ENCRYPTED:
+    raw_name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_NAME else "cp437")
+    if name != raw_name or method != info.compress_type or flags & _ENCRYPTED:
         return False
     absent = (0, _UNKNOWN_32) if flags & _SIZES_FOLLOW else (_UNKNOWN_32,)
     pairs = ((crc, info.CRC), (packed, info.compress_size), (unpacked, info.file_size))
     return all(here == there or here in absent for here, there in pairs)
-
-
-def _raw_name(info: zipfile.ZipInfo) -> bytes:
-    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_NAME else "cp437")
 
 
 def _read_exactly(file: BufferedReader, size: int) -> bytes:
