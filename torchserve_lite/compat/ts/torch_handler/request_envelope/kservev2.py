@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ _LARGEST = {
 }
 _KNOWN = (*_NUMPY_NAMES, "BF16", "BYTES")
 _MOST_DIMENSIONS = 64  # numpy's own limit
+_MOST_EMPTY_LISTS = 1000
 
 
 class KServev2Envelope(BaseEnvelope):
@@ -223,7 +225,20 @@ def _nested_numbers(data: Any, shape: list[int], datatype: str, label: str) -> t
 
     array = data if isinstance(data, np.ndarray) else _checked_array(data, datatype, label)
     shape = _fitted(shape, array.size, label)
+    if not array.size:
+        return shape, _no_values(shape, label)
     return shape, data if list(array.shape) == shape else array.reshape(shape).tolist()
+
+
+def _no_values(shape: list[int], label: str) -> list[Any]:
+    """The lists that hold nothing. Their number is announced by the client, who need not have sent any of them."""
+    outer = shape[: shape.index(0)]
+    if math.prod(outer) > _MOST_EMPTY_LISTS:
+        raise bad_request(f"{label}: shape {shape} has no values in {math.prod(outer)} lists; send fewer empty lists.")
+    nested: list[Any] = []
+    for size in reversed(outer):
+        nested = [copy.copy(nested) for _ in range(size)]
+    return nested
 
 
 def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
