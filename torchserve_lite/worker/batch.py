@@ -1,262 +1,227 @@
-"""How a batch meets a handler: calls become rows, rows go through the handler once, results become one reply a call."""
+"""How a batch meets a handler: calls become rows, rows go through the handler once, results become one reply a call.
+
+Imported when ``compat.install`` has made ``ts`` importable, and not before.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import importlib
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any
 
-from torchserve_lite.ipc.messages import Call, FailureKind, Load, Reply
+from ts.context import Context, RequestHeaders, RequestProcessor
+from ts.torch_handler.request_envelope.base import OpenedRequest, calls_of, requests_shown, results_of
+from ts.utils.util import InvalidRow, PredictionException
+
+from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.outputs import Unserialisable, reply_of
-from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, text_of
 
 log = logging.getLogger(__name__)
 
-SendChunk = Callable[[int, Reply], None]
-Finish = Callable[[Awaitable[Any]], Awaitable[Any]]
+Emit = Callable[[Sequence[Answer]], None]
+Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
+"""Yields what must be awaited for the batch to go on, is sent what that came to, and returns its last answers."""
 
 
-@dataclass(slots=True)
-class _Request:
-    """One call on its way through the worker. ``rows`` are its entries in the handler's batch."""
-
-    index: int
-    call: Call
-    processor: Any
-    arrived: float
-    envelope: Any = None
-    rows: list[Any] = field(default_factory=list)
-    reply: Reply | None = None
-
-    @property
-    def alone(self) -> bool:
-        """Its rows belong together (several input tensors of one request): no other request may share the call."""
-        return bool(getattr(self.envelope, "alone", False))
-
-    @property
-    def expired(self) -> bool:
-        return self.call.remaining is not None and time.monotonic() - self.arrived >= self.call.remaining
-
-
-class Service:
+class BatchRunner:
     """Runs batches through one handler. A request that is bad fails alone; a failing handler fails its batch."""
 
     def __init__(self, handler: Handler, load: Load, mark_stage: StageMark) -> None:
         self.handler = handler
-        self.load = load
-        self.mark_stage = mark_stage
-        self.envelopes = Envelopes(load.v2_output_names)
-        context, util = importlib.import_module("ts.context"), importlib.import_module("ts.utils.util")
-        self.new_processor = context.RequestProcessor
-        self.new_headers = context.RequestHeaders
-        self.prediction_exception: type[Exception] = util.PredictionException
-        self.invalid_row: type[Exception] = util.InvalidRow
+        self._load = load
+        self._mark_stage = mark_stage
+        self._envelopes = Envelopes(load.v2_output_names)
 
-    def predict(self, calls: Sequence[Call], send_chunk: SendChunk) -> tuple[Reply, ...]:
-        """One reply for each call, in order."""
-        run = _BatchRun(self, self.handler.context, send_chunk, _run_to_end)
-        return _without_waiting(run.replies(calls))
+    def predict(self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool]) -> Sequence[Answer]:
+        """Answers every call, but for cancelled ones: the first through ``emit`` as they come, the rest is returned."""
+        steps = self._batch(calls, self.handler.context, emit, is_cancelled)
+        try:
+            awaitable = next(steps)
+            while True:
+                try:
+                    result = asyncio.get_event_loop().run_until_complete(_awaited(awaitable))
+                except (Exception, asyncio.CancelledError) as error:
+                    awaitable = steps.throw(error)
+                else:
+                    awaitable = steps.send(result)
+        except StopIteration as end:
+            return _answers(end)
 
-    async def predict_beside_others(self, calls: Sequence[Call], send_chunk: SendChunk) -> tuple[Reply, ...]:
+    async def predict_concurrently(
+        self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool]
+    ) -> Sequence[Answer]:
         """As ``predict``, for a handler whose entry point is a coroutine function: many batches may be under way.
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
         context = copy.copy(self.handler.context)
         context.metrics = copy.copy(context.metrics)
-        return await _BatchRun(self, context, send_chunk, _as_it_is).replies(calls)
+        steps = self._batch(calls, context, emit, is_cancelled)
+        try:
+            awaitable = next(steps)
+            while True:
+                try:
+                    result = await awaitable
+                except (Exception, asyncio.CancelledError) as error:
+                    awaitable = steps.throw(error)
+                else:
+                    awaitable = steps.send(result)
+        except StopIteration as end:
+            return _answers(end)
 
-
-class _BatchRun:
-    """One batch on its way: calls become rows, the handler answers them, results become replies."""
-
-    def __init__(self, service: Service, context: Any, send_chunk: SendChunk, finish: Finish) -> None:
-        self._service = service
-        self._context = context
-        self._send_chunk = send_chunk
-        self._finish = finish
-
-    async def replies(self, calls: Sequence[Call]) -> tuple[Reply, ...]:
-        self._service.mark_stage("unpacking", -1)
-        arrived = time.monotonic()
-        requests = [self._request(index, call, arrived) for index, call in enumerate(calls)]
+    def _batch(self, calls: Sequence[Call], context: Context, emit: Emit, is_cancelled: Callable[[int], bool]) -> Steps:
+        """One batch: the same text for handlers that are awaited and for those that are not."""
+        self._mark_stage("unpacking", -1)
+        requests = [_Request(index, call) for index, call in enumerate(calls)]
         for request in requests:
-            self._unpack(request)
-        for group in _groups([request for request in requests if request.reply is None]):
-            await self._answer(group)
-        return tuple(request.reply or _failed("No reply was made.") for request in requests)
+            self._unpack(request, context)
+        answers = _taken_answers(requests)
+        for group in calls_of([request for request in requests if request.reply is None]):
+            if answers:
+                emit(answers)
+            group = [request for request in group if not is_cancelled(request.index)]
+            while group and any(request.reply is None for request in group):
+                group = yield from self._call_handler(group, context, emit)
+            answers = _taken_answers(group)
+        return answers
 
-    def _request(self, index: int, call: Call, arrived: float) -> _Request:
-        processor = self._service.new_processor(self._service.new_headers(headers_of(call)))
-        request = _Request(index, call, processor, arrived)
-        if request.expired:
-            request.reply = _failed(
-                "The request's time limit passed before the handler could start.", FailureKind.DEADLINE
-            )
-        return request
-
-    def _unpack(self, request: _Request) -> None:
-        if request.reply is not None:
-            return
-        load = self._service.load
-        name = request.call.envelope or load.envelope
-        if request.call.verb == "describe":
-            request.rows = [{}]
-            return
-        row = row_of(request.call, decode=load.decode_input_request and not request.call.envelope)
-        if not name:
-            request.rows = [row]
-            return
+    def _unpack(self, request: _Request, context: Context) -> None:
+        """Finds the request's rows, or its reply when there is something wrong with it."""
+        call = request.call
         try:
-            self._show_context([request])
-            request.envelope = self._service.envelopes.new(name)
-            request.rows = request.envelope.unpack(row, self._context, 0)
-        except self._service.prediction_exception as fault:
-            request.reply = _refused(_message(fault), _code(fault))
-
-    async def _answer(self, group: list[_Request]) -> None:
-        """One call of the handler for all rows of the group; again without a request whose row it refuses."""
-        while group:
-            try:
-                results = await self._call_handler(group)
-            except self._service.invalid_row as fault:
-                group = self._without_bad_row(group, fault)
-                continue
-            except (Exception, asyncio.CancelledError) as error:  # a task that the handler waited for was cancelled
-                self._fail(group, error)
-                return
-            self._pack(group, results)
-            return
-
-    async def _call_handler(self, group: list[_Request]) -> Any:
-        rows = [row for request in group for row in request.rows]
-        self._show_context(group)
-        self._service.mark_stage("handle", 0 if len(rows) == 1 else -1)
-        result = self._service.handler.entry_point(rows, self._context)
-        return await self._finish(result) if inspect.isawaitable(result) else result
-
-    def _show_context(self, group: list[_Request]) -> None:
-        """The context speaks of rows: those of one request share its id, headers and response."""
-        owners = [request for request in group for _ in (request.rows or [None])]
-        self._context.request_ids = {row: request.call.id for row, request in enumerate(owners)}
-        self._context.request_processor = [request.processor for request in owners]
-        self._context.metrics.set_request_ids(self._context.request_ids)
-        self._context.send = self._sender(owners)
-
-    def _sender(self, owners: list[_Request]) -> Callable[[int, Any], None]:
-        def send(row: int, value: Any) -> None:
-            request = owners[row]
-            self._send_chunk(request.index, reply_of(value, request.processor))
-
-        return send
-
-    def _pack(self, group: list[_Request], results: Any) -> None:
-        self._service.mark_stage("packing", -1)
-        rows = sum(len(request.rows) for request in group)
-        fault = _shape_fault(results, rows, exact=not group[0].alone)
-        if fault:
-            log.error("%s", fault[1])
-            _answer_all(group, _failed(fault[0]))
-            return
-        start = 0
-        for request in group:
-            end = start + len(request.rows)
-            request.reply = self._reply(request, results[start:end])
-            start = end
-
-    def _reply(self, request: _Request, results: list[Any]) -> Reply:
-        try:
-            if request.envelope is None:
-                reply = reply_of(results[0], request.processor)
+            if request.expired:
+                request.reply = _failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
+            elif call.verb == "describe":
+                request.rows = [{}]
             else:
-                self._show_context([request])
-                packed = request.envelope.pack(results, self._context, 0)
-                reply = reply_of(packed, request.processor, enveloped=True)
-        except Unserialisable as fault:
-            log.error("The handler's result has no wire form: %s", fault)
-            return _failed("Unsupported model output data type.")
-        except self._service.prediction_exception as fault:
-            return _failed(_message(fault), FailureKind.CODE, _code(fault))
-        return _within_limit(reply, self._service.load.max_response_size)
+                row = row_of(call, decode=self._load.decode_input_request and not call.envelope)
+                name = call.envelope or self._load.envelope
+                request.rows = [row]
+                if name:
+                    request.envelope = self._envelopes.new(name)
+                    with _one_request_shown(request, context):
+                        request.rows = request.envelope.unpack(row, context, 0)
+        except PredictionException as error:
+            request.reply = _refused(text_of(error.message), _code(error))
+        except Exception as error:
+            _report(f"The input of request {call.id} could not be prepared", error)
+            request.reply = _failed("The input could not be prepared; the model's log says why.")
 
-    @staticmethod
-    def _without_bad_row(group: list[_Request], fault: Any) -> list[_Request]:
-        """Nothing has been inferred when a row is refused, so the others may start again without its owner."""
+    def _call_handler(
+        self, group: list[_Request], context: Context, emit: Emit
+    ) -> Generator[Awaitable[Any], Any, list[_Request]]:
+        """One call for all rows of the group, whose replies it makes. Returns the group without a request whose row
+        the handler has refused, and which is answered: the others have no reply then, and may start again."""
+        rows = [row for request in group for row in request.rows]
         owners = [request for request in group for _ in request.rows]
-        owner = owners[fault.row]
-        where = f"instance {fault.row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
-        owner.reply = _refused(f"{where}{_message(fault)}", _code(fault))
-        return [request for request in group if request is not owner]
+        context.send = lambda row, value: emit(
+            [Answer(owners[row].index, reply_of(value, owners[row].processor), last=False)]
+        )
+        self._mark_stage("handle", 0 if len(rows) == 1 else -1)
+        try:
+            with requests_shown(group, context):
+                context.metrics.set_request_ids(context.request_ids)
+                results = self.handler.entry_point(rows, context)
+                if inspect.isawaitable(results):
+                    results = yield results
+        except InvalidRow as error:
+            owner = owners[error.row]
+            where = f"instance {error.row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
+            owner.reply = _refused(f"{where}{text_of(error.message)}", _code(error))
+            emit(_taken_answers([owner]))
+            return [request for request in group if request is not owner]
+        except PredictionException as error:
+            _answer_all(group, _failed(text_of(error.message), FailureKind.CODE, _code(error)))
+        except (Exception, asyncio.CancelledError) as error:  # a task that the handler waited for was cancelled
+            _report(f"The handler failed for request {', '.join(request.call.id for request in group)}", error)
+            out_of_memory = _failed("Out of resources", FailureKind.MEMORY)
+            _answer_all(group, out_of_memory if is_out_of_memory(error) else _failed("Prediction failed"))
+        else:
+            self._mark_stage("packing", -1)
+            self._pack(group, results, len(rows), context)
+        return group
 
-    def _fail(self, group: list[_Request], error: BaseException) -> None:
-        if isinstance(error, self._service.prediction_exception):
-            _answer_all(group, _failed(_message(error), FailureKind.CODE, _code(error)))
+    def _pack(self, group: list[_Request], results: Any, rows: int, context: Context) -> None:
+        if not isinstance(results, list):
+            log.error("The handler returned %s, not a list with one result a row.", type(results).__name__)
+            _answer_all(group, _failed("Invalid model predict output"))
             return
-        ids = ", ".join(request.call.id for request in group)
-        log.error("The handler failed for request %s\n%s", ids, explain_failure(error).traceback)
-        reply = (
-            _failed("Out of resources", FailureKind.MEMORY) if is_out_of_memory(error) else _failed("Prediction failed")
-        )
-        _answer_all(group, reply)
+        enough = 0 < len(results) <= rows if group[0].alone else len(results) == rows
+        if not enough:
+            log.error("The handler returned %d results for %d rows.", len(results), rows)
+            _answer_all(group, _failed("number of batch response mismatched"))
+            return
+        for request, own in results_of(group, results):
+            try:
+                request.reply = self._reply(request, own, context)
+            except Unserialisable as error:
+                log.error("The handler's result for request %s has no wire form: %s", request.call.id, error)
+                request.reply = _failed("Unsupported model output data type.")
+            except PredictionException as error:
+                request.reply = _failed(text_of(error.message), FailureKind.CODE, _code(error))
+            except Exception as error:
+                _report(f"The handler's result for request {request.call.id} could not be sent", error)
+                request.reply = _failed("The handler's result could not be sent; the model's log says why.")
+
+    def _reply(self, request: _Request, results: list[Any], context: Context) -> Reply:
+        if request.envelope is None:
+            reply = reply_of(results[0], request.processor)
+        else:
+            with _one_request_shown(request, context):
+                packed = request.envelope.pack(results, context, 0)
+            reply = reply_of(packed, request.processor, enveloped=True)
+        assert not isinstance(reply.body, int)
+        limit = self._load.max_response_size
+        if len(reply.body) <= limit:
+            return reply
+        message = f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}."
+        return _failed(message, FailureKind.TOO_LARGE)
 
 
-def _run_to_end(result: Awaitable[Any]) -> Awaitable[Any]:
-    """A coroutine from a handler that is called like any other runs on the worker's own event loop."""
-    done = asyncio.get_event_loop().run_until_complete(result)
-    return _as_it_is(done)
+class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
+    """One call on its way through the worker."""
+
+    def __init__(self, index: int, call: Call) -> None:
+        super().__init__(call.id, RequestProcessor(RequestHeaders(headers_of(call))), None)
+        self.index = index
+        self.call = call
+        self.arrived = time.monotonic()
+        self.reply: Reply | None = None
+
+    @property
+    def expired(self) -> bool:
+        return self.call.remaining is not None and time.monotonic() - self.arrived >= self.call.remaining
 
 
-async def _as_it_is(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
+def _one_request_shown(request: _Request, context: Context) -> Any:
+    """While its envelope works, the context is about this request alone."""
+    lone = OpenedRequest(request.request_id, request.processor, None)
+    return requests_shown([lone], context)
 
 
-def _without_waiting(steps: Coroutine[Any, Any, tuple[Reply, ...]]) -> tuple[Reply, ...]:
-    """Runs a coroutine that never waits: the batch's way is written once, for handlers of both kinds."""
-    try:
-        steps.send(None)
-    except StopIteration as end:
-        return cast("tuple[Reply, ...]", end.value)
-    raise RuntimeError("a batch of a handler that is no coroutine function waited for something")
+def _taken_answers(requests: Sequence[_Request]) -> list[Answer]:
+    return [Answer(request.index, request.reply) for request in requests if request.reply is not None]
 
 
-def _answer_all(group: list[_Request], reply: Reply) -> None:
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _answers(end: StopIteration) -> Sequence[Answer]:
+    answers: Sequence[Answer] = end.value
+    return answers
+
+
+def _answer_all(group: Sequence[_Request], reply: Reply) -> None:
     for request in group:
-        request.reply = reply
-
-
-def _within_limit(reply: Reply, limit: int) -> Reply:
-    assert not isinstance(reply.body, int)
-    if len(reply.body) <= limit:
-        return reply
-    return _failed(
-        f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}.", FailureKind.TOO_LARGE
-    )
-
-
-def _groups(requests: list[_Request]) -> list[list[_Request]]:
-    """The calls of the handler that a batch takes: one for all requests, and one for each that must be alone."""
-    together = [request for request in requests if not request.alone]
-    return [*([together] if together else []), *([request] for request in requests if request.alone)]
-
-
-def _shape_fault(results: Any, rows: int, *, exact: bool) -> tuple[str, str] | None:
-    """TorchServe's message for the client, and what to tell the log."""
-    if not isinstance(results, list):
-        return (
-            "Invalid model predict output",
-            f"The handler returned {type(results).__name__}, not a list with one result a row.",
-        )
-    if len(results) == rows or (not exact and 0 < len(results) < rows):
-        return None
-    return "number of batch response mismatched", f"The handler returned {len(results)} results for {rows} rows."
+        request.reply = copy.copy(reply)
 
 
 def _failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0) -> Reply:
@@ -265,16 +230,17 @@ def _failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0
 
 def _refused(message: str, code: int) -> Reply:
     """An envelope of the user's own may have chosen another code than a bad request's."""
-    return (
-        _failed(message)
-        if code == 503
-        else _failed(message, FailureKind.REFUSED if code == 400 else FailureKind.CODE, code)
-    )
+    return _failed(message, FailureKind.REFUSED if code == 400 else FailureKind.CODE, code)
 
 
-def _message(fault: Any) -> str:
-    return str(getattr(fault, "message", fault))
+def _code(error: PredictionException) -> int:
+    """Its code, where that can be the status of an answer."""
+    try:
+        code = int(error.error_code)
+    except (TypeError, ValueError, OverflowError):
+        return 500
+    return code if 200 <= code <= 599 else 500
 
 
-def _code(fault: Any) -> int:
-    return int(getattr(fault, "error_code", 500))
+def _report(what: str, error: BaseException) -> None:
+    log.error("%s\n%s", what, explain_failure(error).traceback)

@@ -7,7 +7,6 @@ would make a second copy of each class.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import os
 import sys
@@ -33,7 +32,7 @@ class Handler:
 
     @property
     def is_async(self) -> bool:
-        """Its requests run beside one another, on one event loop."""
+        """Its requests run concurrently, on one event loop."""
         return inspect.iscoroutinefunction(self.entry_point)
 
 
@@ -42,7 +41,9 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
     install()
     _extend_path(load, own_process)
     context = _context(load, metric_sink, mark_stage)
-    entry_point, initialize = importlib.import_module("ts.model_loader").find_entry_point(load.handler)
+    from ts.model_loader import find_entry_point
+
+    entry_point, initialize = find_entry_point(load.handler)
     begun = initialize(context)
     if inspect.isawaitable(begun):  # a module-level ``async def`` is its own initialiser
         asyncio.get_event_loop().run_until_complete(begun)
@@ -59,15 +60,18 @@ class Envelopes:
     def new(self, name: str) -> Any:
         envelope = self._classes.get(name)
         if envelope is None:
-            loader = importlib.import_module("ts.model_loader")
-            loader.find_envelope("kservev2").output_names = self._v2_output_names  # V1 routes answer V2 bodies, too
-            envelope = self._classes[name] = loader.find_envelope(name)
+            from ts.model_loader import find_envelope
+
+            find_envelope("kservev2").output_names = self._v2_output_names  # V1 routes answer V2 bodies, too
+            envelope = self._classes[name] = find_envelope(name)
         return envelope(None)
 
 
 def json_ready(value: Any) -> Any:
     """``value`` with what JSON cannot carry replaced (NaN, tensors, bytes); TypeError when it is hopeless."""
-    return importlib.import_module("ts.torch_handler.request_envelope.base").plain(value)
+    from ts.torch_handler.request_envelope.base import plain
+
+    return plain(value)
 
 
 def _extend_path(load: Load, own_process: bool) -> None:
@@ -83,10 +87,14 @@ def _extend_path(load: Load, own_process: bool) -> None:
 
 
 def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
-    importlib.import_module("ts.metrics.caching_metric").emit_to(metric_sink)
-    metrics = importlib.import_module("ts.metrics.metric_cache_yaml_impl").MetricsCacheYamlImpl()
+    from ts.context import Context
+    from ts.metrics.caching_metric import emit_to
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+    emit_to(metric_sink)
+    metrics = MetricsCacheYamlImpl()
     metrics.model_name = load.model_name
-    context = importlib.import_module("ts.context").Context(
+    context = Context(
         load.model_name,
         load.model_dir,
         load.manifest,

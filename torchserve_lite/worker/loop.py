@@ -10,8 +10,9 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
@@ -25,15 +26,16 @@ from torchserve_lite.ipc.messages import (
     LoadFailure,
     Metric,
     Predict,
-    Reply,
     ToWorker,
     decode_to_worker,
     encode,
 )
 from torchserve_lite.ipc.stages import StageMarker
-from torchserve_lite.worker.batch import Service
 from torchserve_lite.worker.handlers import load_handler
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+
+if TYPE_CHECKING:
+    from torchserve_lite.worker.batch import BatchRunner
 
 
 def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None:
@@ -60,15 +62,15 @@ class WorkerLoop:
             return
         events = asyncio.new_event_loop()
         asyncio.set_event_loop(events)  # handlers may run coroutines on it in initialize
-        service = self._load(load)
-        if service is None:
+        runner = self._load(load)
+        if runner is None:
             return
-        if service.handler.is_async:
-            events.run_until_complete(self._serve_many(service))
+        if runner.handler.is_async:
+            events.run_until_complete(self._serve_many(runner))
         else:
-            self._serve_one_by_one(service)
+            self._serve_one_by_one(runner)
 
-    def _load(self, load: Load) -> Service | None:
+    def _load(self, load: Load) -> BatchRunner | None:
         self._marker.mark("loading")
         begun = time.monotonic()
         try:
@@ -83,34 +85,39 @@ class WorkerLoop:
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
         self._send(Loaded(time.monotonic() - begun))
-        return Service(handler, load, self._marker.mark)
+        from torchserve_lite.worker.batch import BatchRunner  # not before loading has made ``ts`` importable
 
-    def _serve_one_by_one(self, service: Service) -> None:
+        return BatchRunner(handler, load, self._marker.mark)
+
+    def _serve_one_by_one(self, runner: BatchRunner) -> None:
         for predict in self._batches():
             self._use_threads(predict.threads)
             self._marker.begin(predict.batch)
             begun = time.monotonic()
-            replies = service.predict(predict.calls, partial(self._send_chunk, predict.batch))
-            self._send_result(predict.batch, replies, begun)
+
+            def emit(answers: Sequence[Answer], batch: int = predict.batch) -> None:
+                self._read_ahead()
+                self._send_wanted(batch, answers)
+
+            answers = runner.predict(predict.calls, emit, partial(self._is_cancelled, predict.batch))
+            self._send_done(predict.batch, answers, begun)
             self._cancelled.clear()
 
-    async def _serve_many(self, service: Service) -> None:
+    async def _serve_many(self, runner: BatchRunner) -> None:
         async with asyncio.TaskGroup() as batches:
-            while (message := await self._receive_beside_others()) is not None:
+            # A thread waits for the socket, which the handler's own blocking code must not keep from being read.
+            while (message := await asyncio.to_thread(self._receive)) is not None:
                 self._note(message)
                 if isinstance(message, Predict):
-                    batches.create_task(self._answer_beside_others(service, message))
+                    batches.create_task(self._answer_concurrently(runner, message))
 
-    async def _answer_beside_others(self, service: Service, predict: Predict) -> None:
+    async def _answer_concurrently(self, runner: BatchRunner, predict: Predict) -> None:
         self._marker.begin(predict.batch)
         begun = time.monotonic()
-        replies = await service.predict_beside_others(predict.calls, partial(self._send_if_wanted, predict.batch))
-        self._send_result(predict.batch, replies, begun)
+        emit, is_cancelled = partial(self._send_wanted, predict.batch), partial(self._is_cancelled, predict.batch)
+        answers = await runner.predict_concurrently(predict.calls, emit, is_cancelled)
+        self._send_done(predict.batch, answers, begun)
         self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
-
-    async def _receive_beside_others(self) -> ToWorker | None:
-        """A thread waits for the socket, which the handler's own blocking code must not keep from being read."""
-        return await asyncio.to_thread(self._receive)
 
     def _batches(self) -> Iterator[Predict]:
         while True:
@@ -122,18 +129,16 @@ class WorkerLoop:
             if isinstance(message, Predict):
                 yield message
 
-    def _send_result(self, batch: int, replies: tuple[Reply, ...], begun: float) -> None:
+    def _is_cancelled(self, batch: int, index: int) -> bool:
+        return (batch, index) in self._cancelled
+
+    def _send_wanted(self, batch: int, answers: Sequence[Answer]) -> None:
+        if wanted := tuple([answer for answer in answers if (batch, answer.index) not in self._cancelled]):
+            self._send(Answers(batch, wanted))
+
+    def _send_done(self, batch: int, answers: Sequence[Answer], begun: float) -> None:
         metrics, self._metrics[:] = tuple(self._metrics), []
-        answers = tuple([Answer(index, reply) for index, reply in enumerate(replies)])
-        self._send(Answers(batch, answers, BatchDone(time.monotonic() - begun, metrics)))
-
-    def _send_chunk(self, batch: int, index: int, reply: Reply) -> None:
-        self._read_ahead()
-        self._send_if_wanted(batch, index, reply)
-
-    def _send_if_wanted(self, batch: int, index: int, reply: Reply) -> None:
-        if (batch, index) not in self._cancelled:
-            self._send(Answers(batch, (Answer(index, reply, last=False),)))
+        self._send(Answers(batch, tuple(answers), BatchDone(time.monotonic() - begun, metrics)))
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""

@@ -68,10 +68,14 @@ def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
 
 
 def _status(code: Any) -> int:
+    """Anything but a final answer's status would break the protocol of the connection, or end it."""
     try:
-        return int(code or 200)
-    except (TypeError, ValueError) as fault:
-        raise Unserialisable(f"the response status {code!r} is no number") from fault
+        status = int(code or 200)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Unserialisable(f"the response status {code!r:.40} is no number") from error
+    if not 200 <= status <= 599:
+        raise Unserialisable(f"the response status must be from 200 to 599, not {max(-(10**6), min(status, 10**6))}")
+    return status
 
 
 def _text(value: Any) -> str:

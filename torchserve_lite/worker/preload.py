@@ -23,6 +23,7 @@ for _module in (
     "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",
     "torchserve_lite.worker.loop",
+    "torchserve_lite.worker.batch",
     "ts.torch_handler.vision_handler",
     "ts.torch_handler.image_classifier",
     "ts.metrics.metric_cache_yaml_impl",

@@ -22,7 +22,7 @@ class Failure:
 def explain_failure(error: BaseException) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     _fold(summary)
-    text = " ".join(str(error).split())  # torch tells a wrong state dict in many lines
+    text = " ".join(text_of(error).split())  # torch tells a wrong state dict in many lines
     fault = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if advice := advice_on(error):
         fault = f"{fault.rstrip('.')}. {advice}."
@@ -31,7 +31,15 @@ def explain_failure(error: BaseException) -> Failure:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """TorchServe's rule: a MemoryError, or any error that speaks of CUDA."""
-    return isinstance(error, MemoryError) or "CUDA" in str(error)
+    return isinstance(error, MemoryError) or "CUDA" in text_of(error)
+
+
+def text_of(value: object) -> str:
+    """``str(value)``, whatever a handler's class makes of that."""
+    try:
+        return str(value)
+    except Exception:
+        return f"({type(value).__name__}, whose text cannot be made)"
 
 
 def _fold(summary: traceback.TracebackException) -> None:

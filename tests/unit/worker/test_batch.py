@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
 from torchserve_lite import testing
-from torchserve_lite.core.requests import Part
-from torchserve_lite.ipc.messages import Call, FailureKind, Load, Reply
-from torchserve_lite.worker.batch import Service
+from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply, SentPart
+from torchserve_lite.worker.batch import BatchRunner
 from torchserve_lite.worker.handlers import Handler
 
 LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
@@ -21,20 +21,33 @@ LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", man
 EntryPoint = Callable[[list[Any], Any], Any]
 
 
-def service_of(entry_point: EntryPoint, **facts: Any) -> Service:
+def runner_of(entry_point: EntryPoint, **facts: Any) -> BatchRunner:
     """``facts`` complete the load message."""
     context = testing.context(manifest={"model": {}}, model_yaml_config={})
     load = msgspec.structs.replace(LOAD, **facts)
-    return Service(Handler(entry_point, context), load, lambda stage, row: None)
+    return BatchRunner(Handler(entry_point, context), load, lambda stage, row: None)
 
 
-def replies_of(service: Service, *calls: Call) -> tuple[Reply, ...]:
-    return service.predict(calls, lambda index, reply: None)
+def replies_of(runner: BatchRunner, *calls: Call) -> list[Reply]:
+    """The one last answer of each call, by index."""
+    early: list[Answer] = []
+    last = runner.predict(calls, early.extend, lambda index: False)
+    answers = sorted([*early, *last], key=lambda answer: answer.index)
+    assert [answer.index for answer in answers if answer.last] == list(range(len(calls)))
+    return [answer.reply for answer in answers if answer.last]
+
+
+def fail_on_early(answers: Sequence[Answer]) -> None:
+    raise AssertionError("nothing is known before the batch ends")
+
+
+def nobody_left(index: int) -> bool:
+    return False
 
 
 def call(body: object, name: str = "id", **facts: Any) -> Call:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Call(name, facts.pop("verb", "predict"), (Part("body", data),), (), **facts)
+    return Call(name, facts.pop("verb", "predict"), (SentPart("body", data),), (), **facts)
 
 
 def upper(rows: list[Any], context: Any) -> list[Any]:
@@ -42,11 +55,11 @@ def upper(rows: list[Any], context: Any) -> list[Any]:
 
 
 def test_each_call_gets_its_own_reply_in_order() -> None:
-    assert [reply.body for reply in replies_of(service_of(upper), call(b"a"), call(b"b"))] == [b"A", b"B"]
+    assert [reply.body for reply in replies_of(runner_of(upper), call(b"a"), call(b"b"))] == [b"A", b"B"]
 
 
 def test_call_past_its_deadline_never_reaches_the_handler() -> None:
-    late, good = replies_of(service_of(upper), call(b"late", remaining=0.0), call(b"good", remaining=60.0))
+    late, good = replies_of(runner_of(upper), call(b"late", remaining=0.0), call(b"good", remaining=60.0))
     assert late.failure == FailureKind.DEADLINE
     assert good.body == b"GOOD"
 
@@ -55,7 +68,7 @@ def test_handler_is_not_called_when_nothing_is_left() -> None:
     def must_not_run(rows: list[Any], context: Any) -> list[Any]:
         raise AssertionError
 
-    (reply,) = replies_of(service_of(must_not_run), call(b"late", remaining=-1.0))
+    (reply,) = replies_of(runner_of(must_not_run), call(b"late", remaining=-1.0))
     assert reply.failure == FailureKind.DEADLINE
 
 
@@ -65,7 +78,7 @@ def add_one(rows: list[Any], context: Any) -> list[Any]:
 
 def test_request_that_cannot_be_unpacked_fails_alone() -> None:
     bad, good = replies_of(
-        service_of(add_one), call(b"{", envelope="kserve"), call({"instances": [1, 2]}, envelope="kserve")
+        runner_of(add_one), call(b"{", envelope="kserve"), call({"instances": [1, 2]}, envelope="kserve")
     )
     assert bad.failure == FailureKind.REFUSED
     assert b"line 1" in bad.body
@@ -79,7 +92,7 @@ def test_requests_with_and_without_envelope_share_a_call_of_the_handler() -> Non
         seen.append(len(rows))
         return list(range(len(rows)))
 
-    replies = replies_of(service_of(handle), call(b"plain"), call({"instances": [1, 2]}, envelope="kserve"))
+    replies = replies_of(runner_of(handle), call(b"plain"), call({"instances": [1, 2]}, envelope="kserve"))
     assert [json.loads(reply.body) for reply in replies] == [0, {"predictions": [1, 2]}]
     assert seen == [3]
 
@@ -94,7 +107,7 @@ def test_row_that_the_handler_refuses_fails_its_own_request_only() -> None:
         return rows
 
     replies = replies_of(
-        service_of(handle),
+        runner_of(handle),
         call({"instances": ["a"]}, envelope="kserve"),
         call({"instances": ["b", "bad"]}, envelope="kserve"),
         call({"instances": ["c"]}, envelope="kserve"),
@@ -108,12 +121,12 @@ def test_handlers_failure_fails_the_whole_batch() -> None:
     def handle(rows: list[Any], context: Any) -> list[Any]:
         raise ValueError("boom")
 
-    replies = replies_of(service_of(handle), call(b"a"), call(b"b"))
+    replies = replies_of(runner_of(handle), call(b"a"), call(b"b"))
     assert [(reply.failure, reply.body) for reply in replies] == [("handler", b"Prediction failed")] * 2
 
 
 def test_answer_beyond_the_limit_is_refused_and_the_others_are_sent() -> None:
-    small, large = replies_of(service_of(upper, max_response_size=3), call(b"abc"), call(b"abcd"))
+    small, large = replies_of(runner_of(upper, max_response_size=3), call(b"abc"), call(b"abcd"))
     assert small.body == b"ABC"
     assert (large.failure, large.body) == ("too_large", b"The answer has 4 bytes, more than max_response_size=3.")
 
@@ -122,7 +135,7 @@ def test_describe_gets_one_empty_row() -> None:
     def handle(rows: list[Any], context: Any) -> list[Any]:
         return [{"rows": rows}]
 
-    (reply,) = replies_of(service_of(handle, envelope="kserve"), call(b"", verb="describe"))
+    (reply,) = replies_of(runner_of(handle, envelope="kserve"), call(b"", verb="describe"))
     assert json.loads(reply.body) == {"rows": [{}]}
 
 
@@ -132,7 +145,7 @@ def test_context_speaks_of_each_row() -> None:
             context.set_response_header(index, "X-Row", str(index))
         return [context.get_request_id(index) for index in range(len(rows))]
 
-    replies = replies_of(service_of(handle), call(b"", "first"), call(b"", "second"))
+    replies = replies_of(runner_of(handle), call(b"", "first"), call(b"", "second"))
     assert [(reply.body, reply.headers) for reply in replies] == [
         (b"first", (("X-Row", "0"),)),
         (b"second", (("X-Row", "1"),)),
@@ -147,7 +160,10 @@ def test_pieces_are_sent_to_the_request_they_belong_to() -> None:
         context.send(0, "for the first")
         return ["end"] * len(rows)
 
-    service_of(handle).predict((call(b""), call(b"")), lambda index, reply: sent.append((index, reply.body)))
+    def emit(answers: Sequence[Answer]) -> None:
+        sent.extend((answer.index, answer.reply.body) for answer in answers if not answer.last)
+
+    runner_of(handle).predict((call(b""), call(b"")), emit, nobody_left)
     assert sent == [(1, b"for the second"), (0, b"for the first")]
 
 
@@ -160,7 +176,7 @@ def test_prediction_exception_chooses_status_and_message(message: str, body: byt
     def handle(rows: list[Any], context: Any) -> list[Any]:
         raise PredictionException(message, 404)
 
-    (reply,) = replies_of(service_of(handle), call(b""))
+    (reply,) = replies_of(runner_of(handle), call(b""))
     assert (reply.status, reply.body) == (404, body)
 
 
@@ -175,11 +191,17 @@ async def test_batches_of_a_coroutine_handler_keep_their_own_requests() -> None:
         context.set_response_header(0, "X-Id", context.get_request_id(0))
         return [context.get_request_id(0)]
 
-    service = service_of(handle)
+    runner = runner_of(handle)
     both = await asyncio.gather(
-        *(service.predict_beside_others((call(name.encode(), name),), lambda index, reply: None) for name in "12")
+        *(
+            runner.predict_concurrently((call(name.encode(), name),), fail_on_early, lambda index: False)
+            for name in "12"
+        )
     )
-    assert [(reply.body, reply.headers) for (reply,) in both] == [(b"1", (("X-Id", "1"),)), (b"2", (("X-Id", "2"),))]
+    assert [(answer.reply.body, answer.reply.headers) for (answer,) in both] == [
+        (b"1", (("X-Id", "1"),)),
+        (b"2", (("X-Id", "2"),)),
+    ]
 
 
 async def test_coroutine_that_waited_for_a_cancelled_task_fails_its_own_batch() -> None:
@@ -188,5 +210,137 @@ async def test_coroutine_that_waited_for_a_cancelled_task_fails_its_own_batch() 
     async def handle(rows: list[Any], context: Any) -> list[Any]:
         raise asyncio.CancelledError
 
-    (reply,) = await service_of(handle).predict_beside_others((call(b""),), lambda index, reply: None)
-    assert (reply.failure, reply.body) == ("handler", b"Prediction failed")
+    (answer,) = await runner_of(handle).predict_concurrently((call(b""),), fail_on_early, nobody_left)
+    assert (answer.reply.failure, answer.reply.body) == ("handler", b"Prediction failed")
+
+
+TENSOR = {"name": "a", "shape": [1], "datatype": "INT64", "data": [7]}
+
+
+def two_tensors(request_id: str) -> Call:
+    """A request that must have a call of the handler for itself."""
+    return call({"inputs": [TENSOR, {**TENSOR, "name": "b"}]}, request_id, envelope="kservev2")
+
+
+def test_refused_call_is_answered_before_the_handler_runs() -> None:
+    order: list[str] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        order.append("handler")
+        return rows
+
+    calls = call(b"{", envelope="kserve"), call({"instances": [1]}, envelope="kserve")
+    runner_of(handle).predict(
+        calls, lambda answers: order.extend(f"answer {a.index}" for a in answers), lambda i: False
+    )
+    assert order == ["answer 0", "handler"]
+
+
+def test_answers_of_a_call_of_the_handler_come_before_the_next_call_begins() -> None:
+    order: list[str] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        order.append(context.get_request_id(0))
+        return [1] * len(rows)
+
+    calls = two_tensors("first"), two_tensors("second")
+    runner_of(handle).predict(
+        calls, lambda answers: order.extend(f"answer {a.index}" for a in answers), lambda i: False
+    )
+    assert order == ["first", "answer 0", "second"]
+
+
+def test_cancelled_call_does_not_begin_and_the_others_are_answered() -> None:
+    seen: list[str] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        seen.append(context.get_request_id(0))
+        return [1] * len(rows)
+
+    calls = two_tensors("1"), two_tensors("2"), two_tensors("3")
+    early: list[Answer] = []
+    last = runner_of(handle).predict(calls, early.extend, lambda index: index == 1)
+    assert seen == ["1", "3"]
+    assert [answer.index for answer in [*early, *last]] == [0, 2]
+
+
+@pytest.mark.parametrize("envelope", ["kservev2", "kserve"])
+def test_handler_of_a_worker_sees_the_names_of_its_input_tensors(envelope: str) -> None:
+    """They were set by a copy of this code that only tests ran."""
+    seen: list[Any] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        seen.append((context.input_names, context.input_request_id))
+        return [1] * len(rows)
+
+    runner = runner_of(handle)
+    replies_of(runner, call({"id": "x", "inputs": [TENSOR]}, envelope=envelope))
+    assert seen == [(["a"], "x")]
+    assert not hasattr(runner.handler.context, "input_names")
+
+
+class Untellable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class Hostile(dict):
+    def items(self) -> Any:
+        raise RuntimeError("no items")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda context: (_ for _ in ()).throw(Untellable()), id="exception without a text"),
+        pytest.param(lambda context: [Hostile(a=1)], id="result that cannot be walked"),
+        pytest.param(lambda context: [{"a": object()}], id="result without a wire form"),
+        pytest.param(lambda context: context.set_response_header(0, "X-A", Untellable()) or [1], id="header"),
+        pytest.param(lambda context: context.set_response_status("OK") or [1], id="status that is no number"),
+        pytest.param(lambda context: context.set_response_status(10**400) or [1], id="enormous status"),
+        pytest.param(lambda context: context.set_response_status(100) or [1], id="status of no final answer"),
+        pytest.param(lambda context: context.set_response_status(-1) or [1], id="negative status"),
+        pytest.param(lambda context: context.set_response_status(600) or [1], id="status of no class"),
+        pytest.param(lambda context: context.set_response_status(float("inf")) or [1], id="infinite status"),
+        pytest.param(lambda context: [nested(100_000)], id="result nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("envelope", ["", "kserve", "kservev2"])
+def test_whatever_a_handler_does_costs_its_own_request_only(spoil: Callable[[Any], Any], envelope: str) -> None:
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        return list(spoil(context)) if context.get_request_id(0) == "bad" else [1] * len(rows)
+
+    body = {"instances": [1], "inputs": [TENSOR]} if envelope == "kserve" else {"inputs": [TENSOR]}
+    runner = runner_of(handle)
+    (bad,) = replies_of(runner, call(body, "bad", envelope=envelope))
+    assert bad.failure == FailureKind.HANDLER
+    (good,) = replies_of(runner, call(body, "good", envelope=envelope))
+    assert good.failure == ""
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param([0, 4611686018427387904], id="nothing of very many"),
+        pytest.param([30_000_000, 0], id="very many of nothing"),
+        pytest.param([2**62, 2**62], id="product beyond 64 bits"),
+        pytest.param([0] * 64, id="as many dimensions as can be"),
+        pytest.param([-1, 0], id="any number of nothing"),
+    ],
+)
+def test_shape_that_announces_much_costs_nothing(shape: list[int]) -> None:
+    """One such request took gigabytes and many seconds in the worker."""
+    tensor = {"name": "a", "shape": shape, "datatype": "INT64", "data": []}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    (reply,) = replies_of(runner_of(lambda rows, context: [1]), call({"inputs": [tensor]}, envelope="kservev2"))
+    assert reply.failure in ("", FailureKind.REFUSED)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB

@@ -8,11 +8,12 @@ the results. ``handle`` does the same in one process, for code that uses an enve
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ts.utils.util import PredictionException
 
@@ -46,11 +47,20 @@ class BaseEnvelope:
         self.context = context
         if not data or header_is_true(context, 0, "describe"):
             return self._entry_point(data, context)
-        opened = [_Opened(type(self)(self._entry_point), context, index, row) for index, row in enumerate(data)]
-        answers: dict[int, Any] = {}
-        for group in _groups(opened):
-            answers.update(self._answer(group, context))
-        return [answers[index] for index in range(len(data))]
+        ids, processors = context.request_ids or {}, context.request_processor or [None] * len(data)
+        opened = []
+        for index, row in enumerate(data):
+            request = OpenedRequest(ids.get(index), processors[index], type(self)(self._entry_point))
+            request.rows = request.envelope.unpack(row, context, index)
+            opened.append(request)
+        answers = {}
+        for group in calls_of(opened):
+            with requests_shown(group, context):
+                results = self._entry_point([row for request in group for row in request.rows], context)
+            expect_count(results, sum(len(request.rows) for request in group), alone=group[0].alone)
+            for request, own in results_of(group, results):
+                answers[request] = request.envelope.pack(own, context, opened.index(request))
+        return [answers[request] for request in opened]
 
     def before_call(self, context: Any) -> None:
         """What to put on the context while the handler has a request of its own."""
@@ -58,46 +68,58 @@ class BaseEnvelope:
     def after_call(self, context: Any) -> None:
         """Undoes ``before_call``."""
 
-    def _answer(self, group: list[_Opened], context: Any) -> Iterator[tuple[int, Any]]:
-        results = self._results(group, context)
-        expect_count(results, sum(len(request.rows) for request in group), alone=group[0].envelope.alone)
-        start = 0
-        for request in group:
-            end = len(results) if request.envelope.alone else start + len(request.rows)
-            yield request.index, request.envelope.pack(results[start:end], context, request.index)
-            start = end
 
-    def _results(self, group: list[_Opened], context: Any) -> list[Any]:
-        """One call for all rows. ``request_ids`` and ``request_processor`` have an entry per row meanwhile."""
-        requests = [request.index for request in group for _ in request.rows]
-        ids, processors = context.request_ids, context.request_processor
-        if ids is not None:
-            context.request_ids = {row: ids.get(index) for row, index in enumerate(requests)}
-        if processors is not None:
-            context.request_processor = [processors[index] for index in requests]
-        group[0].envelope.before_call(context)
-        try:
-            return self._entry_point([row for request in group for row in request.rows], context)
-        finally:
-            group[0].envelope.after_call(context)
-            context.request_ids, context.request_processor = ids, processors
+class OpenedRequest:
+    """A request with the rows that its envelope (None: there is none) has made of it."""
+
+    def __init__(self, request_id: str | None, processor: Any, envelope: BaseEnvelope | None) -> None:
+        self.request_id = request_id
+        self.processor = processor
+        self.envelope: Any = envelope
+        self.rows: list[Any] = []
+
+    @property
+    def alone(self) -> bool:
+        """Its rows belong together (several input tensors of one request): no other request may share the call."""
+        return bool(getattr(self.envelope, "alone", False))
 
 
-class _Opened:
-    """A request with its own envelope and the rows that came out of it."""
-
-    def __init__(self, envelope: BaseEnvelope, context: Any, index: int, row: Row) -> None:
-        self.envelope = envelope
-        self.index = index
-        self.rows = envelope.unpack(row, context, index)
+AnyOpened = TypeVar("AnyOpened", bound=OpenedRequest)
 
 
-def _groups(opened: list[_Opened]) -> Iterator[list[_Opened]]:
-    """The requests that may share a call, then each that may not."""
-    together = [request for request in opened if not request.envelope.alone]
+def calls_of(requests: Sequence[AnyOpened]) -> Iterator[list[AnyOpened]]:
+    """The calls of the handler that these requests take: one for all that may share it, and one for each other."""
+    together = [request for request in requests if not request.alone]
     if together:
         yield together
-    yield from ([request] for request in opened if request.envelope.alone)
+    yield from ([request] for request in requests if request.alone)
+
+
+@contextlib.contextmanager
+def requests_shown(group: Sequence[OpenedRequest], context: Any) -> Iterator[None]:
+    """While the handler has these requests, the context has an id and a processor for each of their rows."""
+    owners = [request for request in group for _ in (request.rows or [None])]
+    ids, processors = context.request_ids, context.request_processor
+    context.request_ids = {row: request.request_id for row, request in enumerate(owners)}
+    context.request_processor = [request.processor for request in owners]
+    envelope = group[0].envelope
+    if envelope is not None:
+        envelope.before_call(context)
+    try:
+        yield
+    finally:
+        if envelope is not None:
+            envelope.after_call(context)
+        context.request_ids, context.request_processor = ids, processors
+
+
+def results_of(group: Sequence[AnyOpened], results: list[Any]) -> Iterator[tuple[AnyOpened, list[Any]]]:
+    """Each request with the results of its rows; one that is alone may have got fewer."""
+    start = 0
+    for request in group:
+        end = len(results) if request.alone else start + len(request.rows)
+        yield request, results[start:end]
+        start = end
 
 
 def expect_count(results: Any, rows: int, *, alone: bool = False) -> None:
