@@ -8,7 +8,7 @@ from aiohttp import web
 
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import Unavailable
-from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.http.exchange import JSON
 
 
@@ -22,5 +22,5 @@ def readiness(plane: DataPlane, name: str, version: str | None = None) -> web.Re
     try:
         plane.check_ready(name, version)
     except Unavailable as cause:
-        return json_answer({"name": name, "ready": False, **reply_to(cause, kserve=True).told}, 503)
+        return json_answer({"name": name, "ready": False, **reply_to(cause, ErrorForm.KSERVE).body}, 503)
     return json_answer({"name": name, "ready": True})

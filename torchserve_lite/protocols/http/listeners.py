@@ -15,7 +15,7 @@ from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.dataplane.local import DataPlane
 from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
 from torchserve_lite.management.manager import ModelManager
-from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
@@ -148,9 +148,10 @@ class HttpFrontEnd:
         error = self._translated(error)
         if not isinstance(error, ServingError):
             log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
-        reply = reply_to(error, kserve=request.path.startswith(("/v1/", "/v2")))
+        form = ErrorForm.KSERVE if request.path.startswith(("/v1/", "/v2")) else ErrorForm.TORCHSERVE
+        reply = reply_to(error, form)
         headers = {"Content-Type": JSON, **dict(reply.headers)}
-        return web.Response(body=reply.body, status=reply.status, headers=headers)
+        return web.Response(body=reply.json, status=reply.status, headers=headers)
 
     def _translated(self, error: Exception) -> Exception:
         """aiohttp's own refusal as ours."""
