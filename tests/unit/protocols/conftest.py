@@ -18,7 +18,7 @@ from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -89,7 +89,7 @@ class Front:
         self.failed: dict[str, str] = {}
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)
-        plane = DataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
+        plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log)  # type: ignore[arg-type]
         self.access_log = log

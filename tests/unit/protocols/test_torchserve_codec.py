@@ -5,6 +5,8 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
+from tests.conftest import KEY
+from torchserve_lite.core.models import WorkerState
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.errors import RouteNotFound
 from torchserve_lite.protocols.http.torchserve import split_path
@@ -150,10 +152,35 @@ async def test_trace_context_and_time_limit_travel_along(front: Front) -> None:
     assert (front.asked.trace_context, front.asked.timeout) == ("00-ab-cd-01", 0.25)
 
 
-@pytest.mark.parametrize(("ready", "status", "text"), [(True, 200, "Healthy"), (False, 500, "Unhealthy")])
-async def test_ping_keeps_torchserves_two_answers(front: Front, ready: bool, status: int, text: str) -> None:
-    if not ready:
-        front.failed["broken"] = "no such weights"
+async def test_ping_of_a_healthy_server_is_torchserves(front: Front) -> None:
     answer = await front.ask("GET", "/ping")
-    assert (answer.status, answer.body) == (status, f'{{\n  "status": "{text}"\n}}\n'.encode())
+    assert (answer.status, answer.body) == (200, b'{\n  "status": "Healthy"\n}\n')
     assert answer.headers["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("state", "failed", "model", "cause"),
+    [
+        pytest.param(None, "no such weights", "broken", "no such weights", id="could not be registered"),
+        pytest.param(WorkerState.STARTING, "", "tiny", "still loading", id="loading"),
+        pytest.param(WorkerState.FAILED, "", "tiny", "shot", id="given up"),
+    ],
+)
+@pytest.mark.parametrize(("path", "status", "key"), [("/ping", 500, "status"), ("/v2/health/ready", 503, "ready")])
+async def test_server_that_is_not_healthy_says_which_model_and_why(
+    front: Front, path: str, status: int, key: str, state: WorkerState | None, failed: str, model: str, cause: str
+) -> None:
+    front.failed.update({"broken": failed} if failed else {})
+    front.engine.states.update({KEY: state} if state else {})
+    answer = await front.ask("GET", path)
+    assert (answer.status, answer.json[key]) == (status, "Unhealthy" if key == "status" else False)
+    assert list(answer.json["models"]) == [model]
+    assert cause in answer.json["models"][model]
+
+
+@pytest.mark.parametrize("path", ["/ping", "/v2/health/ready"])
+async def test_model_scaled_to_nothing_on_purpose_is_not_unhealthy(front: Front, path: str) -> None:
+    await front.engine.scale(KEY, 0)
+    assert (await front.ask("GET", path)).status == 200
+    ready = await front.ask("GET", "/v2/models/tiny/ready")
+    assert (ready.status, "no worker" in ready.json["error"]) == (503, True)

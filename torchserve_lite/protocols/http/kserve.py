@@ -6,8 +6,7 @@ import json
 
 from aiohttp import web
 
-from torchserve_lite.dataplane.local import DataPlane
-from torchserve_lite.errors import Unavailable
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.http.exchange import JSON
 
@@ -17,10 +16,9 @@ def json_answer(value: object, status: int = 200) -> web.Response:
     return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})
 
 
-def readiness(plane: DataPlane, name: str, version: str | None = None) -> web.Response:
+async def readiness(plane: DataPlane, name: str, version: str | None = None) -> web.Response:
     """503 while the model cannot answer, because a Kubernetes probe sees the status only."""
-    try:
-        plane.check_ready(name, version)
-    except Unavailable as cause:
-        return json_answer({"name": name, "ready": False, **reply_to(cause, ErrorForm.KSERVE).body}, 503)
-    return json_answer({"name": name, "ready": True})
+    found = await plane.readiness(name, version)
+    if found.ready:
+        return json_answer({"name": name, "ready": True})
+    return json_answer({"name": name, "ready": False, **reply_to(found.models[name], ErrorForm.KSERVE).body}, 503)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, Part, Verb
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
 from torchserve_lite.protocols.http.kserve import json_answer, readiness
@@ -30,25 +30,22 @@ class KServeV1Routes:
         return json_answer({"status": "alive"})
 
     async def models(self, request: web.Request) -> web.Response:
-        return json_answer({"models": self._plane.names()})
+        return json_answer({"models": [model.name for model in await self._plane.models()]})
 
     async def model(self, request: web.Request) -> web.StreamResponse:
         target = request.match_info["target"].rstrip("/")
         name, colon, verb = target.rpartition(":")
         if not colon:
-            return self._readiness(request, target)
+            if request.method not in READ:
+                raise MethodNotAllowed(READ)
+            return await readiness(self._plane, target)
         if verb not in _VERBS:
             raise RouteNotFound
         return await self._infer(request, name, _VERBS[verb])
 
-    def _readiness(self, request: web.Request, name: str) -> web.Response:
-        if request.method not in READ:
-            raise MethodNotAllowed(READ)
-        return readiness(self._plane, name)
-
     async def _infer(self, request: web.Request, name: str, verb: Verb) -> web.StreamResponse:
         check_method(request)
-        self._plane.spec(name)
+        await self._plane.check_known(name, None)
         body = Part("body", await request.read(), JSON)
         question = make_request(request, model=name, verb=verb, parts=(body,), envelope=Envelope.KSERVE)
         return await send(request, await self._plane.infer(question))

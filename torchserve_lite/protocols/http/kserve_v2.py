@@ -9,7 +9,7 @@ from aiohttp import web
 
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, Part, Verb
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
 from torchserve_lite.protocols.http.kserve import json_answer, readiness
@@ -41,26 +41,29 @@ class KServeV2Routes:
         return json_answer({"live": True})
 
     async def ready(self, request: web.Request) -> web.Response:
-        ready = self._plane.all_ready()
-        return json_answer({"ready": ready}, 200 if ready else 503)
+        found = await self._plane.server_ready()
+        return json_answer({"ready": found.ready, **found.causes}, 200 if found.ready else 503)
 
     async def models(self, request: web.Request) -> web.Response:
-        return json_answer({"models": self._plane.names()})
+        return json_answer({"models": [model.name for model in await self._plane.models()]})
 
     async def metadata(self, request: web.Request) -> web.Response:
         """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
         name, version = _model(request)
-        self._plane.spec(name, version)
-        versions = self._plane.versions(name) if version is None else [version]
+        await self._plane.check_known(name, version)
+        if version is None:
+            versions = next((model.versions for model in await self._plane.models() if model.name == name), ())
+        else:
+            versions = (version,)
         return json_answer({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
 
     async def model_ready(self, request: web.Request) -> web.Response:
-        return readiness(self._plane, *_model(request))
+        return await readiness(self._plane, *_model(request))
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         check_method(request)
         name, version = _model(request)
-        self._plane.spec(name, version)
+        await self._plane.check_known(name, version)
         if _BINARY in request.headers:
             raise BadRequest(f"Binary tensors ({_BINARY}) are not understood by this version: send the data as JSON.")
         question = make_request(

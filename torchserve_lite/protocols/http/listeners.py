@@ -12,7 +12,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import Address, HttpConfig
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.errors import ErrorForm, reply_to

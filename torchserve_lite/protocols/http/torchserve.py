@@ -10,7 +10,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.core.requests import Part, Verb
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
 from torchserve_lite.protocols.http.exchange import JSON, check_method, make_request, media_type, send
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
@@ -36,10 +36,11 @@ class TorchServeRoutes:
         table.add(ANY, "/{model}/{version}/predict", self.invoke)
 
     async def ping(self, request: web.Request) -> web.Response:
-        """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load)."""
-        healthy = self._plane.all_ready()
-        body = json.dumps({"status": "Healthy" if healthy else "Unhealthy"}, indent=2) + "\n"
-        return web.Response(body=body.encode(), status=200 if healthy else 500, headers={"Content-Type": JSON})
+        """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load), and
+        when something is wrong it says what."""
+        found = await self._plane.server_ready()
+        body = json.dumps({"status": "Healthy" if found.ready else "Unhealthy", **found.causes}, indent=2) + "\n"
+        return web.Response(body=body.encode(), status=200 if found.ready else 500, headers={"Content-Type": JSON})
 
     async def predictions(self, request: web.Request) -> web.StreamResponse:
         return await self._infer(request, Verb.PREDICT)
@@ -56,10 +57,12 @@ class TorchServeRoutes:
         """The model is named by the query or a form field, or it is the only one loaded at start."""
         parts = await self._parts_with_query(request)
         named = next((part.data.decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
-        model = named or self._plane.only_startup_model()
-        if model is None:
+        if named:
+            return await self._invoke(request, named, None, parts)
+        startup = [model.name for model in await self._plane.models() if model.loaded_at_startup]
+        if len(startup) != 1:
             raise BadRequest("Parameter model_name is required.")
-        return await self._invoke(request, model, None, parts)
+        return await self._invoke(request, startup[0], None, parts)
 
     async def _parts_with_query(self, request: web.Request) -> Sequence[Part]:
         check_method(request)
@@ -75,7 +78,7 @@ class TorchServeRoutes:
     async def _infer(self, request: web.Request, verb: Verb) -> web.StreamResponse:
         check_method(request)
         model, version, rest = split_path(request.match_info["path"])
-        self._plane.spec(model, version)  # an unknown model is told before its body is read
+        await self._plane.check_known(model, version)  # an unknown model is told before its body is read
         parts = await read_parts(request, self._max_body)
         question = make_request(
             request, model=model, version=version, verb=verb, parts=parts, more_headers=(("url_path", rest),)
