@@ -12,7 +12,7 @@ ServingError
 ├── Conflict                   already registered
 ├── InvalidArchive             an archive or its manifest cannot be used
 ├── Unavailable                not now; carries when to come back
-│   ├── NoWorkers, QueueFull, ModelFailed, ModelLoading
+│   ├── NoWorkers, QueueFull, ModelFailed, ModelLoading, ShuttingDown
 ├── DeadlineExceeded           the client's own time limit passed
 ├── PredictionFailed           the handler's failure, with the status TorchServe gives it
 └── WorkerFailure
@@ -116,6 +116,11 @@ class ModelLoading(Unavailable):
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Model "{name}" is still loading. Try again in a few seconds.')
+
+
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
 
 
 class DeadlineExceeded(ServingError):

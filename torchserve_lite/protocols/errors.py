@@ -38,6 +38,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelFailed: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelLoading: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.ShuttingDown: ErrorMapping(503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: ErrorMapping(504, "RequestTimeoutException"),
     errors.PredictionFailed: ErrorMapping(None, "InternalServerException"),
     errors.WorkerFailure: ErrorMapping(500, "InternalServerException"),
@@ -75,6 +76,8 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     in its form."""
     mapping = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
     status = mapping.status if mapping.status is not None else int(getattr(error, "status", 500))
+    if not 200 <= status <= 599:
+        status = 500  # a code that a handler raised, which is no status of an HTTP answer
     if form is ErrorForm.KSERVE and status == 503 and isinstance(error, errors.PredictionFailed):
         status = 500
     message = str(error) if isinstance(error, errors.ServingError) else "The server failed; its log says why."

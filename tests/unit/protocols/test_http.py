@@ -343,6 +343,52 @@ async def test_answer_without_content_has_no_body(front: Front) -> None:
         assert (answer.status, answer.body) == (204, b"")
 
 
+@pytest.mark.parametrize("status", [100, 101, -1, 0, 99, 199, 600, 1000])
+async def test_status_that_is_none_is_a_failure_of_that_request_alone(front: Front, status: int) -> None:
+    answering(front, InferenceResponse(b"answer", status))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, answer.json["code"]) == (500, 500)
+    assert str(status) in answer.json["message"]
+
+
+@pytest.mark.parametrize("status", [100, -1, 600])
+async def test_code_that_is_no_http_status_is_500(front: Front, status: int) -> None:
+    failing(front, PredictionFailed("x", status))
+    assert (await front.post("/predictions/tiny")).status == 500
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answer_that_may_have_no_body_leaves_the_connection_in_step(
+    front: Front, status: int, streams: bool
+) -> None:
+    def answer(job: Job) -> None:
+        response = InferenceResponse(b"ignored", status, content_type="text/plain")
+        if streams:
+            job.add_chunk(response)
+        job.succeed(response)
+
+    front.engine.answer = answer
+    for _ in range(2):
+        found = await front.post("/predictions/tiny")
+        assert (found.status, found.body) == (status, b"")
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\ud800", "\u00fc\u20ac", "\x85", "\u2028"])
+@pytest.mark.parametrize("size", [1, 100_000], ids=["in one piece", "by aiohttp"])
+async def test_text_of_a_handler_that_has_no_place_in_a_head_costs_nobody_the_answer(
+    front: Front, text: str, size: int
+) -> None:
+    answering(front, InferenceResponse(b"x" * size, 200, text, f"text/plain; a={text}", (("X-Own", text),)))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, len(answer.body)) == (200, size)
+
+
+async def test_header_of_a_handler_may_repeat(front: Front) -> None:
+    answering(front, InferenceResponse(b"x", headers=(("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"))))
+    assert (await front.post("/predictions/tiny")).headers.getall("Set-Cookie") == ["a=1", "b=2"]
+
+
 # Streams
 
 
@@ -366,6 +412,16 @@ async def test_stream_is_sent_in_chunks(front: Front) -> None:
     assert {b"Transfer-Encoding: chunked", b"Content-Type: text/plain", b"X-Own: 1"} <= set(head.split(b"\r\n"))
     assert b"x-request-id: " in head
     assert body == b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"
+
+
+async def test_stream_to_a_client_of_http_1_0_ends_with_the_connection(front: Front) -> None:
+    stream(front, b"one", b"two", last=b"end")
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.0\r\nContent-Length: 1\r\n\r\n7")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.0 201 Created", b"onetwoend")
+    assert b"chunked" not in head
+    writer.close()
 
 
 async def test_stream_that_breaks_off_has_no_end_mark(front: Front, caplog: pytest.LogCaptureFixture) -> None:

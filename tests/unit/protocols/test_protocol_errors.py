@@ -25,6 +25,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.QueueFull: errors.QueueFull("m", 100),
     errors.ModelFailed: errors.ModelFailed("m", "no such weights"),
     errors.ModelLoading: errors.ModelLoading("m"),
+    errors.ShuttingDown: errors.ShuttingDown(),
     errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
     errors.WorkerDied: errors.WorkerDied("It was shot."),
     errors.ResponseTimeout: errors.ResponseTimeout(120),

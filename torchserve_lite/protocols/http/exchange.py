@@ -1,18 +1,28 @@
-"""The pieces of an HTTP exchange that all protocols share: reading a request, writing an answer."""
+"""What all HTTP protocols share: a request is read into an ``InferenceRequest``, and one object sends every answer."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
+from time import perf_counter
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict
 
+from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
-from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
-from torchserve_lite.protocols.http.whole_response import WholeResponse, fits, one_line
+from torchserve_lite.errors import BadRequest, BodyTooLarge, MethodNotAllowed, ServingError
+from torchserve_lite.protocols.errors import ErrorForm, reply_to
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http import raw_response
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.raw_response import one_line
+from torchserve_lite.protocols.http.routing import Handler
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +35,13 @@ _OF_THE_CONNECTION = frozenset(
 )
 INFER_METHODS = ("POST", "PUT", "GET")
 READ = ("GET", "HEAD")
-COMPLETE: web.AppKey[Callable[[web.Request, web.StreamResponse], None]] = web.AppKey("complete")
-"""Puts on a response what every response carries; ``send`` needs it where the head goes out before the end."""
+_WITHOUT_A_BODY = (204, 304)
+_COMMON = {
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+    "Server": "torchserve-lite",
+}
 
 
 _random = random.Random(os.urandom(32))  # ids must differ, not be secret: a system call for each would cost more
@@ -71,14 +86,14 @@ def make_request(
 
     ``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes.
     """
-    told: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
+    verb_header: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
     return InferenceRequest(
         request[REQUEST_ID],
         model,
         version,
         verb,
         tuple(parts),
-        (*wire_headers(request), *told, *more_headers),
+        (*wire_headers(request), *verb_header, *more_headers),
         envelope,
         _timeout(request),
         request.headers.get("traceparent", ""),
@@ -98,48 +113,99 @@ def _timeout(request: web.Request) -> float | None:
     return milliseconds / 1000
 
 
-async def send(request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
-    """The handler's answer: at once, or in chunks when the handler streams."""
-    if fits(request, answer):
-        return WholeResponse(answer)
-    headers, reason = _own_headers(answer), one_line(answer.reason) or None
-    if answer.more is None:
-        return web.Response(body=answer.body, status=answer.status, reason=reason, headers=headers)
-    return await _send_chunks(
-        request, answer.body, answer.more, web.StreamResponse(status=answer.status, reason=reason, headers=headers)
-    )
+def json_answer(value: object, status: int = 200, *, indent: int | None = None) -> InferenceResponse:
+    """Content type exactly ``application/json``: KServe's SDK compares the whole string. ``indent`` for people: as
+    TorchServe lays its own answers out."""
+    text = json.dumps(value, indent=indent, ensure_ascii=indent is None) + ("\n" if indent else "")
+    return InferenceResponse(text.encode(errors="replace"), status, content_type=JSON)
 
 
-async def _send_chunks(
-    request: web.Request, first: bytes, more: AsyncIterator[bytes], response: web.StreamResponse
-) -> web.StreamResponse:
-    """A failure after the first chunk can only be told by ending the body without its end mark."""
-    response.enable_chunked_encoding()
-    request.app[COMPLETE](request, response)
-    try:
+class Exchange:
+    """One for each listener: whatever a route answers, or raises, goes out here, with the headers, the figures and the
+    log line that all answers have in common."""
+
+    def __init__(self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog) -> None:
+        self._limit = config.max_request_size
+        self._health = health
+        self._metrics = metrics
+        self._access_log = access_log
+        self._common = {**_COMMON, **config.cors}
+        self._common_lines = "".join(f"{name}: {value}\r\n" for name, value in self._common.items())
+        self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *(name.lower() for name in self._common)}
+
+    async def answer(self, request: web.Request, handler: Handler, form: ErrorForm) -> web.StreamResponse:
+        """One request, from the moment its head has been read until its answer has been written."""
+        begun = perf_counter()
+        request[REQUEST_ID] = new_request_id()
+        try:
+            answer = await handler(request)
+            if not 200 <= answer.status <= 599:
+                raise ServingError(f"The handler set the status {answer.status}; an answer has one from 200 to 599.")
+        except Exception as error:
+            answer = self._refusal(request, error, form)
+        response = await self._send(request, answer)
+        self._metrics.count_response(response.status)
+        self._access_log.add(request, response.status, perf_counter() - begun)
+        return response
+
+    def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
+        if isinstance(error, web.HTTPRequestEntityTooLarge):
+            error = BodyTooLarge(self._limit)
+        elif not isinstance(error, ServingError):
+            log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
+        reply = reply_to(error, form)
+        return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
+
+    async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
+        close = self._health.stopping
+        headers = self._own_headers(answer)
+        if raw_response.fits(request, answer):
+            common = f"{self._common_lines}x-request-id: {request[REQUEST_ID]}\r\n"
+            return await raw_response.send(request, answer, headers, common, close=close)
+        headers += [*self._common.items(), ("x-request-id", request[REQUEST_ID])]
+        status, reason, fields = answer.status, one_line(answer.reason) or None, CIMultiDict(headers)
+        if answer.more is not None and status not in _WITHOUT_A_BODY:
+            response = web.StreamResponse(status=status, reason=reason, headers=fields)
+            if close:
+                response.force_close()
+            await self._stream(request, response, answer.body, answer.more)
+            return response
+        response = web.Response(body=answer.body, status=status, reason=reason, headers=fields)
+        if close:
+            response.force_close()
         await response.prepare(request)
-        if first:
-            await response.write(first)
-        async for chunk in more:
-            if chunk:
-                await response.write(chunk)
         await response.write_eof()
-    except ConnectionError:
-        log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
-    except ServingError as error:
-        log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+        return response
 
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, first: bytes, more: AsyncIterator[bytes]
+    ) -> None:
+        """A failure after the first piece can only be told by ending the body without its end mark."""
+        if request.version == HttpVersion11:
+            response.enable_chunked_encoding()  # a client of HTTP/1.0 reads until the connection is closed
+        try:
+            await response.prepare(request)
+            if first:
+                await response.write(first)
+            async for piece in more:
+                if piece:
+                    await response.write(piece)
+            await response.write_eof()
+        except ConnectionError:
+            log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
+        except ServingError as error:
+            log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
+            if request.transport is not None:
+                request.transport.abort()
 
-def _own_headers(answer: InferenceResponse) -> dict[str, str]:
-    """The handler's, without those that belong to the connection and those that are no headers at all."""
-    headers = {
-        name: one_line(value)
-        for name, value in answer.headers
-        if _NAME.fullmatch(name) and name.lower() not in _OF_THE_CONNECTION
-    }
-    if answer.content_type and answer.status != 204:
-        headers["Content-Type"] = one_line(answer.content_type)
-    return headers
+    def _own_headers(self, answer: InferenceResponse) -> list[tuple[str, str]]:
+        """The answer's, without those that are ours or the connection's, and those that are no headers at all."""
+        headers = [
+            (name, one_line(value))
+            for name, value in answer.headers
+            if _NAME.fullmatch(name) and name.lower() not in self._not_of_the_handler
+        ]
+        if answer.content_type and answer.status not in _WITHOUT_A_BODY:
+            headers = [pair for pair in headers if pair[0].lower() != "content-type"]
+            headers.append(("Content-Type", one_line(answer.content_type)))
+        return headers

@@ -8,11 +8,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from torchserve_lite import __version__
-from torchserve_lite.core.requests import Envelope, Part, Verb
+from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
-from torchserve_lite.protocols.http.kserve import json_answer, readiness
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, json_answer, make_request
+from torchserve_lite.protocols.http.kserve import readiness
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
@@ -20,34 +22,37 @@ _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 
 class KServeV2Routes:
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, health: Health) -> None:
         self._plane = plane
+        self._health = health
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/v2", self.server)
-        table.add(READ, "/v2/", self.server)
-        table.add(READ, "/v2/health/live", self.live)
-        table.add(READ, "/v2/health/ready", self.ready)
-        table.add(READ, "/v2/models", self.models)
+        group = table.group(ErrorForm.KSERVE)
+        group.add(READ, "/v2", self.server)
+        group.add(READ, "/v2/", self.server)
+        group.add(READ, "/v2/health/live", self.live)
+        group.add(READ, "/v2/health/ready", self.ready)
+        group.add(READ, "/v2/models", self.models)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            table.add(READ, model, self.metadata)
-            table.add(READ, f"{model}/ready", self.model_ready)
-            table.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
+            group.add(READ, model, self.metadata)
+            group.add(READ, f"{model}/ready", self.model_ready)
+            group.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
+        group.add_unknown("/v2/{path:.*}")
 
-    async def server(self, request: web.Request) -> web.Response:
+    async def server(self, request: web.Request) -> InferenceResponse:
         return json_answer({"name": "torchserve-lite", "version": __version__, "extensions": []})
 
-    async def live(self, request: web.Request) -> web.Response:
+    async def live(self, request: web.Request) -> InferenceResponse:
         return json_answer({"live": True})
 
-    async def ready(self, request: web.Request) -> web.Response:
-        found = await self._plane.server_ready()
+    async def ready(self, request: web.Request) -> InferenceResponse:
+        found = await self._health.server()
         return json_answer({"ready": found.ready, **found.causes}, 200 if found.ready else 503)
 
-    async def models(self, request: web.Request) -> web.Response:
+    async def models(self, request: web.Request) -> InferenceResponse:
         return json_answer({"models": [model.name for model in await self._plane.models()]})
 
-    async def metadata(self, request: web.Request) -> web.Response:
+    async def metadata(self, request: web.Request) -> InferenceResponse:
         """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
         name, version = _model(request)
         await self._plane.check_known(name, version)
@@ -57,10 +62,10 @@ class KServeV2Routes:
             versions = (version,)
         return json_answer({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
 
-    async def model_ready(self, request: web.Request) -> web.Response:
-        return await readiness(self._plane, *_model(request))
+    async def model_ready(self, request: web.Request) -> InferenceResponse:
+        return await readiness(self._health, *_model(request))
 
-    async def infer(self, request: web.Request) -> web.StreamResponse:
+    async def infer(self, request: web.Request) -> InferenceResponse:
         check_method(request)
         name, version = _model(request)
         await self._plane.check_known(name, version)
@@ -74,7 +79,7 @@ class KServeV2Routes:
             parts=(Part("body", await request.read(), JSON),),
             envelope=Envelope.KSERVE_V2,
         )
-        return await send(request, await self._plane.infer(question))
+        return await self._plane.infer(question)
 
 
 def _model(request: web.Request) -> tuple[str, str | None]:

@@ -1,4 +1,4 @@
-"""The HTTP listeners: which routes stand on which address, and what every exchange has in common."""
+"""The HTTP listeners: which routes stand on which address, and how they stop."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from time import perf_counter
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
+from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.manager import ModelManager
-from torchserve_lite.protocols.errors import ErrorForm, reply_to
+from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
-from torchserve_lite.protocols.http.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
+from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
-from torchserve_lite.protocols.http.routing import Handler, Routes, RouteTable
+from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
-from torchserve_lite.protocols.http.whole_response import WholeResponse
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75.0  # longer than the 60 s of the proxies before us, or they meet a closing connection
 _LINGER = 1.0  # seconds in which clients on open connections are told to close them before we do
-_COMMON = {
-    "Pragma": "no-cache",
-    "Cache-Control": "no-cache; no-store, must-revalidate, private",
-    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
-    "Server": "torchserve-lite",
-}
 
 
 class HttpFrontEnd:
@@ -54,9 +45,7 @@ class HttpFrontEnd:
         self._manager = manager
         self._metrics = metrics
         self._access_log = access_log
-        self._headers = CIMultiDict({**_COMMON, **config.cors})
-        self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
-        self._draining = False
+        self._health = Health(plane)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
@@ -66,7 +55,7 @@ class HttpFrontEnd:
         try:
             yield self
         finally:
-            self._draining = True
+            self._health.stopping = True
             await asyncio.gather(*(site.stop() for runner in runners for site in list(runner.sites)))
             await self._let_clients_go(runners)
             await asyncio.gather(*(runner.cleanup() for runner in runners))
@@ -84,8 +73,7 @@ class HttpFrontEnd:
 
     async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
         app = web.Application(client_max_size=self._config.max_request_size)
-        app[COMPLETE] = self._complete
-        table = RouteTable(self._exchange)
+        table = RouteTable(Exchange(self._config, self._health, self._metrics, self._access_log).answer)
         for routes in self._routes(roles):
             routes.add_to(table)
         table.fill(app)
@@ -101,11 +89,11 @@ class HttpFrontEnd:
         site = _site(runner, address)
         try:
             await site.start()
-        except OSError as fault:
+        except OSError as error:
             await runner.cleanup()
             raise ConfigurationError(
-                f"{roles[0]}_address={address} cannot be used: {fault.strerror or fault}"
-            ) from fault
+                f"{roles[0]}_address={address} cannot be used: {error.strerror or error}"
+            ) from error
         for role in roles:
             self.addresses[role] = _real_address(runner, address)
         return runner
@@ -113,51 +101,13 @@ class HttpFrontEnd:
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
         if "inference" in roles:
-            inference = TorchServeRoutes(self._plane, self._config.max_request_size)
-            routes += [inference, KServeV1Routes(self._plane), KServeV2Routes(self._plane)]
+            routes.append(TorchServeRoutes(self._plane, self._health, self._config.max_request_size))
+            routes += [KServeV1Routes(self._plane, self._health), KServeV2Routes(self._plane, self._health)]
         if "management" in roles:
             routes.append(ManagementRoutes(self._manager))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
         return routes
-
-    async def _exchange(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """One request: its id, its answer or the error that stands for it, the common headers, figures and log."""
-        begun = perf_counter()
-        request[REQUEST_ID] = new_request_id()
-        try:
-            response = await handler(request)
-        except Exception as error:
-            response = self._error_response(request, error)
-        if not response.prepared:
-            self._complete(request, response)
-        self._metrics.count_response(response.status)
-        self._access_log.add(request, response.status, perf_counter() - begun)
-        return response
-
-    def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
-        if isinstance(response, WholeResponse):
-            response.common = f"{self._header_lines}x-request-id: {request[REQUEST_ID]}\r\n"
-        else:
-            response.headers.update(self._headers)
-            response.headers["x-request-id"] = request[REQUEST_ID]
-        if self._draining:
-            response.force_close()
-
-    def _error_response(self, request: web.Request, error: Exception) -> web.Response:
-        error = self._translated(error)
-        if not isinstance(error, ServingError):
-            log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
-        form = ErrorForm.KSERVE if request.path.startswith(("/v1/", "/v2")) else ErrorForm.TORCHSERVE
-        reply = reply_to(error, form)
-        headers = {"Content-Type": JSON, **dict(reply.headers)}
-        return web.Response(body=reply.json, status=reply.status, headers=headers)
-
-    def _translated(self, error: Exception) -> Exception:
-        """aiohttp's own refusal as ours."""
-        if isinstance(error, web.HTTPRequestEntityTooLarge):
-            return BodyTooLarge(self._config.max_request_size)
-        return error
 
     async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:
         """Nobody is let in any more, and answers carry ``Connection: close``. Clients that send something within the

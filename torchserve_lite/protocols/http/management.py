@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from aiohttp import web
 
+from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
-from torchserve_lite.protocols.http.exchange import JSON, READ
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.http.exchange import READ, json_answer
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
@@ -22,27 +23,28 @@ class ManagementRoutes:
         self._manager = manager
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/models", self.list_models)
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(READ, "/models", self.list_models)
         for path in ("/models/{model}", "/models/{model}/{version}"):
-            table.add(READ, path, self.describe)
-            table.add("PUT", path, self.scale)
+            group.add(READ, path, self.describe)
+            group.add("PUT", path, self.scale)
 
-    async def list_models(self, request: web.Request) -> web.Response:
+    async def list_models(self, request: web.Request) -> InferenceResponse:
         limit = _whole_number(request, "limit", _DEFAULT_PAGE)
         start = max(0, _whole_number(request, "next_page_token", 0))
         limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
         models = self._manager.list_models()
         page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
         page["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
-        return _json(page)
+        return json_answer(page, indent=2)
 
-    async def describe(self, request: web.Request) -> web.Response:
+    async def describe(self, request: web.Request) -> InferenceResponse:
         version = request.match_info.get("version")
         customized = request.query.get("customized", "").lower() == "true"
         described = await self._manager.describe(request.match_info["model"], version, customized=customized)
-        return _json([description_json(description) for description in described])
+        return json_answer([description_json(description) for description in described], indent=2)
 
-    async def scale(self, request: web.Request) -> web.Response:
+    async def scale(self, request: web.Request) -> InferenceResponse:
         name, version = (
             request.match_info["model"],
             request.match_info.get("version") or request.query.get("model_version"),
@@ -55,10 +57,10 @@ class ManagementRoutes:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
             self._manager.scale_in_background(name, version, low, high)
-            return _status("Processing worker updates...", 202)
+            return json_answer({"status": "Processing worker updates..."}, 202, indent=2)
         workers = await self._manager.scale(name, version, low, high)
         which = f", version: {version}" if version else ""
-        return _status(f"Workers scaled to {workers} for model: {name}{which}")
+        return json_answer({"status": f"Workers scaled to {workers} for model: {name}{which}"}, indent=2)
 
 
 class MetricsRoutes:
@@ -66,11 +68,12 @@ class MetricsRoutes:
         self._metrics = metrics
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/metrics", self.show)
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(READ, "/metrics", self.show)
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> InferenceResponse:
         text = self._metrics.registry.render(request.query.getall("name[]", ()))
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+        return InferenceResponse(text.encode(), content_type=CONTENT_TYPE)
 
 
 def description_json(described: ModelDescription) -> dict[str, Any]:
@@ -140,12 +143,3 @@ def _whole_number(request: web.Request, name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise BadRequest(f"{name} is {text!r}; it must be a whole number.") from None
-
-
-def _status(text: str, status: int = 200) -> web.Response:
-    return _json({"status": text}, status)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    body = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    return web.Response(body=body.encode(), status=status, headers={"Content-Type": JSON})

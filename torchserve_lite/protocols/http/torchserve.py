@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from torchserve_lite.core.requests import Part, Verb
+from torchserve_lite.core.requests import InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest, BodyTooLarge, RouteNotFound
-from torchserve_lite.protocols.http.exchange import JSON, check_method, make_request, media_type, send
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.exchange import check_method, json_answer, make_request, media_type
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _MOST_FIELDS = 1000
@@ -22,38 +23,40 @@ _FORM = "application/x-www-form-urlencoded"
 class TorchServeRoutes:
     """Routes of the inference address. ``max_body``: bytes a form may have in all."""
 
-    def __init__(self, plane: DataPlane, max_body: int) -> None:
+    def __init__(self, plane: DataPlane, health: Health, max_body: int) -> None:
         self._plane = plane
+        self._health = health
         self._max_body = max_body
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(ANY, "/ping", self.ping)
-        table.add(ANY, "/predictions/{path:.+}", self.predictions)
-        table.add(ANY, "/explanations/{path:.+}", self.explanations)
-        table.add(ANY, "/invocations", self.invocations)
-        table.add(ANY, "/models/{model}/invoke", self.invoke)
-        table.add(ANY, "/{model}/predict", self.invoke)
-        table.add(ANY, "/{model}/{version}/predict", self.invoke)
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(ANY, "/ping", self.ping)
+        group.add(ANY, "/predictions/{path:.+}", self.predictions)
+        group.add(ANY, "/explanations/{path:.+}", self.explanations)
+        group.add(ANY, "/invocations", self.invocations)
+        group.add(ANY, "/models/{model}/invoke", self.invoke)
+        group.add(ANY, "/{model}/predict", self.invoke)
+        group.add(ANY, "/{model}/{version}/predict", self.invoke)
 
-    async def ping(self, request: web.Request) -> web.Response:
+    async def ping(self, request: web.Request) -> InferenceResponse:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load), and
         when something is wrong it says what."""
-        found = await self._plane.server_ready()
-        body = json.dumps({"status": "Healthy" if found.ready else "Unhealthy", **found.causes}, indent=2) + "\n"
-        return web.Response(body=body.encode(), status=200 if found.ready else 500, headers={"Content-Type": JSON})
+        found = await self._health.server()
+        status = "Healthy" if found.ready else "Unhealthy"
+        return json_answer({"status": status, **found.causes}, 200 if found.ready else 500, indent=2)
 
-    async def predictions(self, request: web.Request) -> web.StreamResponse:
+    async def predictions(self, request: web.Request) -> InferenceResponse:
         return await self._infer(request, Verb.PREDICT)
 
-    async def explanations(self, request: web.Request) -> web.StreamResponse:
+    async def explanations(self, request: web.Request) -> InferenceResponse:
         return await self._infer(request, Verb.EXPLAIN)
 
-    async def invoke(self, request: web.Request) -> web.StreamResponse:
+    async def invoke(self, request: web.Request) -> InferenceResponse:
         """SageMaker's and the legacy routes: query arguments are parts of the request, too."""
         model, version = request.match_info["model"], request.match_info.get("version")
         return await self._invoke(request, model, version, await self._parts_with_query(request))
 
-    async def invocations(self, request: web.Request) -> web.StreamResponse:
+    async def invocations(self, request: web.Request) -> InferenceResponse:
         """The model is named by the query or a form field, or it is the only one loaded at start."""
         parts = await self._parts_with_query(request)
         named = next((part.data.decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
@@ -71,11 +74,11 @@ class TorchServeRoutes:
 
     async def _invoke(
         self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
-    ) -> web.StreamResponse:
+    ) -> InferenceResponse:
         question = make_request(request, model=model, version=version, parts=parts, tell_verb=False)
-        return await send(request, await self._plane.infer(question))
+        return await self._plane.infer(question)
 
-    async def _infer(self, request: web.Request, verb: Verb) -> web.StreamResponse:
+    async def _infer(self, request: web.Request, verb: Verb) -> InferenceResponse:
         check_method(request)
         model, version, rest = split_path(request.match_info["path"])
         await self._plane.check_known(model, version)  # an unknown model is told before its body is read
@@ -83,7 +86,7 @@ class TorchServeRoutes:
         question = make_request(
             request, model=model, version=version, verb=verb, parts=parts, more_headers=(("url_path", rest),)
         )
-        return await send(request, await self._plane.infer(question))
+        return await self._plane.infer(question)
 
 
 def split_path(path: str) -> tuple[str, str | None, str]:
