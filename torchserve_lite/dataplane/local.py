@@ -8,7 +8,7 @@ from time import perf_counter
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec
-from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import ModelSummary, Readiness
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import (
@@ -46,7 +46,9 @@ class LocalDataPlane:
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         spec = self._resolve(request.model, request.version)
-        self._metrics.model(spec.key).requests.inc()
+        inference = request.verb is not Verb.DESCRIBE  # a question of management is in no figure of the model
+        if inference:
+            self._metrics.model(spec.key).requests.inc()
         begun = perf_counter()
         arrived = self._loop.time()
         timeout = _shorter(request.timeout, spec.client_timeout)
@@ -54,9 +56,11 @@ class LocalDataPlane:
         try:
             response = await self._answer(job, timeout)
         except ServingError as error:
-            self._metrics.failed(spec.key, type(error).__name__)
+            if inference:
+                self._metrics.failed(spec.key, type(error).__name__)
             raise
-        self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
+        if inference:
+            self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
         return response
 
     async def _answer(self, job: Job, timeout: float | None) -> InferenceResponse:

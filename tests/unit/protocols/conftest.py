@@ -51,7 +51,7 @@ class FakeManager:
     def list_models(self) -> list[tuple[str, str]]:
         return [(f"model-{number}", f"model-{number}.mar") for number in range(250)]
 
-    async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
+    async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
         spec = self.registry.resolve(name, None if version == "all" else version)
         status: ModelStatus = self.engine.status(spec.key)
         return [
@@ -62,7 +62,6 @@ class FakeManager:
                 max_workers=3,
                 start_times=["2026-11-22T12:36:28.253Z"] * len(status.workers),
                 memory=[1000] * len(status.workers),
-                customized={"classes": 10} if customized else None,
             )
         ]
 

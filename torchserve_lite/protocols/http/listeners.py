@@ -104,7 +104,7 @@ class HttpFrontEnd:
             routes.append(TorchServeRoutes(self._plane, self._health, self._config.max_request_size))
             routes += [KServeV1Routes(self._plane, self._health), KServeV2Routes(self._plane, self._health)]
         if "management" in roles:
-            routes.append(ManagementRoutes(self._manager))
+            routes.append(ManagementRoutes(self._manager, self._plane))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
         return routes

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from aiohttp import web
 
-from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
-from torchserve_lite.protocols.http.exchange import READ, json_answer
+from torchserve_lite.protocols.http.exchange import READ, REQUEST_ID, json_answer
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
@@ -19,8 +21,9 @@ _DEFAULT_PAGE = 100
 
 
 class ManagementRoutes:
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, plane: DataPlane) -> None:
         self._manager = manager
+        self._plane = plane
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
@@ -39,10 +42,20 @@ class ManagementRoutes:
         return json_answer(page, indent=2)
 
     async def describe(self, request: web.Request) -> InferenceResponse:
-        version = request.match_info.get("version")
-        customized = request.query.get("customized", "").lower() == "true"
-        described = await self._manager.describe(request.match_info["model"], version, customized=customized)
-        return json_answer([description_json(description) for description in described], indent=2)
+        name, version = request.match_info["model"], request.match_info.get("version")
+        described = [description_json(found) for found in await self._manager.describe(name, version)]
+        if request.query.get("customized", "").lower() == "true" and version != "all":
+            described[0]["customizedMetadata"] = await self._ask_handler(request, name, version)
+        return json_answer(described, indent=2)
+
+    async def _ask_handler(self, request: web.Request, name: str, version: str | None) -> dict[str, Any]:
+        """The handler's own description; ``{}`` when it gives none."""
+        question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, (), (("describe", "True"),))
+        try:
+            answer = json.loads((await self._plane.infer(question)).body)
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     async def scale(self, request: web.Request) -> InferenceResponse:
         name, version = (
@@ -110,7 +123,6 @@ def description_json(described: ModelDescription) -> dict[str, Any]:
             "remainingCapacity": status.queue_size - status.queued,
             "pendingRequests": status.queued,
         },
-        **({"customizedMetadata": described.customized} if described.customized is not None else {}),
     }
 
 
