@@ -2,7 +2,7 @@
 
 ServingError
 ├── BadRequest                 the request cannot be understood
-│   ├── BodyTooLarge
+│   ├── BodyTooLarge, BodyTooSlow, ExpectationFailed
 │   └── ConfigurationError     a setting cannot be used (start-up)
 ├── RouteNotFound, MethodNotAllowed
 ├── NotFound
@@ -36,6 +36,19 @@ class BodyTooLarge(BadRequest):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than max_request_size={limit} bytes.")
         self.limit = limit
+
+
+class BodyTooSlow(BadRequest):
+    def __init__(self, least: int, window: float) -> None:
+        super().__init__(
+            f"The request body comes too slowly: fewer than {least} bytes in {window:g} s (slow_client_seconds, "
+            "slow_client_bytes_per_second)."
+        )
+
+
+class ExpectationFailed(BadRequest):
+    def __init__(self, expectation: str) -> None:
+        super().__init__(f"The header Expect is {expectation!r}; only 100-continue can be met.")
 
 
 class ConfigurationError(BadRequest):

@@ -25,6 +25,8 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.BadRequest: ErrorMapping(400, "BadRequestException"),
     errors.ConfigurationError: ErrorMapping(400, "BadRequestException"),
     errors.BodyTooLarge: ErrorMapping(413, "BadRequestException"),
+    errors.BodyTooSlow: ErrorMapping(408, "RequestTimeoutException"),
+    errors.ExpectationFailed: ErrorMapping(417, "BadRequestException"),
     errors.RouteNotFound: ErrorMapping(404, "ResourceNotFoundException"),
     errors.MethodNotAllowed: ErrorMapping(405, "MethodNotAllowedException"),
     errors.NotFound: ErrorMapping(404, "ResourceNotFoundException"),

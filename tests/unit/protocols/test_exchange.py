@@ -8,7 +8,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.http.exchange import REQUEST_ID, make_request, media_type, new_request_id
+from torchserve_lite.protocols.http.exchange import new_request_id
+from torchserve_lite.protocols.http.requests import REQUEST_ID, make_request, media_type
 
 
 def test_request_ids_are_random_uuids() -> None:

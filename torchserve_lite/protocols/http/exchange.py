@@ -1,4 +1,4 @@
-"""What all HTTP protocols share: a request is read into an ``InferenceRequest``, and one object sends every answer."""
+"""The one exit of HTTP: an object for each listener that sends whatever a route answers."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from time import perf_counter
 
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import HttpConfig
-from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
-from torchserve_lite.errors import BadRequest, BodyTooLarge, MethodNotAllowed, ServingError
+from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.errors import ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
 from torchserve_lite.protocols.http.raw_response import one_line
+from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
 from torchserve_lite.protocols.http.routing import Handler
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
-REQUEST_ID = web.RequestKey("x-request-id", str)
-_TIMEOUT = "X-Request-Timeout-Ms"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
-INFER_METHODS = ("POST", "PUT", "GET")
-READ = ("GET", "HEAD")
 _WITHOUT_A_BODY = (204, 304)
 _COMMON = {
     "Pragma": "no-cache",
@@ -53,66 +51,6 @@ def new_request_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
-def wire_headers(request: web.Request) -> Headers:
-    """All headers in the client's own spelling."""
-    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers])
-
-
-def media_type(request: web.Request) -> str:
-    """The content type without its parameters, as the client wrote it."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip()
-
-
-def check_method(request: web.Request) -> None:
-    """A crawler's GET without a body, or a HEAD, must not run a model."""
-    method = request.method
-    if method in ("POST", "PUT") or (method == "GET" and (request.can_read_body or request.query_string)):
-        return
-    raise MethodNotAllowed(INFER_METHODS)
-
-
-def make_request(
-    request: web.Request,
-    *,
-    model: str,
-    version: str | None = None,
-    verb: Verb = Verb.PREDICT,
-    parts: Iterable[Part],
-    envelope: Envelope = Envelope.NONE,
-    more_headers: Headers = (),
-    tell_verb: bool = True,
-) -> InferenceRequest:
-    """An ``InferenceRequest`` with what every HTTP protocol takes from a request in the same way.
-
-    ``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes.
-    """
-    verb_header: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
-    return InferenceRequest(
-        request[REQUEST_ID],
-        model,
-        version,
-        verb,
-        tuple(parts),
-        (*wire_headers(request), *verb_header, *more_headers),
-        envelope,
-        _timeout(request),
-        request.headers.get("traceparent", ""),
-    )
-
-
-def _timeout(request: web.Request) -> float | None:
-    text = request.headers.get(_TIMEOUT)
-    if text is None:
-        return None
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = -1
-    if not 0 < milliseconds < float("inf"):
-        raise BadRequest(f"{_TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
-    return milliseconds / 1000
-
-
 def json_answer(value: object, status: int = 200, *, indent: int | None = None) -> InferenceResponse:
     """Content type exactly ``application/json``: KServe's SDK compares the whole string. ``indent`` for people: as
     TorchServe lays its own answers out."""
@@ -125,7 +63,6 @@ class Exchange:
     log line that all answers have in common."""
 
     def __init__(self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog) -> None:
-        self._limit = config.max_request_size
         self._health = health
         self._metrics = metrics
         self._access_log = access_log
@@ -138,6 +75,8 @@ class Exchange:
         begun = perf_counter()
         request[REQUEST_ID] = new_request_id()
         try:
+            check_target(request)
+            check_expectation(request)
             answer = await handler(request)
             if not 200 <= answer.status <= 599:
                 raise ServingError(f"The handler set the status {answer.status}; an answer has one from 200 to 599.")
@@ -149,15 +88,13 @@ class Exchange:
         return response
 
     def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
-        if isinstance(error, web.HTTPRequestEntityTooLarge):
-            error = BodyTooLarge(self._limit)
-        elif not isinstance(error, ServingError):
+        if not isinstance(error, ServingError):
             log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
         reply = reply_to(error, form)
         return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
     async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
-        close = self._health.stopping
+        close = self._health.stopping or awaits_continue(request)
         headers = self._own_headers(answer)
         if raw_response.fits(request, answer):
             common = f"{self._common_lines}x-request-id: {request[REQUEST_ID]}\r\n"

@@ -12,17 +12,20 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, json_answer, make_request
+from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.exchange import JSON, json_answer
 from torchserve_lite.protocols.http.kserve import readiness
+from torchserve_lite.protocols.http.requests import READ, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 
 class KServeV1Routes:
-    def __init__(self, plane: DataPlane, health: Health) -> None:
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
         self._plane = plane
         self._health = health
+        self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.KSERVE)
@@ -51,6 +54,6 @@ class KServeV1Routes:
     async def _infer(self, request: web.Request, name: str, verb: Verb) -> InferenceResponse:
         check_method(request)
         await self._plane.check_known(name, None)
-        body = Part("body", await request.read(), JSON)
+        body = Part("body", await self._bodies.read(request), JSON)
         question = make_request(request, model=name, verb=verb, parts=(body,), envelope=Envelope.KSERVE)
         return await self._plane.infer(question)

@@ -13,8 +13,10 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, json_answer, make_request
+from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.exchange import JSON, json_answer
 from torchserve_lite.protocols.http.kserve import readiness
+from torchserve_lite.protocols.http.requests import READ, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
@@ -22,9 +24,10 @@ _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 
 class KServeV2Routes:
-    def __init__(self, plane: DataPlane, health: Health) -> None:
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
         self._plane = plane
         self._health = health
+        self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.KSERVE)
@@ -76,7 +79,7 @@ class KServeV2Routes:
             model=name,
             version=version,
             verb=_VERBS[request.match_info["verb"]],
-            parts=(Part("body", await request.read(), JSON),),
+            parts=(Part("body", await self._bodies.read(request), JSON),),
             envelope=Envelope.KSERVE_V2,
         )
         return await self._plane.infer(question)

@@ -15,6 +15,7 @@ from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
@@ -72,7 +73,7 @@ class HttpFrontEnd:
         return roles
 
     async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
-        app = web.Application(client_max_size=self._config.max_request_size)
+        app = web.Application()
         table = RouteTable(Exchange(self._config, self._health, self._metrics, self._access_log).answer)
         for routes in self._routes(roles):
             routes.add_to(table)
@@ -101,8 +102,8 @@ class HttpFrontEnd:
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
         if "inference" in roles:
-            routes.append(TorchServeRoutes(self._plane, self._health, self._config.max_request_size))
-            routes += [KServeV1Routes(self._plane, self._health), KServeV2Routes(self._plane, self._health)]
+            shared = (self._plane, self._health, Bodies(self._config))
+            routes += [TorchServeRoutes(*shared), KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
             routes.append(ManagementRoutes(self._manager, self._plane))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):

@@ -44,7 +44,7 @@ class RouteTable:
     def fill(self, app: web.Application) -> None:
         unknown: tuple[dict[str, Handler], ErrorForm] = ({ANY: _not_found}, ErrorForm.TORCHSERVE)
         for path, (by_method, form) in {**self._paths, "/{path:.*}": unknown}.items():
-            app.router.add_route(ANY, path, self._endpoint(by_method, form))
+            app.router.add_route(ANY, path, self._endpoint(by_method, form), expect_handler=_leave_to_the_exchange)
 
     def _endpoint(self, by_method: dict[str, Handler], form: ErrorForm) -> Callable[..., Awaitable[web.StreamResponse]]:
         answering = self._answering
@@ -81,3 +81,7 @@ def _refusal(allowed: tuple[str, ...]) -> Handler:
 
 async def _not_found(request: web.Request) -> InferenceResponse:
     raise RouteNotFound
+
+
+async def _leave_to_the_exchange(request: web.Request) -> None:
+    """aiohttp would ask for a body, however long, before the route has looked at what it is for."""
