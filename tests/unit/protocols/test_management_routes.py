@@ -140,6 +140,54 @@ async def test_scaling(front: Front, path: str, call: tuple[Any, ...], synchrono
     assert (answer.status, answer.json["status"]) == ((200, done) if synchronous else (202, begun))
 
 
+ABSURD = [
+    "1000001",
+    "1000000000",
+    "9" * 5000,
+    "-9999999999",
+    "1e3",
+    "1_0",
+    "0x5",
+    "",
+    " ",
+    "1.0",
+    "\u0663",
+    "nan",
+    "None",
+]
+
+
+@pytest.mark.parametrize("text", ABSURD)
+@pytest.mark.parametrize(
+    ("method", "path", "name", "bound"),
+    [
+        ("PUT", "/models/tiny", "min_worker", "from 0 to 1000"),
+        ("PUT", "/models/tiny/2.0", "max_worker", "from 0 to 1000"),
+        ("GET", "/models", "limit", "at most 1000000"),
+        ("GET", "/models", "next_page_token", "at most 1000000"),
+    ],
+)
+async def test_absurd_number_is_refused_with_its_bound(
+    front: Front, method: str, path: str, name: str, bound: str, text: str
+) -> None:
+    """A million workers asked for stood the event loop still while their slots were made."""
+    answer = await front.ask(method, path, params={name: text})
+    assert (answer.status, front.manager.scaled) == (400, [])
+    assert name in answer.json["message"]
+    assert bound in answer.json["message"]
+
+
+@pytest.mark.parametrize("workers", [1001, 65536])
+async def test_more_workers_than_a_machine_can_have_are_refused(front: Front, workers: int) -> None:
+    answer = await front.ask("PUT", f"/models/tiny?min_worker={workers}")
+    assert (answer.status, "from 0 to 1000" in answer.json["message"]) == (400, True)
+
+
+async def test_number_given_twice_is_refused(front: Front) -> None:
+    answer = await front.ask("PUT", "/models/tiny?min_worker=1&min_worker=2")
+    assert (answer.status, "min_worker is given 2 times" in answer.json["message"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("query", "told"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from aiohttp import web
@@ -19,6 +20,8 @@ from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
 
 _DEFAULT_PAGE = 100
+_MOST_MODELS = 1_000_000  # that a list can be paged through
+_MOST_WORKERS = 1000  # of one model; each is a process
 
 
 class ManagementRoutes:
@@ -34,8 +37,8 @@ class ManagementRoutes:
             group.add("PUT", path, self.scale)
 
     async def list_models(self, request: web.Request) -> InferenceResponse:
-        limit = _whole_number(request, "limit", _DEFAULT_PAGE)
-        start = max(0, _whole_number(request, "next_page_token", 0))
+        limit = _whole_number(request, "limit", _DEFAULT_PAGE, most=_MOST_MODELS)
+        start = max(0, _whole_number(request, "next_page_token", 0, most=_MOST_MODELS))
         limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
         models = self._manager.list_models()
         page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
@@ -63,10 +66,8 @@ class ManagementRoutes:
             request.match_info["model"],
             request.match_info.get("version") or request.query.get("model_version"),
         )
-        low = _whole_number(request, "min_worker", 1)
-        high = _whole_number(request, "max_worker", low)
-        if min(low, high) < 0:
-            raise BadRequest(f"min_worker={low} and max_worker={high}: a number of workers cannot be negative.")
+        low = _whole_number(request, "min_worker", 1, least=0, most=_MOST_WORKERS)
+        high = _whole_number(request, "max_worker", low, least=0, most=_MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
@@ -148,11 +149,17 @@ def _whole(seconds: float) -> int | float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-def _whole_number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name)
-    if text is None:
+def _whole_number(request: web.Request, name: str, default: int, *, most: int, least: int | None = None) -> int:
+    """``least`` None: what is too small means the default or the beginning, as in TorchServe."""
+    given = request.query.getall(name, [])
+    if not given:
         return default
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequest(f"{name} is {text!r}; it must be a whole number.") from None
+    bounds = f"at most {most}" if least is None else f"from {least} to {most}"
+    if len(given) > 1:
+        raise BadRequest(f"{name} is given {len(given)} times; give it once, a whole number {bounds}.")
+    if not re.fullmatch(r"-?[0-9]{1,9}", given[0]):
+        raise BadRequest(f"{name} is {given[0][:80]!r}; it must be a whole number {bounds}.")
+    number = int(given[0])
+    if number > most or (least is not None and number < least):
+        raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
+    return number
