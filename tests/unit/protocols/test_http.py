@@ -492,6 +492,42 @@ async def test_cors_headers_are_those_configured() -> None:
         assert (await front.ask("GET", "/ping")).headers["Access-Control-Allow-Origin"] == "*"
 
 
+CORS = {
+    "access-control-allow-origin": "https://shop.example",
+    "access-control-allow-methods": "GET, POST, PUT",
+    "access-control-allow-headers": "content-type",
+}
+
+
+@pytest.mark.parametrize("role", ["inference", "management", "metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/ping", *PREDICT, *EXPLAIN, "/v2", "/models", "/models/tiny", "/metrics", "/nowhere", "/v2/nowhere"]
+)
+async def test_preflight_is_answered_on_every_listener_and_path(role: str, path: str) -> None:
+    """It was 405 everywhere, so no browser got in."""
+    ports = [Address(port=0, host=host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
+    async with listening(inference=ports[0], management=ports[1], metrics=ports[2], cors=CORS) as front:
+        asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+        async with front.client.options(front.http.addresses[role] + path, headers=asked) as response:
+            assert (response.status, await response.read()) == (200, b"")
+            assert {name: response.headers[name] for name in CORS} == CORS
+        assert front.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/predictions/tiny", "GET, HEAD, POST, PUT, OPTIONS"),
+        ("/models", "GET, HEAD, OPTIONS"),
+        ("/models/tiny", "GET, HEAD, PUT, OPTIONS"),
+        ("/v2/health/live", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_options_tell_what_a_path_allows(front: Front, path: str, allowed: str) -> None:
+    answer = await front.ask("OPTIONS", path)
+    assert (answer.status, answer.headers["Allow"]) == (200, allowed)
+
+
 async def test_roles_with_their_own_addresses_serve_their_own_routes_only() -> None:
     ports = [Address(port=0, host=host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
     async with listening(inference=ports[0], management=ports[1], metrics=ports[2]) as front:

@@ -10,6 +10,7 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.http.requests import READ
 
 Handler = Callable[[web.Request], Awaitable[InferenceResponse]]
 """A route: it takes a request and gives the answer, which the exchange sends."""
@@ -49,6 +50,10 @@ class RouteTable:
     def _endpoint(self, by_method: dict[str, Handler], form: ErrorForm) -> Callable[..., Awaitable[web.StreamResponse]]:
         answering = self._answering
         for_any = by_method.get(ANY) or _refusal(tuple(by_method))
+        by_method = {
+            "OPTIONS": _allowing((*READ, "POST", "PUT") if ANY in by_method else tuple(by_method)),
+            **by_method,
+        }
 
         async def endpoint(request: web.Request) -> web.StreamResponse:
             return await answering(request, by_method.get(request.method, for_any), form)
@@ -77,6 +82,17 @@ def _refusal(allowed: tuple[str, ...]) -> Handler:
         raise MethodNotAllowed(allowed)
 
     return refuse
+
+
+def _allowing(methods: tuple[str, ...]) -> Handler:
+    """OPTIONS, on every path: a browser asks it before it sends what crosses origins, and the headers of CORS that it
+    wants to see are on every answer."""
+    allow = ", ".join((*methods, "OPTIONS"))
+
+    async def answer_options(request: web.Request) -> InferenceResponse:
+        return InferenceResponse(b"", headers=(("Allow", allow),))
+
+    return answer_options
 
 
 async def _not_found(request: web.Request) -> InferenceResponse:
