@@ -94,6 +94,7 @@ _TABLE = (
     _key("cors_allowed_methods", header_value, "", "http.cors.access-control-allow-methods"),
     _key("cors_allowed_headers", header_value, "", "http.cors.access-control-allow-headers"),
     _key("shutdown_grace_seconds", number(), "25", "http.shutdown_grace"),
+    _key("shutdown_linger_seconds", number(), "1", "http.shutdown_linger"),
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
     _key("load_models", parse_load_models, flag="--models"),

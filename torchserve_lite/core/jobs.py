@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from torchserve_lite.core.models import ModelKey
@@ -84,7 +84,7 @@ class Job:
             callback, self.on_settled = self.on_settled, None
             callback(self)
 
-    async def _stream(self, chunks: asyncio.Queue[bytes | ServingError | None]) -> AsyncIterator[bytes]:
+    async def _stream(self, chunks: asyncio.Queue[bytes | ServingError | None]) -> AsyncGenerator[bytes, None]:
         try:
             while (chunk := await chunks.get()) is not None:
                 if isinstance(chunk, ServingError):

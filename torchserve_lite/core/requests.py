@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 Headers = tuple[tuple[str, str], ...]
@@ -64,4 +64,4 @@ class InferenceResponse:
     reason: str = ""
     content_type: str = ""
     headers: Headers = ()
-    more: AsyncIterator[bytes] | None = None
+    more: AsyncGenerator[bytes, None] | None = None

@@ -137,7 +137,8 @@ class Front:
 @asynccontextmanager
 async def listening(**config: Any) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
-    facts = {"inference": anywhere, "management": anywhere, "metrics": anywhere, "max_request_size": LIMIT, **config}
+    roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
+    facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
     front = Front(HttpConfig(**facts))
     async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client

@@ -7,7 +7,8 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from time import perf_counter
 
 from aiohttp import HttpVersion11, web
@@ -15,12 +16,13 @@ from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.errors import ServingError
+from torchserve_lite.errors import BadRequest, ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
+from torchserve_lite.protocols.http.connections import SlowReaders
 from torchserve_lite.protocols.http.raw_response import one_line
 from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
 from torchserve_lite.protocols.http.routing import Handler
@@ -62,7 +64,11 @@ class Exchange:
     """One for each listener: whatever a route answers, or raises, goes out here, with the headers, the figures and the
     log line that all answers have in common."""
 
-    def __init__(self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog) -> None:
+    def __init__(
+        self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog, readers: SlowReaders
+    ) -> None:
+        self.in_progress = 0  # requests whose answer has not been written yet
+        self._readers = readers
         self._health = health
         self._metrics = metrics
         self._access_log = access_log
@@ -74,18 +80,37 @@ class Exchange:
         """One request, from the moment its head has been read until its answer has been written."""
         begun = perf_counter()
         request[REQUEST_ID] = new_request_id()
+        self.in_progress += 1
         try:
-            check_target(request)
-            check_expectation(request)
-            answer = await handler(request)
-            if not 200 <= answer.status <= 599:
-                raise ServingError(f"The handler set the status {answer.status}; an answer has one from 200 to 599.")
-        except Exception as error:
-            answer = self._refusal(request, error, form)
-        response = await self._send(request, answer)
+            try:
+                check_target(request)
+                check_expectation(request)
+                answer = await handler(request)
+                if not 200 <= answer.status <= 599:
+                    raise ServingError(f"The handler set the status {answer.status}; an answer has 200 to 599.")
+            except Exception as error:
+                answer = self._refusal(request, error, form)
+            response = await self._send(request, answer)
+        finally:
+            self.in_progress -= 1
         self._metrics.count_response(response.status)
         self._access_log.add(request, response.status, perf_counter() - begun)
         return response
+
+    def refuse(
+        self, request: web.BaseRequest, status: int, error: BaseException | None, message: str
+    ) -> web.StreamResponse:
+        """The answer to what aiohttp could not make a request of, or could not handle."""
+        if status == 400:
+            first_line = message.partition("\n")[0].rstrip(":. ") or "it is malformed"
+            log.info("What %s sent is no HTTP request: %s", request.remote, first_line)
+            reply = reply_to(BadRequest(f"This is no HTTP request that can be read: {first_line}."))
+        else:
+            log.error("A request from %s failed unexpectedly", request.remote, exc_info=error)
+            reply = reply_to(RuntimeError())
+        self._metrics.count_response(reply.status)
+        headers = {**self._common, "Content-Type": JSON, "x-request-id": new_request_id()}
+        return web.Response(body=reply.json, status=reply.status, headers=headers)
 
     def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
         if not isinstance(error, ServingError):
@@ -96,6 +121,7 @@ class Exchange:
     async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
         close = self._health.stopping or awaits_continue(request)
         headers = self._own_headers(answer)
+        self._readers.wrote(request.protocol, len(answer.body))
         if raw_response.fits(request, answer):
             common = f"{self._common_lines}x-request-id: {request[REQUEST_ID]}\r\n"
             return await raw_response.send(request, answer, headers, common, close=close)
@@ -115,7 +141,7 @@ class Exchange:
         return response
 
     async def _stream(
-        self, request: web.Request, response: web.StreamResponse, first: bytes, more: AsyncIterator[bytes]
+        self, request: web.Request, response: web.StreamResponse, first: bytes, more: AsyncGenerator[bytes, None]
     ) -> None:
         """A failure after the first piece can only be told by ending the body without its end mark."""
         if request.version == HttpVersion11:
@@ -124,9 +150,11 @@ class Exchange:
             await response.prepare(request)
             if first:
                 await response.write(first)
-            async for piece in more:
-                if piece:
-                    await response.write(piece)
+            async with aclosing(more) as pieces:
+                async for piece in pieces:
+                    if piece:
+                        self._readers.wrote(request.protocol, len(piece))
+                        await response.write(piece)
             await response.write_eof()
         except ConnectionError:
             log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])

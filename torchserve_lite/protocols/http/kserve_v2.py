@@ -16,8 +16,8 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.exchange import JSON, json_answer
 from torchserve_lite.protocols.http.kserve import readiness
-from torchserve_lite.protocols.http.requests import READ, check_method, make_request
-from torchserve_lite.protocols.http.routing import ANY, RouteTable
+from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, check_method, make_request
+from torchserve_lite.protocols.http.routing import RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
@@ -39,7 +39,7 @@ class KServeV2Routes:
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             group.add(READ, model, self.metadata)
             group.add(READ, f"{model}/ready", self.model_ready)
-            group.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
+            group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer)
         group.add_unknown("/v2/{path:.*}")
 
     async def server(self, request: web.Request) -> InferenceResponse:

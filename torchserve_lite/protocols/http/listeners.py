@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.connections import Connection, SlowReaders
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
@@ -27,7 +29,8 @@ from torchserve_lite.telemetry.catalogue import ServerMetrics
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75.0  # longer than the 60 s of the proxies before us, or they meet a closing connection
-_LINGER = 1.0  # seconds in which clients on open connections are told to close them before we do
+_BACKLOG = 2048
+_LOOK_AGAIN = 0.02  # seconds between two looks at what is still to be answered
 
 
 class HttpFrontEnd:
@@ -47,20 +50,50 @@ class HttpFrontEnd:
         self._metrics = metrics
         self._access_log = access_log
         self._health = Health(plane)
+        self._readers = SlowReaders(config)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[HttpFrontEnd]:
-        """Entered: all sockets are open. Left: no new connections, and requests in flight have been answered."""
-        runners = [await self._listen(address, roles) for address, roles in self._listeners().items()]
-        try:
-            yield self
-        finally:
-            self._health.stopping = True
-            await asyncio.gather(*(site.stop() for runner in runners for site in list(runner.sites)))
-            await self._let_clients_go(runners)
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
-            self._access_log.flush()
+        """Entered: all sockets are open. Left: no new connections, and requests that had begun have been answered."""
+        async with AsyncExitStack() as stack:
+            listeners = [
+                await stack.enter_async_context(self._listening(address, roles))
+                for address, roles in self._listeners().items()
+            ]
+            # No TaskGroup: it would wrap whatever is raised while the server runs
+            watching = asyncio.create_task(self._readers.watch(lambda: _connections(listeners)))
+            try:
+                yield self
+            finally:
+                await self._stop(listeners)
+                watching.cancel()
+                self._access_log.flush()
+
+    async def _stop(self, listeners: Sequence[Listener]) -> None:
+        """Not ready any more; still accepting, while load balancers learn of it; then no new connections, and what has
+        begun is finished; all within ``shutdown_grace``, after which connections are cut.
+
+        A client that connected and has sent nothing yet gets the linger time once more. Neither aiohttp nor asyncio
+        tells when the last exchange or connection ends, so both are looked at again and again.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.shutdown_grace
+        self._health.stopping = True
+        await asyncio.sleep(min(self._config.shutdown_linger, self._config.shutdown_grace))
+        for listener in listeners:
+            listener.socket.close()
+        silent_until = min(deadline, loop.time() + self._config.shutdown_linger)
+        while loop.time() < deadline:
+            connections = _connections(listeners)
+            unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in connections)
+            silent = loop.time() < silent_until and not self._readers.have_asked(connections)
+            if not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners):
+                return
+            await asyncio.sleep(_LOOK_AGAIN)
+        for connection in _connections(listeners):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def _listeners(self) -> Mapping[Address, list[str]]:
         """Roles by address: equal addresses are one listener, as in the KServe set-up."""
@@ -72,32 +105,52 @@ class HttpFrontEnd:
             roles.setdefault(config.metrics, []).append("metrics")
         return roles
 
-    async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
+    @asynccontextmanager
+    async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
+        exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._readers)
         app = web.Application()
-        table = RouteTable(Exchange(self._config, self._health, self._metrics, self._access_log).answer)
+        table = RouteTable(exchange.answer)
         for routes in self._routes(roles):
             routes.add_to(table)
         table.fill(app)
         runner = web.AppRunner(
             app,
-            access_log=None,
             handler_cancellation=True,  # a client that goes away cancels its request
-            auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
-            keepalive_timeout=_KEEP_ALIVE,
-            shutdown_timeout=self._config.shutdown_grace,
+            shutdown_timeout=_LOOK_AGAIN,  # by then, whoever was to be waited for has been
         )
-        await runner.setup()
-        site = _site(runner, address)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(runner.cleanup)
+            await runner.setup()
+            socket = await self._open_socket(address, roles[0], runner, exchange)
+            stack.callback(socket.close)
+            for role in roles:
+                self.addresses[role] = _real_address(socket, address)
+            yield Listener(runner, socket, exchange)
+
+    async def _open_socket(
+        self, address: Address, role: str, runner: web.AppRunner, exchange: Exchange
+    ) -> asyncio.Server:
+        """Not aiohttp's sites, because these connections are ours."""
+        loop = asyncio.get_running_loop()
+        server = runner.server
+        assert server is not None
+
+        def connect() -> Connection:
+            return Connection(
+                server,
+                exchange.refuse,
+                loop=loop,
+                access_log=None,
+                auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
+                keepalive_timeout=_KEEP_ALIVE,
+            )
+
         try:
-            await site.start()
+            if address.path:
+                return await loop.create_unix_server(connect, address.path, backlog=_BACKLOG)
+            return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
         except OSError as error:
-            await runner.cleanup()
-            raise ConfigurationError(
-                f"{roles[0]}_address={address} cannot be used: {error.strerror or error}"
-            ) from error
-        for role in roles:
-            self.addresses[role] = _real_address(runner, address)
-        return runner
+            raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
@@ -110,25 +163,24 @@ class HttpFrontEnd:
             routes.append(MetricsRoutes(self._metrics))
         return routes
 
-    async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:
-        """Nobody is let in any more, and answers carry ``Connection: close``. Clients that send something within the
-        linger time leave by themselves, instead of meeting a connection that is reset under their next request."""
-        deadline = asyncio.get_running_loop().time() + _LINGER
-        while asyncio.get_running_loop().time() < deadline:
-            if not any(runner.server is not None and runner.server.connections for runner in runners):
-                return
-            await asyncio.sleep(_LINGER / 20)
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address that is listened on."""
+
+    runner: web.AppRunner
+    socket: asyncio.Server
+    exchange: Exchange
 
 
-def _site(runner: web.AppRunner, address: Address) -> web.BaseSite:
-    if address.path:
-        return web.UnixSite(runner, address.path)
-    return web.TCPSite(runner, address.host, address.port, backlog=2048)
+def _connections(listeners: Iterable[Listener]) -> list[web.RequestHandler]:
+    return [
+        c for listener in listeners if listener.runner.server is not None for c in listener.runner.server.connections
+    ]
 
 
-def _real_address(runner: web.AppRunner, address: Address) -> str:
+def _real_address(socket: asyncio.Server, address: Address) -> str:
     """With the port that the system chose, when 0 was asked for."""
     if address.path:
         return str(address)
-    port = runner.addresses[-1][1]
-    return str(Address(address.host, port))
+    return str(Address(address.host, socket.sockets[0].getsockname()[1]))

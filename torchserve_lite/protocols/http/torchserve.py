@@ -13,7 +13,7 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.exchange import json_answer
-from torchserve_lite.protocols.http.requests import check_method, make_request
+from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 
@@ -28,12 +28,12 @@ class TorchServeRoutes:
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
         group.add(ANY, "/ping", self.ping)
-        group.add(ANY, "/predictions/{path:.+}", self.predictions)
-        group.add(ANY, "/explanations/{path:.+}", self.explanations)
-        group.add(ANY, "/invocations", self.invocations)
-        group.add(ANY, "/models/{model}/invoke", self.invoke)
-        group.add(ANY, "/{model}/predict", self.invoke)
-        group.add(ANY, "/{model}/{version}/predict", self.invoke)
+        group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions)
+        group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations)
+        group.add(INFER_METHODS, "/invocations", self.invocations)
+        group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke)
+        group.add(INFER_METHODS, "/{model}/predict", self.invoke)
+        group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke)
 
     async def ping(self, request: web.Request) -> InferenceResponse:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load), and

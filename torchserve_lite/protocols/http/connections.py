@@ -1,0 +1,92 @@
+"""A client's connection, as aiohttp speaks it but for its answer to what is no HTTP; and the watch over clients that do
+not take their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aiohttp import web
+
+from torchserve_lite.config.settings import HttpConfig
+
+log = logging.getLogger(__name__)
+
+Refuse = Callable[[web.BaseRequest, int, BaseException | None, str], web.StreamResponse]
+
+
+class Connection(web.RequestHandler):
+    """``refuse`` makes the answer where aiohttp would send a line of plain text: to what is no HTTP, or when aiohttp
+    itself failed."""
+
+    __slots__ = ("_refuse",)
+
+    def __init__(self, server: web.Server, refuse: Refuse, **facts: Any) -> None:
+        super().__init__(server, **facts)
+        self._refuse = refuse
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("An answer has begun already; another one would be taken for its body.")
+        response = self._refuse(request, status, exc, message or "")
+        response.force_close()
+        return response
+
+
+class SlowReaders:
+    """Cuts the connections of clients that do not take their answers at the minimum pace. Until then the answer holds
+    memory, and a streamed one holds its worker.
+
+    The pace is looked at once in each window: of what had been written by its beginning, either everything or as much
+    as the least must have been taken by its end. So a connection that was idle, or has just got a new answer, is never
+    mistaken for a slow one.
+    """
+
+    def __init__(self, config: HttpConfig) -> None:
+        self._window = config.slow_client_seconds
+        self._least = config.slow_client_seconds * config.slow_client_rate
+        self._written: dict[web.RequestHandler, int] = {}
+        self._goals: dict[web.RequestHandler, float] = {}
+
+    def wrote(self, connection: web.RequestHandler, size: int) -> None:
+        self._written[connection] = self._written.get(connection, 0) + size
+
+    def have_asked(self, connections: Iterable[web.RequestHandler]) -> bool:
+        """Whether each of them has been answered at least once."""
+        return all(connection in self._written for connection in connections)
+
+    async def watch(self, connections: Callable[[], Iterable[web.RequestHandler]]) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(self._window)
+            self.check(connections())
+
+    def check(self, connections: Iterable[web.RequestHandler]) -> None:
+        """The end of a window, and the beginning of the next."""
+        written, goals = {}, {}
+        for connection in connections:
+            if connection.transport is None or connection not in self._written:
+                continue
+            sent = written[connection] = self._written[connection]
+            waiting = connection.transport.get_write_buffer_size()
+            taken = sent - waiting
+            if waiting and taken < self._goals.get(connection, 0):
+                log.warning(
+                    "%s is cut off: in %g s it took fewer than %d bytes of its answer (slow_client_seconds, "
+                    "slow_client_bytes_per_second).",
+                    connection.peername,
+                    self._window,
+                    self._least,
+                )
+                connection.transport.abort()
+            elif waiting:
+                goals[connection] = min(sent, taken + self._least)
+        self._written, self._goals = written, goals
