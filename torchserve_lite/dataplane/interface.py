@@ -25,10 +25,10 @@ class Readiness:
     @property
     def causes(self) -> dict[str, object]:
         """For the answer of a health route: fields that are there only when there is something to say."""
-        told: dict[str, object] = {} if self.server is None else {"reason": str(self.server)}
+        causes: dict[str, object] = {} if self.server is None else {"reason": str(self.server)}
         if self.models:
-            told["models"] = {name: str(error) for name, error in self.models.items()}
-        return told
+            causes["models"] = {name: str(error) for name, error in self.models.items()}
+        return causes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

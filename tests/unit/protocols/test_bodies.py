@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
+
+from torchserve_lite.core.requests import Part
+from torchserve_lite.protocols.http import forms
 
 from .conftest import LIMIT, Front, listening
 
@@ -85,7 +89,9 @@ async def test_body_that_never_ends_is_given_up(target: bytes, framing: bytes, s
     async with listening(slow_client_seconds=0.05, slow_client_rate=1000.0) as front:
         reader, writer = await front.connect()
         writer.write(head(target, framing) + sent)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"\r\nConnection: close\r\n" in answer
         assert b"slow_client_seconds" in await reader.readuntil(b"}")
         assert front.engine.jobs == []
         writer.close()
@@ -112,3 +118,22 @@ async def test_pace_can_be_left_to_clients() -> None:
         writer.write(b"7")
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
+
+
+async def test_large_form_leaves_the_event_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six megabytes of escapes took 1.6 s, in which nobody else was answered."""
+    parsing, others_served = threading.Event(), threading.Event()
+
+    def parse(body: bytes) -> list[Part]:
+        parsing.set()
+        assert others_served.wait(60)
+        return [Part("a", b"1")]
+
+    monkeypatch.setattr(forms, "urlencoded", parse)
+    async with listening(max_request_size=1_000_000) as front:
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        large = asyncio.create_task(front.post("/predictions/tiny", b"a=" + b"%" * 100_000, headers=kind))
+        await asyncio.to_thread(parsing.wait, 60)
+        assert (await front.ask("GET", "/ping")).status == 200
+        others_served.set()
+        assert (await large).body == b"1"

@@ -49,6 +49,33 @@ async def test_what_is_no_http_is_refused_in_our_form(
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        pytest.param(b"OPTIONS *", b"200", id="options of the server"),
+        pytest.param(b"CONNECT other:80", b"404", id="proxy"),
+        pytest.param(b"GET *", b"400", id="star"),
+        pytest.param(b"GET other:80", b"400", id="authority"),
+    ],
+)
+async def test_target_without_a_path_is_answered_in_our_form(front: Front, line: bytes, status: bytes) -> None:
+    reader, writer = await front.connect()
+    writer.write(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.split(b" ", 2)[1] == status
+    assert b"x-request-id: " in head
+    assert (body == b"") if status == b"200" else (json.loads(body)["code"] == int(status))
+    writer.close()
+
+
+async def test_pipeline_of_a_client_that_reads_late_is_answered_in_full(front: Front) -> None:
+    reader, writer = await front.connect()
+    request = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    writer.write(request * 5000 + request.replace(b"Host", b"Connection: close\r\nHost"))
+    assert (await reader.read()).count(b"HTTP/1.1 200") == 5001
+    writer.close()
+
+
 async def test_other_clients_are_served_beside_one_that_talks_nonsense(front: Front) -> None:
     _, writer = await front.connect()
     writer.write(b"\x00" * 100_000)

@@ -14,6 +14,7 @@ from torchserve_lite.errors import BadRequest, BodyTooLarge, BodyTooSlow, Expect
 from torchserve_lite.protocols.http import forms
 from torchserve_lite.protocols.http.requests import header, media_type
 
+_LARGE_FORM = 64 * 1024  # bytes
 _CONTINUED = web.RequestKey("100 Continue has been sent", bool)
 
 
@@ -73,5 +74,7 @@ class Bodies:
             if boundary is not None:
                 return forms.multipart(body, boundary)
         if kind.lower() == "application/x-www-form-urlencoded" and b"=" in body:
-            return forms.urlencoded(body)
+            if len(body) < _LARGE_FORM:
+                return forms.urlencoded(body)
+            return await asyncio.to_thread(forms.urlencoded, body)  # a second or more for millions of escapes
         return (Part("body", body, kind),)

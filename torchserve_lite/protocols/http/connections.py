@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -39,6 +39,14 @@ class Connection(web.RequestHandler):
         response = self._refuse(request, status, exc, message or "")
         response.force_close()
         return response
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """aiohttp's router answers by itself where there is no path at all: ``OPTIONS *``, ``CONNECT host:port``."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._refuse(request, resp.status, resp, "")
+        return super().finish_response(request, resp, start_time)
 
 
 class SlowReaders:

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.errors import BadRequest, ServingError
+from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
@@ -100,16 +100,21 @@ class Exchange:
     def refuse(
         self, request: web.BaseRequest, status: int, error: BaseException | None, message: str
     ) -> web.StreamResponse:
-        """The answer to what aiohttp could not make a request of, or could not handle."""
-        if status == 400:
-            first_line = message.partition("\n")[0].rstrip(":. ") or "it is malformed"
+        """The answer to what did not come to a route: no HTTP, a target without a path, a failure of aiohttp."""
+        headers = CIMultiDict({**self._common, "Content-Type": JSON, "x-request-id": new_request_id()})
+        if status == 404 and request.method == "OPTIONS":
+            self._metrics.count_response(200)
+            return web.Response(headers=headers)
+        if status == 404:
+            reply = reply_to(RouteNotFound())
+        elif status == 400:
+            first_line = one_line(message.partition("\n")[0]).rstrip(":. ") or "it is malformed"
             log.info("What %s sent is no HTTP request: %s", request.remote, first_line)
             reply = reply_to(BadRequest(f"This is no HTTP request that can be read: {first_line}."))
         else:
             log.error("A request from %s failed unexpectedly", request.remote, exc_info=error)
             reply = reply_to(RuntimeError())
         self._metrics.count_response(reply.status)
-        headers = {**self._common, "Content-Type": JSON, "x-request-id": new_request_id()}
         return web.Response(body=reply.json, status=reply.status, headers=headers)
 
     def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
@@ -119,7 +124,8 @@ class Exchange:
         return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
     async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
-        close = self._health.stopping or awaits_continue(request)
+        unread = answer.status in (408, 413) or awaits_continue(request)  # the rest would be taken for a request
+        close = self._health.stopping or unread
         headers = self._own_headers(answer)
         self._readers.wrote(request.protocol, len(answer.body))
         if raw_response.fits(request, answer):
