@@ -85,7 +85,8 @@ async def test_other_clients_are_served_beside_one_that_talks_nonsense(front: Fr
 
 class FakeConnection:
     def __init__(self) -> None:
-        self.waiting = 0
+        self.waiting = self.written = 0
+        self.goal = 0.0
         self.cut = False
         self.peername = "a client"
         self.transport: Any = SimpleNamespace(get_write_buffer_size=lambda: self.waiting, abort=self.abort)
@@ -112,7 +113,7 @@ def test_client_is_cut_off_when_it_takes_its_answers_too_slowly(steps: list[tupl
     readers = SlowReaders(HttpConfig(slow_client_seconds=10.0, slow_client_rate=100.0))
     connection: Any = FakeConnection()
     for written, connection.waiting in steps:
-        readers.wrote(connection, written)
+        connection.written += written
         readers.check([connection])
     assert connection.cut is cut
 
@@ -120,8 +121,7 @@ def test_client_is_cut_off_when_it_takes_its_answers_too_slowly(steps: list[tupl
 def test_pace_of_readers_can_be_left_to_them() -> None:
     readers = SlowReaders(HttpConfig(slow_client_rate=0.0))
     connection: Any = FakeConnection()
-    connection.waiting = 5000
-    readers.wrote(connection, 5000)
+    connection.waiting = connection.written = 5000
     for _ in range(5):
         readers.check([connection])
     assert not connection.cut

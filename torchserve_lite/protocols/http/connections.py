@@ -21,11 +21,14 @@ class Connection(web.RequestHandler):
     """``refuse`` makes the answer where aiohttp would send a line of plain text: to what is no HTTP, or when aiohttp
     itself failed."""
 
-    __slots__ = ("_refuse",)
+    __slots__ = ("_refuse", "asked", "goal", "written")
 
     def __init__(self, server: web.Server, refuse: Refuse, **facts: Any) -> None:
         super().__init__(server, **facts)
         self._refuse = refuse
+        self.asked = False  # it has sent a request
+        self.written = 0  # bytes of answers' bodies; heads are too short to matter
+        self.goal = 0.0  # how many of them its client should have taken by the end of this window
 
     def handle_error(
         self,
@@ -61,32 +64,19 @@ class SlowReaders:
     def __init__(self, config: HttpConfig) -> None:
         self._window = config.slow_client_seconds
         self._least = config.slow_client_seconds * config.slow_client_rate
-        self._written: dict[web.RequestHandler, int] = {}
-        self._goals: dict[web.RequestHandler, float] = {}
 
-    def wrote(self, connection: web.RequestHandler, size: int) -> None:
-        self._written[connection] = self._written.get(connection, 0) + size
-
-    def have_asked(self, connections: Iterable[web.RequestHandler]) -> bool:
-        """Whether each of them has been answered at least once."""
-        return all(connection in self._written for connection in connections)
-
-    async def watch(self, connections: Callable[[], Iterable[web.RequestHandler]]) -> None:
+    async def watch(self, connections: Callable[[], Iterable[Connection]]) -> None:
         """Runs until it is cancelled."""
         while True:
             await asyncio.sleep(self._window)
             self.check(connections())
 
-    def check(self, connections: Iterable[web.RequestHandler]) -> None:
+    def check(self, connections: Iterable[Connection]) -> None:
         """The end of a window, and the beginning of the next."""
-        written, goals = {}, {}
         for connection in connections:
-            if connection.transport is None or connection not in self._written:
-                continue
-            sent = written[connection] = self._written[connection]
-            waiting = connection.transport.get_write_buffer_size()
-            taken = sent - waiting
-            if waiting and taken < self._goals.get(connection, 0):
+            waiting = 0 if connection.transport is None else connection.transport.get_write_buffer_size()
+            taken = connection.written - waiting
+            if waiting and taken < connection.goal and connection.transport is not None:
                 log.warning(
                     "%s is cut off: in %g s it took fewer than %d bytes of its answer (slow_client_seconds, "
                     "slow_client_bytes_per_second).",
@@ -95,6 +85,4 @@ class SlowReaders:
                     self._least,
                 )
                 connection.transport.abort()
-            elif waiting:
-                goals[connection] = min(sent, taken + self._least)
-        self._written, self._goals = written, goals
+            connection.goal = min(connection.written, taken + self._least) if waiting else 0.0

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import perf_counter
+from typing import cast
 
 from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
@@ -22,7 +23,7 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
-from torchserve_lite.protocols.http.connections import SlowReaders
+from torchserve_lite.protocols.http.connections import Connection
 from torchserve_lite.protocols.http.raw_response import one_line
 from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
 from torchserve_lite.protocols.http.routing import Handler
@@ -64,11 +65,8 @@ class Exchange:
     """One for each listener: whatever a route answers, or raises, goes out here, with the headers, the figures and the
     log line that all answers have in common."""
 
-    def __init__(
-        self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog, readers: SlowReaders
-    ) -> None:
+    def __init__(self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog) -> None:
         self.in_progress = 0  # requests whose answer has not been written yet
-        self._readers = readers
         self._health = health
         self._metrics = metrics
         self._access_log = access_log
@@ -81,6 +79,7 @@ class Exchange:
         begun = perf_counter()
         request[REQUEST_ID] = new_request_id()
         self.in_progress += 1
+        cast(Connection, request.protocol).asked = True
         try:
             try:
                 check_target(request)
@@ -127,7 +126,8 @@ class Exchange:
         unread = answer.status in (408, 413) or awaits_continue(request)  # the rest would be taken for a request
         close = self._health.stopping or unread
         headers = self._own_headers(answer)
-        self._readers.wrote(request.protocol, len(answer.body))
+        connection = cast(Connection, request.protocol)
+        connection.written += len(answer.body)
         if raw_response.fits(request, answer):
             common = f"{self._common_lines}x-request-id: {request[REQUEST_ID]}\r\n"
             return await raw_response.send(request, answer, headers, common, close=close)
@@ -150,6 +150,7 @@ class Exchange:
         self, request: web.Request, response: web.StreamResponse, first: bytes, more: AsyncGenerator[bytes, None]
     ) -> None:
         """A failure after the first piece can only be told by ending the body without its end mark."""
+        connection = cast(Connection, request.protocol)
         if request.version == HttpVersion11:
             response.enable_chunked_encoding()  # a client of HTTP/1.0 reads until the connection is closed
         try:
@@ -159,7 +160,7 @@ class Exchange:
             async with aclosing(more) as pieces:
                 async for piece in pieces:
                     if piece:
-                        self._readers.wrote(request.protocol, len(piece))
+                        connection.written += len(piece)
                         await response.write(piece)
             await response.write_eof()
         except ConnectionError:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from aiohttp import web
 
@@ -50,7 +51,6 @@ class HttpFrontEnd:
         self._metrics = metrics
         self._access_log = access_log
         self._health = Health(plane)
-        self._readers = SlowReaders(config)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
@@ -62,7 +62,7 @@ class HttpFrontEnd:
                 for address, roles in self._listeners().items()
             ]
             # No TaskGroup: it would wrap whatever is raised while the server runs
-            watching = asyncio.create_task(self._readers.watch(lambda: _connections(listeners)))
+            watching = asyncio.create_task(SlowReaders(self._config).watch(lambda: _connections(listeners)))
             try:
                 yield self
             finally:
@@ -87,7 +87,7 @@ class HttpFrontEnd:
         while loop.time() < deadline:
             connections = _connections(listeners)
             unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in connections)
-            silent = loop.time() < silent_until and not self._readers.have_asked(connections)
+            silent = loop.time() < silent_until and not all(c.asked for c in connections)
             if not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners):
                 return
             await asyncio.sleep(_LOOK_AGAIN)
@@ -107,7 +107,7 @@ class HttpFrontEnd:
 
     @asynccontextmanager
     async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
-        exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._readers)
+        exchange = Exchange(self._config, self._health, self._metrics, self._access_log)
         app = web.Application()
         table = RouteTable(exchange.answer)
         for routes in self._routes(roles):
@@ -173,10 +173,9 @@ class Listener:
     exchange: Exchange
 
 
-def _connections(listeners: Iterable[Listener]) -> list[web.RequestHandler]:
-    return [
-        c for listener in listeners if listener.runner.server is not None for c in listener.runner.server.connections
-    ]
+def _connections(listeners: Iterable[Listener]) -> list[Connection]:
+    servers = [listener.runner.server for listener in listeners]
+    return [cast(Connection, c) for server in servers if server is not None for c in server.connections]
 
 
 def _real_address(socket: asyncio.Server, address: Address) -> str:
