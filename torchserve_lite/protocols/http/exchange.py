@@ -24,7 +24,7 @@ from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
 from torchserve_lite.protocols.http.connections import Connection
-from torchserve_lite.protocols.http.raw_response import one_line
+from torchserve_lite.protocols.http.raw_response import RawResponse, one_line
 from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
 from torchserve_lite.protocols.http.routing import Handler
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -76,6 +76,7 @@ class Exchange:
 
     async def answer(self, request: web.Request, handler: Handler, form: ErrorForm) -> web.StreamResponse:
         """One request, from the moment its head has been read until its answer has been written."""
+        response: web.StreamResponse
         begun = perf_counter()
         request[REQUEST_ID] = new_request_id()
         self.in_progress += 1
@@ -89,7 +90,10 @@ class Exchange:
                     raise ServingError(f"The handler set the status {answer.status}; an answer has 200 to 599.")
             except Exception as error:
                 answer = self._refusal(request, error, form)
-            response = await self._send(request, answer)
+            try:
+                response = await self._send(request, answer)
+            except ConnectionError:  # the client has gone, and nobody else has to hear of it
+                response = RawResponse(answer.status, keep_alive=False)
         finally:
             self.in_progress -= 1
         self._metrics.count_response(response.status)
