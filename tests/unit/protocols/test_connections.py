@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.protocols.http.connections import SlowReaders
+from torchserve_lite.protocols.http.connections import SlowReaders, stop_accepting
 
 from .conftest import Front, listening
 
@@ -81,6 +82,25 @@ async def test_other_clients_are_served_beside_one_that_talks_nonsense(front: Fr
     writer.write(b"\x00" * 100_000)
     assert (await front.post("/predictions/tiny")).status == 200
     writer.close()
+
+
+async def test_connection_that_nobody_has_accepted_yet_is_served_when_the_socket_closes() -> None:
+    """Closing a listening socket resets what waits in its queue: clients that had connected lost their request."""
+    made: list[asyncio.BaseTransport] = []
+
+    class Noting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+
+    server = await asyncio.get_running_loop().create_server(Noting, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    clients = [socket.create_connection(address) for _ in range(5)]  # the event loop has not run since
+    await stop_accepting(server, Noting)
+    assert len(made) == 5
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    for end in (*made, *clients):
+        end.close()
 
 
 class FakeConnection:

@@ -4,7 +4,10 @@ not take their answers."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import socket
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -50,6 +53,22 @@ class Connection(web.RequestHandler):
         if isinstance(resp, web.HTTPException):
             resp = self._refuse(request, resp.status, resp, "")
         return super().finish_response(request, resp, start_time)
+
+
+async def stop_accepting(server: asyncio.Server, connect: Callable[[], asyncio.Protocol]) -> None:
+    """Closes a listening socket without a loss. Clients that the kernel has connected and nobody has accepted yet would
+    be reset with it, so they are accepted here, by a second hold on the socket, and served."""
+    holds = [socket.socket(fileno=os.dup(listening.fileno())) for listening in server.sockets]
+    server.close()
+    accepted = []
+    for hold in holds:
+        hold.setblocking(False)
+        with hold, contextlib.suppress(OSError):  # the last accept finds nobody
+            while True:
+                accepted.append(hold.accept()[0])
+    for client in accepted:
+        client.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(connect, client)
 
 
 class SlowReaders:

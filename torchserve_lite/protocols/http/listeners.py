@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -18,7 +18,7 @@ from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.connections import Connection, SlowReaders
+from torchserve_lite.protocols.http.connections import Connection, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
@@ -82,7 +82,7 @@ class HttpFrontEnd:
         self._health.stopping = True
         await asyncio.sleep(min(self._config.shutdown_linger, self._config.shutdown_grace))
         for listener in listeners:
-            listener.socket.close()
+            await stop_accepting(listener.socket, listener.connect)
         silent_until = min(deadline, loop.time() + self._config.shutdown_linger)
         while loop.time() < deadline:
             connections = _connections(listeners)
@@ -121,16 +121,14 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            socket = await self._open_socket(address, roles[0], runner, exchange)
+            connect = self._connector(runner, exchange)
+            socket = await _open_socket(address, roles[0], connect)
             stack.callback(socket.close)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
-            yield Listener(runner, socket, exchange)
+            yield Listener(runner, socket, exchange, connect)
 
-    async def _open_socket(
-        self, address: Address, role: str, runner: web.AppRunner, exchange: Exchange
-    ) -> asyncio.Server:
-        """Not aiohttp's sites, because these connections are ours."""
+    def _connector(self, runner: web.AppRunner, exchange: Exchange) -> Callable[[], Connection]:
         loop = asyncio.get_running_loop()
         server = runner.server
         assert server is not None
@@ -145,12 +143,7 @@ class HttpFrontEnd:
                 keepalive_timeout=_KEEP_ALIVE,
             )
 
-        try:
-            if address.path:
-                return await loop.create_unix_server(connect, address.path, backlog=_BACKLOG)
-            return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
-        except OSError as error:
-            raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
+        return connect
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
@@ -171,6 +164,18 @@ class Listener:
     runner: web.AppRunner
     socket: asyncio.Server
     exchange: Exchange
+    connect: Callable[[], Connection]
+
+
+async def _open_socket(address: Address, role: str, connect: Callable[[], Connection]) -> asyncio.Server:
+    """Not aiohttp's sites, because these connections are ours."""
+    loop = asyncio.get_running_loop()
+    try:
+        if address.path:
+            return await loop.create_unix_server(connect, address.path, backlog=_BACKLOG)
+        return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
 
 
 def _connections(listeners: Iterable[Listener]) -> list[Connection]:
