@@ -4,14 +4,35 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := handlers/mnist
 
-.PHONY: setup serve test lint format build clean
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: setup lock upgrade serve test lint format build clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Exactly what is locked, each file checked against its hash. torch comes in a step of its own (see its file), and with it
+# what its build needs and the lock does not have: nothing for the CPU build, NVIDIA's libraries for the CUDA build.
+$(VENV)/.installed: pyproject.toml requirements/locked.txt requirements/torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) install --require-hashes --no-deps -r requirements/locked.txt
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	$(PIP) check
 	touch $@
+
+# lock: for a dependency that was added or removed; the other versions stay. upgrade: everything to the newest version
+# that pyproject.toml allows. Both write one file for all supported versions of Python.
+LOCK := $(BIN)/uv --quiet pip compile pyproject.toml --extra dev --extra grpc --universal --generate-hashes \
+	--no-emit-package torch -c requirements/torch.txt --annotation-style line \
+	--custom-compile-command 'make upgrade' -o requirements/locked.txt
+
+lock:
+	test -x $(BIN)/uv || $(MAKE) setup
+	$(LOCK)
+
+upgrade:
+	test -x $(BIN)/uv || $(MAKE) setup
+	$(LOCK) --upgrade
 
 model_store/mnist.mar: $(VENV)/.installed $(DATA)/mnist.py $(DATA)/mnist_handler.py $(DATA)/mnist_cnn.pt
 	mkdir -p model_store
@@ -35,7 +56,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 
 build: $(VENV)/.installed
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) model_store/*.mar dist build

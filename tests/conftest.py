@@ -18,6 +18,16 @@ KEY = ModelKey("tiny", "1.0")
 NewJob = Callable[..., Job]
 
 
+class Holder:
+    """A job's holder that calls ``hear`` with a job that nobody waits for any more."""
+
+    def __init__(self, hear: Callable[[Job], object]) -> None:
+        self._hear = hear
+
+    def unwanted(self, job: Job) -> None:
+        self._hear(job)
+
+
 def spec_of(**facts: Any) -> ModelSpec:
     """``spec_of(queue_size=3)``: the spec of a model that needs no archive."""
     return ModelSpec(**{"key": KEY, "archive_url": "tiny.mar", "handler": "tiny", **facts})

@@ -2,6 +2,7 @@
 
 ServingError
 ├── BadRequest                 the request cannot be understood
+│   ├── InvalidInput           what is in it cannot be given to the handler
 │   ├── BodyTooLarge, BodyTooSlow, ExpectationFailed
 │   └── ConfigurationError     a setting cannot be used (start-up)
 ├── RouteNotFound, MethodNotAllowed
@@ -12,13 +13,21 @@ ServingError
 ├── Conflict                   already registered
 ├── InvalidArchive             an archive or its manifest cannot be used
 ├── Unavailable                not now; carries when to come back
-│   ├── NoWorkers, QueueFull, ModelFailed, ModelLoading, ShuttingDown
+│   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown
+│   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
+│   └── ModelFailed            they are tried no more
 ├── DeadlineExceeded           the client's own time limit passed
-├── PredictionFailed           the handler's failure, with the status TorchServe gives it
+├── OutOfMemory                the handler ran out of memory, its process lives on
+├── PredictionFailed           the handler failed, or its result cannot be sent
+│   ├── HandlerError           with an error code of the handler's own
+│   └── AnswerTooLarge
 └── WorkerFailure
     ├── WorkerDied             the process of the running batch is gone
-    ├── ResponseTimeout        the worker was hung and has been stopped
-    └── LoadFailed             the handler could not be loaded
+    │   ├── WorkerKilled       by SIGKILL, as the kernel does when memory runs out
+    │   └── ResponseTimeout    it was hung and has been stopped
+    ├── LoadFailed             the handler could not be loaded
+    │   └── LoadOutOfMemory
+    └── SlotFailed             our own code around a worker failed
 """
 
 from __future__ import annotations
@@ -30,6 +39,10 @@ class ServingError(Exception):
 
 class BadRequest(ServingError):
     pass
+
+
+class InvalidInput(BadRequest):
+    """An envelope or our decoding refused the request before its handler saw it."""
 
 
 class BodyTooLarge(BadRequest):
@@ -117,6 +130,15 @@ class QueueFull(Unavailable):
         )
 
 
+class WorkerRestarting(Unavailable):
+    """``cause``: why the last attempt failed."""
+
+    retry_after = 5
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(f'Model "{name}" has no worker at the moment; starting one is tried again. {cause}')
+
+
 class ModelFailed(Unavailable):
     retry_after = 30
 
@@ -137,30 +159,45 @@ class ShuttingDown(Unavailable):
 
 
 class DeadlineExceeded(ServingError):
-    def __init__(self, timeout: float) -> None:
-        super().__init__(f"No answer within the request's time limit of {timeout:g} s.")
+    """``timeout``: the request's time limit in seconds, when it is known."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        limit = "" if timeout is None else f" of {timeout:g} s"
+        super().__init__(f"No answer within the request's time limit{limit}.")
+
+
+class OutOfMemory(ServingError):
+    pass
 
 
 class PredictionFailed(ServingError):
-    """The handler failed in a way TorchServe has a status for (503 ``Prediction failed``, 507, its own code)."""
+    pass
 
-    def __init__(self, message: str, status: int = 503, *, from_handler: bool = True) -> None:
+
+class HandlerError(PredictionFailed):
+    """``code``: the one that the handler raised ``PredictionException`` with, a fact of the handler's."""
+
+    def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
-        self.status = status
-        self.from_handler = from_handler  # False: we refused the input before any handler saw it
+        self.code = code
+
+
+class AnswerTooLarge(PredictionFailed):
+    pass
 
 
 class WorkerFailure(ServingError):
-    status = 500
+    pass
 
 
 class WorkerDied(WorkerFailure):
-    """``out_of_memory``: the process was killed by SIGKILL, which is how the kernel's OOM killer ends one."""
-
-    def __init__(self, cause: str = "", *, out_of_memory: bool = False) -> None:
+    def __init__(self, cause: str = "") -> None:
         super().__init__(f"Worker died. {cause}".rstrip())
         self.cause = cause
-        self.status = 507 if out_of_memory else 500
+
+
+class WorkerKilled(WorkerDied):
+    pass
 
 
 class ResponseTimeout(WorkerDied):
@@ -169,9 +206,20 @@ class ResponseTimeout(WorkerDied):
 
 
 class LoadFailed(WorkerFailure):
-    """``traceback`` is the handler's own, for the log; ``fault`` its last line."""
+    """``cause`` is the last line of ``traceback``, which is the handler's own, for the log."""
 
-    def __init__(self, fault: str, traceback: str = "", *, out_of_memory: bool = False) -> None:
-        super().__init__(fault)
+    def __init__(self, cause: str, traceback: str = "") -> None:
+        super().__init__(cause)
         self.traceback = traceback
-        self.status = 507 if out_of_memory else 500
+
+
+class LoadOutOfMemory(LoadFailed):
+    pass
+
+
+class SlotFailed(WorkerFailure):
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"The server's own code around this worker failed ({type(error).__name__}: {error}); the log has the "
+            "traceback. The next scaling of the model tries again."
+        )

@@ -27,10 +27,10 @@ from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
+from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.engine.pool import PoolEvents
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
-from torchserve_lite.ipc.messages import Result
+from torchserve_lite.ipc.messages import BatchDone
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.manager import Homes, ModelManager
 from torchserve_lite.management.registry import ModelRegistry
@@ -100,7 +100,7 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
                 cores=usable_cores(),
                 share_threads=config.workers.share_threads,
                 events=_Events(metrics),
-                special_line=metrics.printed_metric,
+                metric_line_parser=metrics.printed_metric,
             )
         )
         manager = ModelManager(
@@ -117,16 +117,16 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
         yield Core(manager, LocalDataPlane(engine, manager.registry, metrics, failed, opening), metrics)
 
 
-class _Events(PoolEvents):
+class _Events(EngineEvents):
     """What pools report, turned into figures."""
 
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], result: Result, seconds: float) -> None:
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
         self._metrics.model(spec.key).batch_size.observe(len(batch))
-        self._metrics.prediction_time(spec.key, result.handler_seconds)
-        for metric in result.metrics:
+        self._metrics.prediction_time(spec.key, done.handler_seconds)
+        for metric in done.metrics:
             self._metrics.handler_metric(metric)
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:

@@ -16,7 +16,8 @@ from hf_settings import read_settings
 from hf_tasks import TASKS, labels_of
 from torch import Tensor
 from ts.torch_handler.base_handler import BaseHandler
-from ts.utils.util import InvalidRow, PredictionException, load_label_mapping
+from ts.utils import util
+from ts.utils.util import PredictionException, load_label_mapping
 
 
 class TransformersHandler(BaseHandler):
@@ -67,8 +68,8 @@ class TransformersHandler(BaseHandler):
         try:
             read = read_row(row)
             encodings = [self.task.checked(self.batcher.encode(example)) for example in read.examples]
-        except ValueError as fault:
-            raise InvalidRow(index, str(fault)) from fault
+        except ValueError as error:
+            raise _refusal_of(index, str(error)) from error
         return EncodedRow(encodings, read.many)
 
     def _explained(self, index: int, row: EncodedRow) -> Any:
@@ -76,8 +77,8 @@ class TransformersHandler(BaseHandler):
         pad_id = self.batcher.pad_id
         try:
             return _grouped([explanation(self.transformer, self.task, one, pad_id) for one in batches], row)
-        except IndexError as fault:
-            raise InvalidRow(index, f"The model has no output of the asked target: {fault}") from fault
+        except IndexError as error:
+            raise _refusal_of(index, f"The model has no output of the asked target: {error}") from error
 
     def _outputs(self, batch: Batch) -> Sequence[Tensor]:
         if self._generates:
@@ -107,6 +108,13 @@ class TransformersHandler(BaseHandler):
     @property
     def _is_encoder_decoder(self) -> bool:
         return bool(getattr(self.config, "is_encoder_decoder", False))
+
+
+def _refusal_of(row: int, message: str) -> PredictionException:
+    """Of the one request, where the server can tell it from the others of its batch; TorchServe refuses them all."""
+    if hasattr(util, "InvalidRow"):
+        return util.InvalidRow(row, message)
+    return PredictionException(message, 400)
 
 
 def _grouped(answers: list[Any], row: EncodedRow) -> Any:

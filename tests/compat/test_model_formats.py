@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 import torch
 from torch import nn
 from ts.torch_handler.base_handler import BaseHandler
-from ts.torch_handler.model_formats import ModelFormat, ModelNotLoadable, format_of
+from ts.torch_handler.formats import ModelFormat, format_of
+from ts.torch_handler.model_formats import ModelNotLoadable
 
 from torchserve_lite import testing
+from torchserve_lite.archive.entry_points import check_model_file
+from torchserve_lite.worker.tracebacks import explain_failure
 
 CPU = torch.device("cpu")
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -159,6 +163,74 @@ def test_eager_model_answers_as_saved_when_weights_are_read(
     assert_answers_as(model, loaded(folder, file, "tied.py"))
 
 
+@pytest.fixture
+def zoo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[nn.Module]:
+    """Of a class in zoo.models.net, a name like those of torchvision: TorchScript files hold code by its name."""
+    (tmp_path / "zoo/models").mkdir(parents=True)
+    code = MODEL_FILE.replace("self.second.weight = self.first.weight", "pass")
+    (tmp_path / "zoo/models/net.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("zoo.models.net").Tied().eval()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zoo"]:
+        del sys.modules[name]
+
+
+def save_with_extra_files(model: nn.Module, path: Path) -> None:
+    files = {"models/labels.json": "{}", "data/aotinductor/x": "", "archive_format": "pt2"}
+    torch.jit.save(torch.jit.script(model), path, _extra_files=files)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("save", "kind"),
+    [
+        pytest.param(save_state, ModelFormat.STATE_DICT, id="state dict"),
+        pytest.param(save_legacy_state, ModelFormat.STATE_DICT, id="state dict before 1.6"),
+        pytest.param(lambda model, path: torch.save(model, path), ModelFormat.STATE_DICT, id="whole module"),
+        pytest.param(save_script, ModelFormat.TORCHSCRIPT, id="scripted"),
+        pytest.param(save_with_extra_files, ModelFormat.TORCHSCRIPT, id="scripted, with extra files"),
+        pytest.param(
+            lambda model, path: torch.jit.trace(model, torch.zeros(2, 4)).save(path),
+            ModelFormat.TORCHSCRIPT,
+            id="traced",
+        ),
+        pytest.param(
+            lambda model, path: torch.jit.script(model)._save_for_lite_interpreter(str(path)),
+            ModelFormat.TORCHSCRIPT,
+            id="lite interpreter",
+        ),
+        pytest.param(save_exported, ModelFormat.EXPORTED_PROGRAM, id="torch.export"),
+        pytest.param(lambda model, path: path.write_bytes(b"hello"), ModelFormat.UNKNOWN, id="junk"),
+        pytest.param(lambda model, path: path.write_bytes(b""), ModelFormat.UNKNOWN, id="empty"),
+    ],
+)
+def test_format_is_told_by_what_defines_it_when_module_names_mislead(
+    tmp_path: Path, zoo_model: nn.Module, save: Callable[[nn.Module, Path], object], kind: ModelFormat
+) -> None:
+    """TorchScript of torchvision was taken for torch.export: `/models/` occurs in the paths of its code."""
+    save(zoo_model, tmp_path / "model.pt")
+    assert format_of(tmp_path / "model.pt") is kind
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        pytest.param(
+            ["serialized_exported_program.json", "version"], ModelFormat.EXPORTED_PROGRAM, id="export until 2.7"
+        ),
+        pytest.param(["m/constants.pkl", "m/data.pkl"], ModelFormat.TORCHSCRIPT, id="TorchScript"),
+        pytest.param(["m/data.pkl", "m/extra/constants.pkl"], ModelFormat.STATE_DICT, id="deeper names do not count"),
+        pytest.param(["config.json", "model.weights.h5"], ModelFormat.UNKNOWN, id="Keras"),
+        pytest.param([".data/extern_modules", "m/models/m.pkl"], ModelFormat.UNKNOWN, id="torch.package"),
+    ],
+)
+def test_format_of_a_zip_is_told_by_its_entries(tmp_path: Path, names: list[str], kind: ModelFormat) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    assert format_of(tmp_path / "model.pt") is kind
+
+
 def test_aoti_package_answers_as_eager_when_loaded(aoti: Path, model: nn.Module) -> None:
     assert format_of(aoti) is ModelFormat.AOTI_PACKAGE
     assert_answers_as(model, loaded(aoti.parent, aoti.name))
@@ -192,6 +264,28 @@ def test_weights_stay_mapped_when_config_lets_them(
 def test_weights_are_converted_when_their_dtype_is_not_the_models(folder: Path, model: nn.Module) -> None:
     torch.save(model.half().state_dict(), folder / "model.pt")
     assert loaded(folder, "model.pt", "tied.py").inference(torch.zeros(1, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(
+            "def load_state_dict(self, state_dict, strict=True): return super().load_state_dict(state_dict, strict)",
+            id="load_state_dict without assign",
+        ),
+        pytest.param(
+            "def load_state_dict(self, s): super().load_state_dict(dict(s))", id="load_state_dict of one argument"
+        ),
+        pytest.param("def state_dict(self): return super().state_dict()", id="state_dict without keep_vars"),
+        pytest.param("def eval(self): self.train(False)", id="eval without a result"),
+        pytest.param("def to(self, device): super().to(device)", id="to without a result"),
+    ],
+)
+def test_own_method_of_a_model_gets_only_what_torchserve_gives_it(folder: Path, model: nn.Module, method: str) -> None:
+    """`assign=` made a class fail whose own `load_state_dict` is that of an older torch."""
+    (folder / "tied.py").write_text(f"{MODEL_FILE}\n    {method}\n")
+    save_state(model, folder / "model.pt")
+    assert_answers_as(model, loaded(folder, "model.pt", "tied.py"))
 
 
 def test_model_file_is_used_when_standard_library_has_its_name(folder: Path) -> None:
@@ -265,14 +359,32 @@ def test_missing_shard_is_named_when_index_lists_it(folder: Path, model: nn.Modu
         pytest.param("model.safetensors", "safetensors", "tied.py", id="safetensors"),
     ],
 )
-def test_missing_extra_is_named_with_its_installation(
+def test_missing_package_is_named_with_its_installation(
     folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, package: str, model_file: str | None
 ) -> None:
     (folder / file).write_bytes(b"any")
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "ts.torch_handler.onnx_session", raising=False)
-    with pytest.raises(ModelNotLoadable, match=rf'needs {package}.*pip install "torchserve-lite\['):
+    with pytest.raises(ModelNotLoadable, match=f"needs {package}, which is not installed") as failure:
         loaded(folder, file, model_file)
+    assert "pip install 'torchserve-lite[" in explain_failure(failure.value).fault
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param("class TooLong(ValueError): ...", id="exception"),
+        pytest.param(
+            "from dataclasses import dataclass\n@dataclass\nclass Settings:\n    width: int = 4", id="dataclass"
+        ),
+        pytest.param("import enum\nclass Mode(enum.Enum):\n    A = 1", id="enum"),
+        pytest.param("class Wider(Tied): ...", id="what extends it is the model"),
+    ],
+)
+def test_model_file_may_define_other_things_beside_the_network(folder: Path, beside: str) -> None:
+    (folder / "tied.py").write_text(f"{MODEL_FILE}\n{beside}\n")
+    assert isinstance(loaded(folder, None, "tied.py").model, nn.Module)
+    check_model_file(folder / "tied.py", folder)
 
 
 def test_model_file_with_two_classes_is_refused_by_their_names(folder: Path) -> None:

@@ -13,6 +13,8 @@ from ts.context import Context
 from ts.model_loader import ModelLoaderFactory, TsModelLoader, find_entry_point
 from ts.service import Service
 
+from tests.entry_point_cases import ENTRY_POINTS, SIDE, UNDECIDED
+
 Write = Callable[[str, str], None]
 
 CLASS = """
@@ -85,11 +87,26 @@ def test_entry_point_is_found(write: Write, handler: str, text: str, answer: str
     assert call(handler) == ([answer, answer], True)
 
 
+@pytest.mark.parametrize(("text", "handler", "name"), ENTRY_POINTS)
+def test_entry_point_is_the_one_that_inspect_tells(write: Write, text: str, handler: str, name: str) -> None:
+    """TorchServe stops at the first class beside the handler's, an exception for instance."""
+    write("h.py", text)
+    write("side.py", SIDE)
+    entry, _ = find_entry_point(handler)
+    assert name == (type(entry.__self__).__name__ if hasattr(entry, "__self__") else entry.__name__)
+
+
+@pytest.mark.parametrize("text", UNDECIDED)
+def test_module_is_refused_with_the_way_out_when_there_is_no_telling(write: Write, text: str) -> None:
+    write("h.py", text)
+    with pytest.raises(ValueError, match=r"Expected only one class in custom service code.*h\.py:ClassName"):
+        find_entry_point("h.py")
+
+
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
         pytest.param("x = 1", ValueError, "Expected only one class in custom service code", id="no-class"),
-        pytest.param(CLASS + "class Two: ...", ValueError, "Expected only one class in custom", id="two-classes"),
         pytest.param("class A:\n    def initialize(self, c): ...", ValueError, "Expect handle method", id="no-handle"),
         pytest.param("class A:\n    def handle(self, d, c): ...", AttributeError, "initialize", id="no-initialize"),
     ],

@@ -14,25 +14,24 @@ from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.engine.devices import Devices
-from torchserve_lite.engine.interface import ModelFiles, Worker
+from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Worker
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.engine.pool import PoolEvents
 from torchserve_lite.errors import WorkerFailure
-from torchserve_lite.ipc.messages import Result
+from torchserve_lite.ipc.messages import BatchDone
 
 MODELS = Path(__file__).parent / "models"
 
 
-class Noted(PoolEvents):
+class Noted(EngineEvents):
     """What the pool reported."""
 
     def __init__(self) -> None:
-        self.results: list[Result] = []
+        self.done: list[BatchDone] = []
         self.failures: list[WorkerFailure] = []
         self.failed = asyncio.Event()
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], result: Result, seconds: float) -> None:
-        self.results.append(result)
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
+        self.done.append(done)
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self.failures.append(error)
@@ -68,7 +67,7 @@ class Served:
     @property
     def worker(self) -> Worker:
         """The first worker itself, to learn how it ended when the engine is no more."""
-        pool, _ = self.engine._pools[self.spec.key]
+        pool = self.engine._pools[self.spec.key].pool
         worker = pool._slots[0].worker
         assert worker is not None
         return worker

@@ -10,7 +10,9 @@ import pytest_asyncio
 from tests.engine.serving import Served, served
 from torchserve_lite.core.models import BatchPolicy
 from torchserve_lite.core.requests import Part
-from torchserve_lite.errors import PredictionFailed
+from torchserve_lite.errors import HandlerError, OutOfMemory, PredictionFailed, ServingError
+
+UNSUPPORTED = "Unsupported model output data type."
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,31 +27,30 @@ async def steady(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
 async def test_each_request_of_a_batch_gets_its_own_answer(steady: Served) -> None:
     jobs = [steady.submit(b"echo %d" % number) for number in range(4)]
     assert [(await job.answer).body for job in jobs] == [b"echo %d" % number for number in range(4)]
-    assert len(steady.events.results[-1].replies) == 4
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "message"),
+    ("body", "error", "message"),
     [
-        pytest.param(b"raise boom", 503, "Prediction failed", id="exception"),
-        pytest.param(b"prediction_exception 404", 404, "no such customer", id="PredictionException"),
-        pytest.param(b"prediction_exception 599", 599, "no such customer", id="PredictionException with an odd code"),
-        pytest.param(b"memory_error", 507, "Out of resources", id="MemoryError"),
-        pytest.param(b"cuda_error", 507, "Out of resources", id="CUDA"),
-        pytest.param(b"not_a_list", 503, "Invalid model predict output", id="not a list"),
-        pytest.param(b"too_few", 503, "number of batch response mismatched", id="too few results"),
-        pytest.param(b"unserialisable", 503, "Unsupported model output data type.", id="unserialisable"),
-        pytest.param(b"surrogate", 503, "Unsupported model output data type.", id="text that is no UTF-8"),
-        pytest.param(b"endless_nesting", 503, "Unsupported model output data type.", id="nested too deeply"),
-        pytest.param(b"cancel", 503, "Prediction failed", id="CancelledError"),
+        pytest.param(b"raise boom", PredictionFailed, "Prediction failed", id="exception"),
+        pytest.param(b"prediction_exception 404", HandlerError, "no such customer", id="PredictionException"),
+        pytest.param(b"prediction_exception 599", HandlerError, "no such customer", id="with an odd code"),
+        pytest.param(b"memory_error", OutOfMemory, "Out of resources", id="MemoryError"),
+        pytest.param(b"cuda_error", OutOfMemory, "Out of resources", id="CUDA"),
+        pytest.param(b"not_a_list", PredictionFailed, "Invalid model predict output", id="not a list"),
+        pytest.param(b"too_few", PredictionFailed, "number of batch response mismatched", id="too few results"),
+        pytest.param(b"unserialisable", PredictionFailed, UNSUPPORTED, id="unserialisable"),
+        pytest.param(b"surrogate", PredictionFailed, UNSUPPORTED, id="text that is no UTF-8"),
+        pytest.param(b"endless_nesting", PredictionFailed, UNSUPPORTED, id="nested too deeply"),
+        pytest.param(b"cancel", PredictionFailed, "Prediction failed", id="CancelledError"),
     ],
 )
-async def test_failure_of_the_handler_has_torchserves_status_and_costs_no_worker(
-    steady: Served, body: bytes, status: int, message: str
+async def test_failure_of_the_handler_is_told_and_costs_no_worker(
+    steady: Served, body: bytes, error: type[ServingError], message: str
 ) -> None:
-    with pytest.raises(PredictionFailed) as failure:
+    with pytest.raises(error) as failure:
         await steady.ask(body)
-    assert (failure.value.status, str(failure.value)) == (status, message)
+    assert (type(failure.value), str(failure.value)) == (error, message)
     assert await steady.ask(b"echo") == b"echo"
 
 
@@ -67,11 +68,11 @@ async def test_status_of_another_type_than_int_is_understood(steady: Served) -> 
 async def test_stream_arrives_piece_by_piece(steady: Served) -> None:
     first = await steady.submit(b"stream a,b,c").answer
     assert (first.body, first.status) == (b"a", 201)
-    assert [piece async for piece in first.more] == [b"b", b"c"]
+    assert [piece async for piece in first.stream] == [b"b", b"c"]
 
 
 async def test_metrics_travel_with_the_answers(steady: Served) -> None:
     await steady.ask(b"count")
-    (metric,) = steady.events.results[-1].metrics
+    (metric,) = steady.events.done[-1].metrics
     assert (metric.name, metric.kind, metric.value) == ("Served", "counter", 1.0)
     assert ("ModelName", "obedient") in metric.labels

@@ -28,6 +28,7 @@ from torchserve_lite.errors import (
     PredictionFailed,
     ResponseTimeout,
     WorkerDied,
+    WorkerKilled,
 )
 
 PROCESSES = ["forked", "exec"]
@@ -110,26 +111,26 @@ async def test_threads_of_a_worker(facts: dict[str, int], cores: int, threads: b
 
 
 @pytest.mark.parametrize(
-    ("body", "cause", "status"),
+    ("body", "cause", "kind"),
     [
-        pytest.param(b"exit 3", "exited with code 3", 500, id="sys.exit"),
-        pytest.param(b"exit_now 0", "exited with code 0", 500, id="os._exit"),
-        pytest.param(b"interrupt", "exited with code 1", 500, id="KeyboardInterrupt"),
-        pytest.param(b"segfault", "ended by SIGSEGV", 500, id="segfault"),
-        pytest.param(b"signal SIGKILL", "ended by SIGKILL", 507, id="SIGKILL"),
-        pytest.param(b"signal SIGABRT", "ended by SIGABRT", 500, id="SIGABRT"),
-        pytest.param(b"write_garbage", "a message that cannot be used", 500, id="garbage on the link"),
+        pytest.param(b"exit 3", "exited with code 3", WorkerDied, id="sys.exit"),
+        pytest.param(b"exit_now 0", "exited with code 0", WorkerDied, id="os._exit"),
+        pytest.param(b"interrupt", "exited with code 1", WorkerDied, id="KeyboardInterrupt"),
+        pytest.param(b"segfault", "ended by SIGSEGV", WorkerDied, id="segfault"),
+        pytest.param(b"signal SIGKILL", "ended by SIGKILL", WorkerKilled, id="SIGKILL"),
+        pytest.param(b"signal SIGABRT", "ended by SIGABRT", WorkerDied, id="SIGABRT"),
+        pytest.param(b"write_garbage", "a message that cannot be used", WorkerDied, id="garbage on the link"),
     ],
 )
 @process_launchers
 async def test_death_fails_its_request_with_the_cause_and_the_next_worker_answers(
-    launcher: str, body: bytes, cause: str, status: int
+    launcher: str, body: bytes, cause: str, kind: type
 ) -> None:
     async with served(launcher) as model:
         first = model.pids
         with pytest.raises(WorkerDied, match=cause) as death:
             await model.ask(body)
-        assert death.value.status == status
+        assert type(death.value) is kind
         assert await model.ask(b"echo") == b"echo"
         assert model.pids != first
 
@@ -317,7 +318,7 @@ async def test_worker_ends_by_itself_though_its_handler_left_threads(launcher: s
 @process_launchers
 async def test_no_process_is_left_when_the_engine_ends_while_a_model_loads(launcher: str) -> None:
     before, handler_runs = processes(), asyncio.Event()
-    async with engine_of(launcher, "slow_start", special_line=lambda line: handler_runs.set() or True) as engine:
+    async with engine_of(launcher, "slow_start", metric_line_parser=lambda line: handler_runs.set() or True) as engine:
         loading = asyncio.create_task(engine.load(spec_for("slow_start"), 1))
         await handler_runs.wait()
         assert len(processes()) == len(before) + 1

@@ -18,6 +18,8 @@ from torchserve_lite import errors
         (errors.ModelFailed("m", "no such weights"), ['"m"', "no such weights"]),
         (errors.ModelLoading("m"), ['"m"', "Try again"]),
         (errors.DeadlineExceeded(0.25), ["0.25 s"]),
+        (errors.WorkerRestarting("m", "no such weights"), ['"m"', "tried again", "no such weights"]),
+        (errors.SlotFailed(ValueError("planted")), ["ValueError", "planted", "scaling"]),
         (errors.WorkerDied("It was shot."), ["Worker died.", "It was shot."]),
         (errors.ResponseTimeout(120.0), ["Worker died.", "responseTimeout=120 s"]),
     ],
@@ -29,8 +31,3 @@ def test_error_names_what_was_wrong(error: Exception, texts: list[str]) -> None:
 
 def test_death_without_a_cause_is_torchserves_text() -> None:
     assert str(errors.WorkerDied()) == "Worker died."
-
-
-@pytest.mark.parametrize("kind", [errors.WorkerDied, errors.LoadFailed])
-def test_running_out_of_memory_is_insufficient_storage(kind: type[errors.WorkerFailure]) -> None:
-    assert (kind("x", out_of_memory=True).status, kind("x").status) == (507, 500)

@@ -24,24 +24,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS, UNKNOWN_TO_THE_ARCHIVER
 from torchserve_lite.archive.manifest import MANIFEST_PATH
 from torchserve_lite.archive.unpacking.entries import CHUNK
 from torchserve_lite.errors import BadRequest, Conflict, NotFound
 
 ARCHIVER_VERSION = "0.12.0"  # whose format we write
 FORMATS = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
-BUILT_IN_HANDLERS = frozenset(
-    {
-        "base_handler",
-        "text_classifier",
-        "image_classifier",
-        "object_detector",
-        "image_segmenter",
-        "dali_image_classifier",
-        "vllm_handler",
-        "trt_llm_handler",
-    }
-)
 
 _BUILT_IN_LSP_HANDLERS = frozenset({"BaseHandler", "TorchScriptHandler"})
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
@@ -100,11 +89,11 @@ def build(request: ArchiveRequest, progress: Progress | None = None) -> Path:
     packed = contents(request)
     manifest = manifest_text(request, datetime.now())
     write = {"tgz": _write_tar, "no-archive": _write_folder}.get(request.archive_format, _write_zip)
-    write(request, packed.files, manifest, _Meter(packed.size, progress))
+    write(request, packed.files, manifest, _ByteCounter(packed.size, progress))
     return request.target
 
 
-class _Meter:
+class _ByteCounter:
     """Told of every piece packed; tells how much that makes of the whole."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
@@ -176,19 +165,13 @@ def _single_file(flag: str, path: str) -> Iterator[tuple[str, Path]]:
 
 def _handler_file(request: ArchiveRequest) -> str:
     """The file that holds the handler; "" when it is built into the server."""
-    if request.runtime == "LSP":
-        return _library_file(request.handler)
-    if request.handler in BUILT_IN_HANDLERS:
+    if request.runtime == "LSP":  # C++ handlers are named ``library:Class``
+        library = request.handler.partition(":")[0] + (".dylib" if sys.platform == "darwin" else ".so")
+        return "" if request.handler in _BUILT_IN_LSP_HANDLERS else library
+    if request.handler in BUILT_IN_HANDLERS and request.handler not in UNKNOWN_TO_THE_ARCHIVER:
         return ""
     module = request.handler.partition(":")[0]
     return module if module.endswith(".py") else f"{module}.py"
-
-
-def _library_file(handler: str) -> str:
-    """C++ handlers are named ``library:Class``."""
-    if handler in _BUILT_IN_LSP_HANDLERS:
-        return ""
-    return handler.partition(":")[0] + (".dylib" if sys.platform == "darwin" else ".so")
 
 
 def _existing(flag: str, path: Path) -> Path:
@@ -256,18 +239,18 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _write_zip(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_zip(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     method = zipfile.ZIP_STORED if request.archive_format == "zip-store" else zipfile.ZIP_DEFLATED
     with _replacing(request.target) as target, zipfile.ZipFile(target, "w", method) as archive:
         for name, path in files.items():
             info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
             info.compress_type = method
             with path.open("rb") as source, archive.open(info, "w") as packed:
-                _copy(source, packed, meter)
+                _copy(source, packed, counter)
         archive.writestr(MANIFEST_PATH, manifest)
 
 
-def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     with (
         _replacing(request.target) as target,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=target) as packed,
@@ -276,33 +259,28 @@ def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str
         for name, path in files.items():
             with path.open("rb") as source:
                 info = archive.gettarinfo(arcname=f"{request.model_name}/{name}", fileobj=source)
-                archive.addfile(_without_owner(info), _Observed(source, meter))
+                info.uid = info.gid = 0  # who built an archive is nobody's business
+                info.uname = info.gname = ""
+                archive.addfile(info, _CountingReader(source, counter))
         info = tarfile.TarInfo(f"{request.model_name}/{MANIFEST_PATH}")
         info.size = len(manifest.encode())
         archive.addfile(info, io.BytesIO(manifest.encode()))
 
 
-def _without_owner(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Who built an archive is nobody's business."""
-    info.uid = info.gid = 0
-    info.uname = info.gname = ""
-    return info
-
-
-class _Observed:
+class _CountingReader:
     """A file that tells how much of it has been read (tarfile does its own copying)."""
 
-    def __init__(self, file: IO[bytes], meter: _Meter) -> None:
+    def __init__(self, file: IO[bytes], counter: _ByteCounter) -> None:
         self._file = file
-        self._meter = meter
+        self._counter = counter
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._meter.count(len(data))
+        self._counter.count(len(data))
         return data
 
 
-def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, meter: _Meter) -> None:
+def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     """Over what is there, as the original does: the folder may be one that a server is serving."""
     if request.target.exists():
         logger.warning("Overwriting %s ...", request.target)
@@ -311,14 +289,14 @@ def _write_folder(request: ArchiveRequest, files: Mapping[str, Path], manifest: 
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (target.exists() and target.samefile(path)):
             with path.open("rb") as source, target.open("wb") as copy:
-                _copy(source, copy, meter)
+                _copy(source, copy, counter)
             shutil.copymode(path, target)
     file = request.target / MANIFEST_PATH
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(manifest, encoding="utf-8")
 
 
-def _copy(source: IO[bytes], target: IO[bytes], meter: _Meter) -> None:
+def _copy(source: IO[bytes], target: IO[bytes], counter: _ByteCounter) -> None:
     while chunk := source.read(CHUNK):
         target.write(chunk)
-        meter.count(len(chunk))
+        counter.count(len(chunk))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, read_requirements
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.errors import InvalidArchive
 
 _LONGEST_INSTALL = 1800.0  # seconds; a torch from a slow mirror takes ten minutes
@@ -50,12 +50,14 @@ def install(archive: Archive, *, python: str, cache: Path) -> Environment:
     try:
         requirements = read_requirements(archive.path, name)
         if archive.config.use_venv and archive.manifest.runtime == "python":
-            return _virtual_environment(archive, requirements, python or sys.executable, cache)
-        return _beside_the_model(archive, requirements, python)
-    except Fault as fault:
-        raise InvalidArchive(archive.url, str(fault)) from fault
-    except _CommandFailed as failure:
-        raise InvalidArchive(archive.url, f"{failure.doing} failed for model {model}.\n{failure.output}") from failure
+            return _install_into_virtual_environment(archive, requirements, python or sys.executable, cache)
+        return _install_into_folder(archive, requirements, python)
+    except ArchiveError as error:
+        raise InvalidArchive(archive.url, str(error)) from error
+    except (OSError, ValueError) as error:  # a full disk, an interpreter that is gone or says other things than asked
+        raise InvalidArchive(archive.url, f"the packages it asks for cannot be installed: {error}") from error
+    except _CommandFailed as error:
+        raise InvalidArchive(archive.url, f"{error.doing} failed for model {model}.\n{error.output}") from error
 
 
 class _CommandFailed(Exception):
@@ -65,18 +67,20 @@ class _CommandFailed(Exception):
         self.output = output
 
 
-def _beside_the_model(archive: Archive, requirements: Requirements, python: str) -> Environment:
+def _install_into_folder(archive: Archive, requirements: Requirements, python: str) -> Environment:
     """A folder of the model store is the operator's and stays clean."""
     target = archive.scratch / "packages" if archive.is_folder else archive.path
     _pip(python or sys.executable, archive, requirements, "--target", str(target))
     return Environment(python=python, python_path=(str(target),) if archive.is_folder else ())
 
 
-def _virtual_environment(archive: Archive, requirements: Requirements, python: str, cache: Path) -> Environment:
+def _install_into_virtual_environment(
+    archive: Archive, requirements: Requirements, python: str, cache: Path
+) -> Environment:
     described = _run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON], cwd=archive.path)
     folder = cache / _key(archive, requirements, python, described)
     interpreter = str(folder / "bin/python")
-    with _alone(folder):
+    with _locked(folder):
         if not (folder / _COMPLETE).exists():
             _create_environment(folder, python, json.loads(described)["places"], archive.path)
             _pip(interpreter, archive, requirements, "--upgrade-strategy", "only-if-needed")
@@ -109,7 +113,7 @@ def _key(archive: Archive, requirements: Requirements, python: str, described: s
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Versions of a model are often registered together; the second waits and finds the environment made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
@@ -140,18 +144,19 @@ def _run(doing: str, command: Sequence[str], cwd: Path) -> str:
         errors="replace",
         start_new_session=True,
     )
-    with _ended(process):
+    with _killed_on_exit(process):
         try:
             output, _ = process.communicate(timeout=_LONGEST_INSTALL)
-        except subprocess.TimeoutExpired as e:
-            raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.") from e
+        except subprocess.TimeoutExpired as error:
+            raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.") from error
     if process.returncode:
-        raise _CommandFailed(doing, _last_lines(output))
+        lines = [line for line in output.splitlines() if line.strip()]
+        raise _CommandFailed(doing, "\n".join(lines[-_LAST_LINES:]))
     return output
 
 
 @contextmanager
-def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
+def _killed_on_exit(process: subprocess.Popen[str]) -> Iterator[None]:
     """However we leave, nothing that pip started goes on."""
     try:
         yield
@@ -159,8 +164,3 @@ def _ended(process: subprocess.Popen[str]) -> Iterator[None]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-
-
-def _last_lines(output: str) -> str:
-    lines = [line for line in output.splitlines() if line.strip()]
-    return "\n".join(lines[-_LAST_LINES:])

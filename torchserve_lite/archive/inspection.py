@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
+from torchserve_lite.archive.entry_points import check_model_file, describe_entry_point
+from torchserve_lite.archive.formats import ModelFormat, format_of
+from torchserve_lite.archive.installation import how_to_install
 from torchserve_lite.archive.requirements import read_requirements
-from torchserve_lite.archive.source_code import ImportedPackage, classes_in, describe_entry_point, imported_packages
+from torchserve_lite.archive.source_code import ImportedPackage, imported_packages, is_installed
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.archive.unpacking.entries import Fault
-from torchserve_lite.archive.weights import Weights, WeightsKind, look_at_weights
+from torchserve_lite.archive.unpacking.entries import ArchiveError
+from torchserve_lite.archive.weights import pickled_classes
 
-_PACKAGES_OF_HANDLERS = {
-    "vllm_handler": "vllm",
-    "trt_llm_handler": "tensorrt_llm",
-    "dali_image_classifier": "nvidia-dali",
-}
 _NEVER_SHADOWED = frozenset({"torch", "numpy", "ts", "yaml", "PIL"})
 
 
@@ -36,44 +35,44 @@ class Inspection:
 
 
 def inspect_archive(archive: Archive) -> Inspection:
-    entry_point, fault = _entry_point(archive)
-    imports = imported_packages(archive.path, _code(archive))
-    problems = (*fault, *_runtime_problems(archive), *_missing_files(archive), *_missing_packages(archive, imports))
+    manifest, folder = archive.manifest, archive.path
+    problems: list[str] = []
+    entry_point = ""
+    try:
+        entry_point = describe_entry_point(folder, manifest.handler)
+    except ArchiveError as error:
+        problems.append(str(error))
+    if manifest.runtime == "LSP":
+        problems.append(
+            "has the runtime LSP, for C++ handlers, which this server does not run. Use TorchServe's C++ backend"
+        )
+    if archive.config.unserved:
+        problems.append(archive.config.unserved)
+    problems += _missing_files(archive)
+
+    module = manifest.handler.partition(":")[0].removesuffix(".py")
+    imported_first = [f"{module}.py", f"{module}/__init__.py", *filter(None, [manifest.model_file])]
+    imports = imported_packages(folder, [folder / name for name in imported_first])
+    problems += _missing_packages(archive, imports)
+    if manifest.requirements_file:
+        try:
+            read_requirements(folder, manifest.requirements_file)
+        except ArchiveError as error:
+            problems.append(str(error))
+    problems += _weights_problems(archive)
     return Inspection(
-        entries=_entries(archive.path),
-        manifest=archive.manifest.raw,
+        entries={
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        },
+        manifest=manifest.raw,
         config=archive.config.raw,
         entry_point=entry_point,
         imports=imports,
-        problems=(*problems, *_requirements_problems(archive), *_weights_problems(archive)),
-        notes=(*archive.warnings, *_shadowing(archive.path)),
+        problems=tuple(problems),
+        notes=(*archive.warnings, *_shadowing(folder)),
     )
-
-
-def _entries(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(files)}
-
-
-def _entry_point(archive: Archive) -> tuple[str, tuple[str, ...]]:
-    try:
-        return describe_entry_point(archive.path, archive.manifest.handler), ()
-    except Fault as fault:
-        return "", (str(fault),)
-
-
-def _code(archive: Archive) -> Iterator[Path]:
-    """The files a worker imports first."""
-    module = archive.manifest.handler.partition(":")[0].removesuffix(".py")
-    yield archive.path / f"{module}.py"
-    yield archive.path / module / "__init__.py"
-    if archive.manifest.model_file:
-        yield archive.path / archive.manifest.model_file
-
-
-def _runtime_problems(archive: Archive) -> Iterator[str]:
-    if archive.manifest.runtime == "LSP":
-        yield "has the runtime LSP, for C++ handlers, which this server does not run. Use TorchServe's C++ backend"
 
 
 def _missing_files(archive: Archive) -> Iterator[str]:
@@ -90,22 +89,14 @@ def _missing_files(archive: Archive) -> Iterator[str]:
 
 def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) -> Iterator[str]:
     needed = [package.name for package in imports if package.missing]
-    if package := _PACKAGES_OF_HANDLERS.get(archive.manifest.handler):
-        needed.append(package)
+    if (module := BUILT_IN_HANDLERS.get(archive.manifest.handler)) and not is_installed(module):
+        needed.append(module)
     if not needed:
         return
-    mend = "Install them in the server's Python"
+    advice = [how_to_install(module) for module in needed]
     if file := archive.manifest.requirements_file:
-        mend += f", or set install_py_dep_per_model=true if {file} asks for them"
-    yield f"imports what is not installed here: {', '.join(needed)}. {mend}"
-
-
-def _requirements_problems(archive: Archive) -> Iterator[str]:
-    if name := archive.manifest.requirements_file:
-        try:
-            read_requirements(archive.path, name)
-        except Fault as fault:
-            yield str(fault)
+        advice.append(f"With install_py_dep_per_model=true the server installs what {file} asks for")
+    yield f"imports what is not installed here: {', '.join(needed)}. {'. '.join(advice)}"
 
 
 def _weights_problems(archive: Archive) -> Iterator[str]:
@@ -113,36 +104,22 @@ def _weights_problems(archive: Archive) -> Iterator[str]:
     file = archive.path / manifest.serialized_file
     if not manifest.serialized_file or not file.is_file():
         return
-    weights = look_at_weights(file)
-    by_itself = "unless its handler loads them by itself"
-    if weights.classes:
-        yield _pickled_classes(manifest.serialized_file, weights)
-    elif weights.kind is WeightsKind.STATE_DICT and not manifest.model_file:
-        yield f"{manifest.serialized_file} holds {weights.kind}: they need a model file (--model-file), {by_itself}"
-    if weights.kind is WeightsKind.STATE_DICT and manifest.model_file:
-        yield from _model_file_problems(archive)
-
-
-def _pickled_classes(name: str, weights: Weights) -> str:
-    shown = ", ".join(weights.classes[:5])
-    return (
-        f"{name} is a pickle of {shown}, which is not loaded (weights_only): it could run any code. "
-        "Save model.state_dict() instead"
-    )
-
-
-def _model_file_problems(archive: Archive) -> Iterator[str]:
-    file = archive.path / archive.manifest.model_file
-    if not file.is_file():
+    if format_of(file) is not ModelFormat.STATE_DICT:
         return
-    try:
-        classes = classes_in(file, archive.path)
-    except Fault as fault:
-        yield str(fault)
-        return
-    if len(classes) != 1:
-        names = f" ({', '.join(classes)})" if classes else ""
-        yield f"{file.name} must define exactly one class, and defines {len(classes)}{names}"
+    name = manifest.serialized_file
+    if classes := pickled_classes(file):
+        yield (
+            f"{name} is a pickle of {', '.join(classes[:5])}, which is not loaded (weights_only): "
+            "it could run any code. Save model.state_dict() instead"
+        )
+    elif not manifest.model_file:
+        yield f"{name} holds a state dict: it needs a model file (--model-file), unless its handler loads it by itself"
+    model_file = archive.path / manifest.model_file
+    if manifest.model_file and model_file.is_file():
+        try:
+            check_model_file(model_file, archive.path)
+        except ArchiveError as error:
+            yield str(error)
 
 
 def _shadowing(folder: Path) -> Iterator[str]:

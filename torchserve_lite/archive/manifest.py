@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchserve_lite.archive.unpacking.entries import MIB, Fault, name_fault, shown
+from torchserve_lite.archive.unpacking.entries import MIB, ArchiveError, name_problem, shown
 from torchserve_lite.errors import InvalidArchive
 
 MANIFEST_PATH = "MAR-INF/MANIFEST.json"
@@ -58,32 +58,32 @@ class Manifest:
             return cls.default()
         try:
             return _manifest(_parsed(_text(file)))
-        except Fault as fault:
-            raise InvalidArchive(archive, f"{MANIFEST_PATH}: {fault}") from fault
+        except ArchiveError as error:
+            raise InvalidArchive(archive, f"{MANIFEST_PATH}: {error}") from error
 
 
 def _text(file: Path) -> str:
     with file.open("rb") as opened:
         data = opened.read(_LARGEST + 1)
     if len(data) > _LARGEST:
-        raise Fault(f"is larger than {_LARGEST:,} bytes")
+        raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
     try:
         return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise Fault(f"is not UTF-8 (byte {e.start})") from e
+    except UnicodeDecodeError as error:
+        raise ArchiveError(f"is not UTF-8 (byte {error.start})") from error
 
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
         manifest = json.loads(text, object_pairs_hook=_without_duplicates)
-    except json.JSONDecodeError as e:
-        raise Fault(f"is not JSON: {e.msg} at line {e.lineno}, column {e.colno}") from e
-    except RecursionError as e:
-        raise Fault("is nested too deeply") from e
-    except ValueError as e:  # CPython refuses integers of thousands of digits
-        raise Fault(f"is not JSON: {e}") from e
+    except json.JSONDecodeError as error:
+        raise ArchiveError(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ArchiveError("is nested too deeply") from error
+    except ValueError as error:  # CPython refuses integers of thousands of digits
+        raise ArchiveError(f"is not JSON: {error}") from error
     if not isinstance(manifest, dict):
-        raise Fault(f"must hold an object, not {_kind(manifest)}")
+        raise ArchiveError(f"must hold an object, not {_kind(manifest)}")
     return manifest
 
 
@@ -92,7 +92,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise Fault(f"has the key {shown(key)} twice")
+            raise ArchiveError(f"has the key {shown(key)} twice")
         found[key] = value
     return found
 
@@ -100,9 +100,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _manifest(raw: dict[str, Any]) -> Manifest:
     model = raw.get("model")
     if model is None:
-        raise Fault("Missing Model entry in manifest file.")
+        raise ArchiveError("Missing Model entry in manifest file.")
     if not isinstance(model, dict):
-        raise Fault(f"model must be an object, not {_kind(model)}")
+        raise ArchiveError(f"model must be an object, not {_kind(model)}")
     created_on, archiver_version = _string(raw, "createdOn"), _string(raw, "archiverVersion")
     return Manifest(
         model_name=_name(_string(model, "modelName"), "modelName"),
@@ -121,7 +121,7 @@ def _string(fields: Mapping[str, Any], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise Fault(f"{key} must be a string, not {_kind(value)}")
+        raise ArchiveError(f"{key} must be a string, not {_kind(value)}")
     if key in _IN_THE_ARCHIVE:
         _refuse_outside(key, value)
     elif key == "handler":
@@ -131,15 +131,15 @@ def _string(fields: Mapping[str, Any], key: str) -> str:
 
 def _refuse_outside(key: str, value: str) -> None:
     """A path within the archive is fine (TorchServe joins it to the model's folder), one that leaves it is not."""
-    if fault := name_fault(value):
-        raise Fault(f"{key} {shown(value)} {fault}")
+    if problem := name_problem(value):
+        raise ArchiveError(f"{key} {shown(value)} {problem}")
 
 
 def _name(value: str, key: str) -> str:
     if any(sign in value for sign in "/\\") or not value.isprintable():
-        raise Fault(f"{key} {shown(value)} may not contain slashes, backslashes or control characters")
+        raise ArchiveError(f"{key} {shown(value)} may not contain slashes, backslashes or control characters")
     if len(value) > _LONGEST_NAME:
-        raise Fault(f"{key} is longer than {_LONGEST_NAME} characters")
+        raise ArchiveError(f"{key} is longer than {_LONGEST_NAME} characters")
     return value
 
 
@@ -149,14 +149,16 @@ def _version(model: Mapping[str, Any]) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if value is None or value == "":
-        raise Fault("Model version is not defined.")
+        raise ArchiveError("Model version is not defined.")
     return _name(_string({"modelVersion": value}, "modelVersion"), "modelVersion")
 
 
 def _runtime(raw: Mapping[str, Any]) -> str:
     value = raw.get("runtime", "python")
     if not isinstance(value, str) or value not in RUNTIMES:
-        raise Fault(f"Runtime is not defined or invalid. It is {shown(str(value))}; known: {', '.join(RUNTIMES)}.")
+        raise ArchiveError(
+            f"Runtime is not defined or invalid. It is {shown(str(value))}; known: {', '.join(RUNTIMES)}."
+        )
     return value
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.manifest import Manifest
-from torchserve_lite.archive.unpacking.entries import Fault
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.yaml_guard import read_yaml
 from torchserve_lite.errors import InvalidArchive
 
+_ASKS = "its model config asks for what this server does not have yet, "
 _LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
 
 
@@ -73,8 +74,22 @@ class ModelConfig:
             return cls(warnings=(f"its manifest names the config file {manifest.config_file}, which it does not hold",))
         try:
             return cls.parse(file.read_bytes())
-        except Fault as fault:
-            raise InvalidArchive(archive, f"{manifest.config_file} {fault}") from fault
+        except ArchiveError as error:
+            raise InvalidArchive(archive, f"{manifest.config_file} {error}") from error
+
+    @property
+    def unserved(self) -> str:
+        """Why a model with this config is refused; "" when it can be served.
+
+        Its handler counts on more than its figures: served in plain batches, it would answer wrongly, and with 200.
+        """
+        if self.continuous_batching:
+            return f"{_ASKS}continuousBatching: true. Its requests would be answered after their first step"
+        if self.sequence_batching:
+            return (
+                f"{_ASKS}sequenceBatching: true. The requests of a sequence would not come in their order to one worker"
+            )
+        return ""
 
     @classmethod
     def parse(cls, data: bytes) -> ModelConfig:
@@ -82,13 +97,15 @@ class ModelConfig:
         if raw is None:
             return cls()
         if not isinstance(raw, dict):
-            raise Fault(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
+            raise ArchiveError(f"must hold a mapping of keys to values, not a {type(raw).__name__}")
         values, warnings = _serving_values(raw)
-        _refuse_contradictions(values)
+        least, most = values.get("min_workers"), values.get("max_workers")
+        if least and most and least > most:
+            raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
         return cls(raw=raw, warnings=warnings, **values)
 
 
-class _Unusable(Exception):
+class _BadValue(Exception):
     """Why a value is ignored."""
 
 
@@ -103,8 +120,14 @@ def _serving_values(raw: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         unknown = [f"{key} is not known" for key in torchrun if key not in _TORCHRUN_KEYS]
         values["torchrun"] = Torchrun(**found)
         warnings += [f"torchrun: {warning}" for warning in more + unknown]
-    _settle_parallel_level(raw, values)
-    _settle_sequences(values)
+        # nproc-per-node is the level too; of the two the one that comes later in the file counts.
+        keys = list(raw)
+        later = "parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")
+        if values["torchrun"].nproc_per_node and later:
+            values["parallel_level"] = values["torchrun"].nproc_per_node
+    if not values.get("sequence_max_idle"):  # without which the other limits of sequences do not count
+        for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
+            values.pop(name, None)
     return values, tuple(warnings)
 
 
@@ -115,44 +138,23 @@ def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str]
         try:
             if key in raw:
                 values[name] = reader(raw[key])
-        except _Unusable as reason:
-            warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {reason}")
+        except _BadValue as error:
+            warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {error}")
     return values, warnings
-
-
-def _settle_parallel_level(raw: Mapping[str, Any], values: dict[str, Any]) -> None:
-    """torchrun.nproc-per-node is the level too; of the two the one that comes later in the file counts."""
-    processes = values["torchrun"].nproc_per_node if "torchrun" in values else None
-    keys = list(raw)
-    if processes and ("parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")):
-        values["parallel_level"] = processes
-
-
-def _settle_sequences(values: dict[str, Any]) -> None:
-    """Without a longest idle time the other limits of sequences do not count."""
-    if not values.get("sequence_max_idle"):
-        for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
-            values.pop(name, None)
-
-
-def _refuse_contradictions(values: Mapping[str, Any]) -> None:
-    least, most = values.get("min_workers"), values.get("max_workers")
-    if least and most and least > most:
-        raise Fault(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
 
 
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unusable("it must be an integer")
+        raise _BadValue("it must be an integer")
     if abs(value) > _LARGEST_INT:
-        raise _Unusable("it is too large")
+        raise _BadValue("it is too large")
     return value
 
 
 def _at_least(least: int) -> Reader:
     def read(value: object) -> int:
         if (number := _integer(value)) < least:
-            raise _Unusable(f"it must be at least {least}")
+            raise _BadValue(f"it must be at least {least}")
         return number
 
     return read
@@ -178,20 +180,20 @@ def _seconds(least: int) -> Reader:
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _Unusable("it must be true or false")
+        raise _BadValue("it must be true or false")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _Unusable("it must be a string")
+        raise _BadValue("it must be a string")
     return value
 
 
 def _one_of(*known: str) -> Reader:
     def read(value: object) -> str:
         if (word := _text(value).lower()) not in known:
-            raise _Unusable(f"it must be one of {', '.join(known)}")
+            raise _BadValue(f"it must be one of {', '.join(known)}")
         return word
 
     return read
@@ -199,13 +201,13 @@ def _one_of(*known: str) -> Reader:
 
 def _device_ids(value: object) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise _Unusable("it must be a list of integers")
+        raise _BadValue("it must be a list of integers")
     return tuple(_at_least(0)(number) for number in value)
 
 
 def _mapping(value: object) -> None:
     if not isinstance(value, dict):
-        raise _Unusable("it must be a mapping")
+        raise _BadValue("it must be a mapping")
 
 
 _KEYS: Keys = {

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.unpacking.entries import Fault, name_fault, shown
+from torchserve_lite.archive.unpacking.entries import ArchiveError, name_problem, shown
 
 PACKAGE_SUFFIXES = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
 
@@ -33,7 +33,7 @@ class Requirements:
 
 
 def read_requirements(folder: Path, name: str) -> Requirements:
-    """``name`` is relative to ``folder``, the model's. A Fault names the file and the line that pip shall not see."""
+    """``name`` is relative to ``folder``, the model's. An ArchiveError names file and line of what pip may not see."""
     read = list(_read(folder, name, False, 0))
     return Requirements(
         lines=tuple(line for line, constrains in read if not constrains),
@@ -42,18 +42,18 @@ def read_requirements(folder: Path, name: str) -> Requirements:
 
 
 def _read(folder: Path, name: str, constrains: bool, depth: int) -> Iterator[tuple[str, bool]]:
-    if name_fault(name) or not (folder / name).is_file():
-        raise Fault(f"asks for the requirements file {shown(name)}, which it does not hold")
+    if name_problem(name) or not (folder / name).is_file():
+        raise ArchiveError(f"asks for the requirements file {shown(name)}, which it does not hold")
     if depth > _DEEPEST:
-        raise Fault(f"has requirements files that include one another more than {_DEEPEST} deep")
+        raise ArchiveError(f"has requirements files that include one another more than {_DEEPEST} deep")
     for number, line in _lines(folder / name):
         if included := _INCLUDE.fullmatch(line):
             inner = (Path(name).parent / included["file"]).as_posix()
             yield from _read(folder, inner, constrains or "-c" in included["option"], depth + 1)
             continue
-        if fault := _fault(folder, line):
-            raise Fault(
-                f"{name} line {number}: {shown(line)} {fault}. Packages come from the index that the server's pip "
+        if problem := _problem(folder, line):
+            raise ArchiveError(
+                f"{name} line {number}: {shown(line)} {problem}. Packages come from the index that the server's pip "
                 "is configured for (pip.conf, PIP_INDEX_URL) or from files in the archive"
             )
         yield line, constrains
@@ -63,8 +63,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """A backslash continues a line, ' #' begins a comment; the number is that of the last line joined."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise Fault(f"has a requirements file that is not UTF-8 ({file.name}, byte {e.start})") from e
+    except UnicodeDecodeError as error:
+        raise ArchiveError(f"has a requirements file that is not UTF-8 ({file.name}, byte {error.start})") from error
     joined = ""
     for number, line in enumerate([*text.splitlines(), ""], 1):
         joined += line.removesuffix("\\")
@@ -74,24 +74,24 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
             joined = ""
 
 
-def _fault(folder: Path, line: str) -> str:
+def _problem(folder: Path, line: str) -> str:
     try:
         words = shlex.split(line) if "-" in line else [line]
-    except ValueError as e:
-        return f"cannot be read ({e})"
+    except ValueError as error:
+        return f"cannot be read ({error})"
     options = [word.partition("=")[0] for word in words if word.startswith("-")]
     allowed = _HARMLESS if line.startswith("-") else {"--hash"}
     if forbidden := next((option for option in options if option not in allowed), None):
         return f"uses the option {forbidden[:40]}, which an archive may not"
-    return "" if line.startswith("-") else _source_fault(folder, line)
+    return "" if line.startswith("-") else _source_problem(folder, line)
 
 
-def _source_fault(folder: Path, requirement: str) -> str:
+def _source_problem(folder: Path, requirement: str) -> str:
     wanted = re.split(r"\s--|;", requirement)[0].strip()
     if "@" in wanted or _URL.match(wanted):
         return "names a place to fetch a package from"
     path = wanted.partition("[")[0].strip()
     is_path = "/" in path or "\\" in path or path.startswith((".", "~")) or path.endswith(PACKAGE_SUFFIXES)
-    if is_path and (name_fault(path) or not (folder / path).exists()):
+    if is_path and (name_problem(path) or not (folder / path).exists()):
         return "is not in the archive"
     return ""

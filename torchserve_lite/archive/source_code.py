@@ -5,21 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.unpacking.entries import Fault
-
-BUILT_IN_MODULES = frozenset(
-    {
-        *("base_handler", "vision_handler", "text_handler", "dali_handler"),
-        *("image_classifier", "image_segmenter", "object_detector", "text_classifier", "densenet_handler"),
-        *("dali_image_classifier", "vllm_handler", "trt_llm_handler"),
-    }
-)
-
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+from torchserve_lite.archive.unpacking.entries import ArchiveError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +25,7 @@ class ImportedPackage:
         return self.where == "not installed" and not self.optional
 
 
-def describe_entry_point(folder: Path, handler: str) -> str:
-    """What a worker would call for ``handler``, in words; a Fault says why there is nothing it could call."""
-    named, _, function = handler.partition(":")
-    module = named.removesuffix(".py").rpartition("/")[2]
-    file = _module_file(folder, module)
-    if file is None:
-        return _built_in(module, handler)
-    return _callable(file.relative_to(folder).as_posix(), _parsed(file, folder), function or "handle")
-
-
-def imported_packages(folder: Path, files: Iterator[Path]) -> tuple[ImportedPackage, ...]:
+def imported_packages(folder: Path, files: Iterable[Path]) -> tuple[ImportedPackage, ...]:
     """What these files import, and what those of the archive that they import do; files Python cannot read are none."""
     found: dict[str, bool] = {}
     todo, seen = list(files), set[Path]()
@@ -60,82 +40,32 @@ def imported_packages(folder: Path, files: Iterator[Path]) -> tuple[ImportedPack
     return tuple(ImportedPackage(name=name, where=_where(folder, name), optional=found[name]) for name in sorted(found))
 
 
-def classes_in(file: Path, folder: Path) -> list[str]:
-    return [node.name for node in _top_level(_parsed(file, folder).body) if isinstance(node, ast.ClassDef)]
-
-
-def _built_in(module: str, handler: str) -> str:
-    if module in BUILT_IN_MODULES:
-        return f"{module}, built into the server"
-    if not handler:
-        raise Fault("names no handler. Give one when you register it, or set default_service_handler")
-    raise Fault(f"has the handler {handler}, which is neither a Python file in it nor one of the server's own")
-
-
-def _callable(file: str, module: ast.Module, function: str) -> str:
-    """TorchServe's rule: a thing of that name, else the one class the file defines."""
-    if function in _names(module):
-        return f"function {function} in {file}"
-    classes = [node for node in _top_level(module.body) if isinstance(node, ast.ClassDef)]
-    if any(node.name == function for node in classes):
-        raise Fault(f"names the class {function} after the colon, where a function belongs. Name only {file}")
-    if len(classes) != 1:
-        names = f" ({', '.join(node.name for node in classes)})" if classes else ""
-        raise Fault(
-            f"{file} must define a function {function} or exactly one class, and defines {len(classes)} classes{names}"
-        )
-    return f"class {classes[0].name} in {file}, method {_handle_method(classes[0], file)}"
-
-
-def _handle_method(node: ast.ClassDef, file: str) -> str:
-    if any(isinstance(item, _Definition) and item.name == "handle" for item in node.body):
-        return "handle"
-    if bases := ", ".join(ast.unparse(base) for base in node.bases):
-        return f"handle inherited from {bases}"
-    raise Fault(f"class {node.name} in {file} has no method handle and no base class that could have one")
-
-
-def _names(module: ast.Module) -> set[str]:
-    """Names the module has once imported, as far as its top level shows; classes count by the rule for classes."""
-    names: set[str] = set()
-    for node in _top_level(module.body):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-    return names
-
-
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements that run on import, those in if, try and with included."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try | ast.With):
-            yield from _top_level(node.body)
+            yield from top_level(node.body)
         if isinstance(node, ast.If | ast.Try):
-            yield from _top_level(node.orelse)
+            yield from top_level(node.orelse)
         if isinstance(node, ast.Try):
-            yield from _top_level([statement for handler in node.handlers for statement in handler.body])
+            yield from top_level([statement for handler in node.handlers for statement in handler.body])
 
 
-def _parsed(file: Path, folder: Path) -> ast.Module:
+def parsed(file: Path, folder: Path) -> ast.Module:
     name = file.relative_to(folder).as_posix()
     try:
         return ast.parse(file.read_bytes(), name)
-    except SyntaxError as e:
-        raise Fault(f"{name} line {e.lineno}: {e.msg}") from e
-    except (ValueError, RecursionError, MemoryError) as e:
-        raise Fault(f"{name} is not Python: {e}") from e
+    except SyntaxError as error:
+        raise ArchiveError(f"{name} line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ArchiveError(f"{name} is not Python: {error}") from error
 
 
 def _imports(file: Path, folder: Path) -> Iterator[tuple[str, bool]]:
     try:
-        module = _parsed(file, folder)
-    except Fault:
+        module = parsed(file, folder)
+    except ArchiveError:
         return  # the entry point's description has said so, or nobody runs the file
     optional = {id(inner) for node in ast.walk(module) if _forgives_imports(node) for inner in ast.walk(node)}
     for node in ast.walk(module):
@@ -160,17 +90,17 @@ def _where(folder: Path, name: str) -> str:
         return "Python's own"
     if name == "ts":
         return "the server's"
-    return "installed" if _is_installed(name) else "not installed"
+    return "installed" if is_installed(name) else "not installed"
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
         return False
 
 
-def _module_file(folder: Path, module: str) -> Path | None:
+def module_file(folder: Path, module: str) -> Path | None:
     for file in (folder / f"{module}.py", folder / module / "__init__.py"):
         if module and file.is_file():
             return file

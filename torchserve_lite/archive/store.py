@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.manifest import MANIFEST_PATH, Manifest
 from torchserve_lite.archive.model_config import ModelConfig
-from torchserve_lite.archive.unpacking.entries import UnpackLimits
+from torchserve_lite.archive.unpacking.entries import UnpackLimits, is_desktop_file, shown
 from torchserve_lite.archive.unpacking.unpack import unpack
-from torchserve_lite.errors import ArchiveNotFound, ConfigurationError
+from torchserve_lite.errors import ArchiveNotFound, ConfigurationError, InvalidArchive, ServingError
+
+logger = logging.getLogger(__name__)
 
 ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 
+_MOST_STRAYS = 20
 _URL = re.compile(r"(https?|file)://", re.IGNORECASE)
 
 
@@ -84,42 +89,52 @@ class ModelStore:
     def open_at(self, url: str, path: Path) -> Archive:
         """Opens what lies at ``path`` (as ``locate`` gave it, or downloaded) under the name ``url``."""
         scratch = self.scratch / "models" / uuid.uuid4().hex
-        try:
-            return _open_folder(url, path, scratch) if path.is_dir() else _open_file(url, path, scratch, self.limits)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        name = _last_part(url)
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+            try:
+                if path.is_dir():
+                    scratch.mkdir(parents=True, mode=0o700)
+                    folder, digest = _model_folder(path.resolve()), ""
+                else:
+                    digest = unpack(path, scratch, self.limits)
+                    folder = _model_folder(scratch)
+                manifest = Manifest.read(folder, name)
+                config = ModelConfig.read(folder, manifest, name)
+            except ServingError:
+                raise
+            except Exception as error:  # whatever it is, it is about this archive alone, and the others are opened
+                reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                raise InvalidArchive(name, f"cannot be read: {reason}") from error
+            undo.pop_all()
+        return Archive(url=url, path=folder, scratch=scratch, digest=digest, manifest=manifest, config=config)
 
-    def all_archives(self) -> list[str]:
-        """Names of all that ``load_models=all`` loads, sorted."""
+    def all_archives(self, *, manifest_needed: bool = True) -> list[str]:
+        """Names of all that ``load_models=all`` loads, sorted. What else lies in the store is told in one line.
+
+        ``manifest_needed``: False when a default handler can serve a folder that has no manifest to name one.
+        """
         if self.folder is None:
             raise ConfigurationError("load_models=all needs model_store. Model store has not been configured.")
         try:
-            return sorted(path.name for path in self.folder.iterdir() if _is_archive(path))
-        except OSError as e:
-            raise ConfigurationError(f"model_store={self.folder} cannot be read: {e.strerror}.") from e
+            paths = sorted(self.folder.iterdir())
+        except OSError as error:
+            raise ConfigurationError(f"model_store={self.folder} cannot be read: {error.strerror}.") from error
+        reasons = {path.name: _why_no_archive(path, manifest_needed) for path in paths}
+        if strays := [f"{shown(name)} {reason}" for name, reason in reasons.items() if reason]:
+            more = f", and {len(strays) - _MOST_STRAYS} more" if len(strays) > _MOST_STRAYS else ""
+            logger.warning(
+                "load_models=all passes over what is no archive in %s: %s%s.",
+                self.folder,
+                ", ".join(strays[:_MOST_STRAYS]),
+                more,
+            )
+        return [name for name, reason in reasons.items() if not reason]
 
 
-def _open_folder(url: str, path: Path, scratch: Path) -> Archive:
-    scratch.mkdir(parents=True, mode=0o700)
-    return _described(url, _entered(path.resolve()), scratch, digest="")
-
-
-def _open_file(url: str, path: Path, scratch: Path, limits: UnpackLimits) -> Archive:
-    digest = unpack(path, scratch, limits)
-    return _described(url, _entered(scratch), scratch, digest)
-
-
-def _described(url: str, path: Path, scratch: Path, digest: str) -> Archive:
-    name = _last_part(url)
-    manifest = Manifest.read(path, name)
-    config = ModelConfig.read(path, manifest, name)
-    return Archive(url=url, path=path, scratch=scratch, digest=digest, manifest=manifest, config=config)
-
-
-def _entered(folder: Path) -> Path:
-    """A folder around the model (SageMaker, or an archive made of the folder itself) is stepped into."""
-    entries = list(folder.iterdir())
+def _model_folder(folder: Path) -> Path:
+    """A folder around the model (SageMaker, or a zip that a desktop made of the folder) is stepped into."""
+    entries = [path for path in folder.iterdir() if not is_desktop_file(path.name)]
     if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "MAR-INF":
         return entries[0]
     return folder
@@ -137,7 +152,20 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _is_archive(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
-    return path.is_dir() or (path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file())
+def _why_no_archive(path: Path, manifest_needed: bool) -> str:
+    """ "" for an archive. A disk's lost+found is none, nor is any folder that could not be served."""
+    try:
+        if path.name.startswith("."):
+            return "(hidden)"
+        if path.is_dir():
+            folder = _model_folder(path)
+            if not any(folder.iterdir()):
+                return "(an empty folder)"
+            if manifest_needed and not (folder / MANIFEST_PATH).is_file():
+                return f"(a folder without {MANIFEST_PATH})"
+            return ""
+        if not path.is_file():
+            return "(no file)"
+        return "" if path.name.endswith(ARCHIVE_SUFFIXES) else f"(none of {', '.join(ARCHIVE_SUFFIXES)})"
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from torchserve_lite.archive.unpacking.entries import MIB, Fault
+from torchserve_lite.archive.unpacking.entries import MIB, ArchiveError
 
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a PyYAML built without libyaml has only the latter
+_SafeLoader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml has only the latter
 
 _LARGEST = MIB
 _DEEPEST = 64
@@ -22,19 +22,38 @@ _OBJECT_TAG = "tag:yaml.org,2002:python/"
 
 
 def read_yaml(data: bytes) -> Any:
-    """The one document in ``data``, as ``yaml.safe_load`` gives it; a Fault names line and column."""
+    """The one document in ``data``, as ``yaml.safe_load`` gives it; an ArchiveError names line and column."""
     if len(data) > _LARGEST:
-        raise Fault(f"is larger than {_LARGEST:,} bytes")
+        raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
+    loader = type("Loader", (_SafeLoader,), {"construct_object": _construct_object})
     try:
-        _Census().take(yaml.parse(data, Loader=_Loader))
-        return yaml.load(data, Loader=_Loader)
-    except yaml.YAMLError as e:
-        raise Fault(_said(e)) from e
-    except (ValueError, OverflowError) as e:  # impossible dates, integers of thousands of digits
-        raise Fault(f"has a value that cannot be read: {e}") from e
+        _AliasGuard().take(yaml.parse(data, Loader=_SafeLoader))
+        return yaml.load(data, Loader=loader)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ArchiveError(f"is not valid YAML: {problem}{_at(getattr(error, 'problem_mark', None))}") from error
+    except ArchiveError:
+        raise
+    except Exception as error:  # PyYAML has no list of what else it may raise, and the fault is the file's in any case
+        raise ArchiveError(f"cannot be read: {type(error).__name__}: {error}") from error
 
 
-class _Census:
+def _construct_object(loader: Any, node: yaml.Node, deep: bool = False) -> Any:
+    """A method of the loader: PyYAML's constructors raise whatever their code stumbles over, and say not where.
+
+    ``!!bool maybe`` is a KeyError there, ``!!timestamp x`` an AttributeError, ``!!int ''`` an IndexError.
+    """
+    try:
+        return _SafeLoader.construct_object(loader, node, deep)
+    except (yaml.YAMLError, ArchiveError):
+        raise
+    except Exception as error:
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")[:60]
+        value = f" {node.value[:60]!r}" if isinstance(node, yaml.ScalarNode) else ""
+        raise ArchiveError(f"has a value{value} that cannot be read as !!{tag}{_at(node.start_mark)}") from error
+
+
+class _AliasGuard:
     """Counts the values of a document as if every alias were written out."""
 
     def __init__(self) -> None:
@@ -46,13 +65,13 @@ class _Census:
         for event in events:
             self._look_at(event)
             if self._values > _MOST_VALUES:
-                raise Fault(f"stands for more than {_MOST_VALUES:,} values{_at(event.start_mark)}")
+                raise ArchiveError(f"stands for more than {_MOST_VALUES:,} values{_at(event.start_mark)}")
             if len(self._open) > _DEEPEST:
-                raise Fault(f"is nested more than {_DEEPEST} deep{_at(event.start_mark)}")
+                raise ArchiveError(f"is nested more than {_DEEPEST} deep{_at(event.start_mark)}")
 
     def _look_at(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.DocumentStartEvent) and self._values:
-            raise Fault(f"holds more than one document{_at(event.start_mark)}")
+            raise ArchiveError(f"holds more than one document{_at(event.start_mark)}")
         if isinstance(event, yaml.AliasEvent):
             self._values += self._size_of(event)
         elif isinstance(event, yaml.CollectionStartEvent):
@@ -75,18 +94,17 @@ class _Census:
     def _size_of(self, alias: yaml.AliasEvent) -> int:
         if alias.anchor in self._sizes:
             return self._sizes[alias.anchor]
-        raise Fault(f"refers to &{alias.anchor}, which is not defined before or contains itself{_at(alias.start_mark)}")
+        raise ArchiveError(
+            f"refers to &{alias.anchor}, which is not defined before or contains itself{_at(alias.start_mark)}"
+        )
 
 
 def _refuse_object(event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
     if event.tag and event.tag.startswith(_OBJECT_TAG):
         tag = event.tag.removeprefix("tag:yaml.org,2002:")
-        raise Fault(f"asks for a Python object by !!{tag[:60]}{_at(event.start_mark)}; only plain values are read")
-
-
-def _said(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"is not valid YAML: {problem}{_at(getattr(error, 'problem_mark', None))}"
+        raise ArchiveError(
+            f"asks for a Python object by !!{tag[:60]}{_at(event.start_mark)}; only plain values are read"
+        )
 
 
 def _at(mark: Any) -> str:

@@ -71,10 +71,11 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
     begun = time.perf_counter()
     response = await core.plane.infer(request)
     body = response.body
-    if response.more is not None:
-        body += b"".join([chunk async for chunk in response.more])
+    if response.stream is not None:
+        async with response.stream as pieces:
+            body += b"".join([piece async for piece in pieces])
     print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
-    print(_shown(body))
+    print(_shown(bytes(body)))
     if response.status >= 400:
         raise ServingError(f"The handler answered with status {response.status}.")
 

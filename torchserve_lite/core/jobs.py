@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from typing import Protocol
 
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.core.streams import AnswerStream
 from torchserve_lite.errors import ServingError
+
+
+class JobHolder(Protocol):
+    """Who has a job at the moment: the queue that it waits in, or the worker that runs it."""
+
+    def unwanted(self, job: Job) -> None:
+        """Called once: nobody waits for (more of) its answer."""
 
 
 class Job:
     """A request, its deadline and its answer. The first answer counts, later ones are ignored.
 
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
-    ``on_settled`` is set by whoever holds the job (queue or pool) and is called once, when nobody waits for it more.
     """
 
-    __slots__ = ("_chunks", "answer", "arrived", "deadline", "key", "on_settled", "queued_at", "request", "waited")
+    __slots__ = ("_stream", "answer", "arrived", "deadline", "holder", "key", "queued_at", "request", "waited")
 
     def __init__(self, request: InferenceRequest, key: ModelKey, arrived: float, deadline: float | None = None) -> None:
         self.request = request
@@ -28,8 +35,8 @@ class Job:
         self.queued_at = 0.0  # a perf_counter reading: the event loop's clock may count in milliseconds only
         self.waited = 0.0
         self.answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
-        self.on_settled: Callable[[Job], None] | None = None
-        self._chunks: asyncio.Queue[bytes | ServingError | None] | None = None
+        self.holder: JobHolder | None = None
+        self._stream: AnswerStream | None = None
 
     @property
     def batchable(self) -> bool:
@@ -39,57 +46,54 @@ class Job:
     @property
     def wanted(self) -> bool:
         """Somebody still waits for (more of) the answer."""
-        return not self.answer.done() or self._chunks is not None
+        return not self.answer.done() if self._stream is None else not self._stream.ended
 
     def remaining(self, now: float) -> float | None:
         return None if self.deadline is None else self.deadline - now
 
     def succeed(self, response: InferenceResponse) -> None:
-        if self._chunks is not None:
-            self._finish_stream(response.body)
-        elif not self.answer.done():
+        """The whole answer, or the last piece of a streamed one."""
+        if not self.wanted:
+            return
+        if self._stream is None:
             self.answer.set_result(response)
-            self._settled()
+        else:
+            self._stream.put(response.body)
+            self._stream.end()
+        self._tell_holder()
 
     def fail(self, error: ServingError) -> None:
-        if self._chunks is not None:
-            self._finish_stream(error)
-        elif not self.answer.done():
+        if not self.wanted:
+            return
+        if self._stream is None:
             self.answer.set_exception(error)
-            self._settled()
+        else:
+            self._stream.end(error)
+        self._tell_holder()
 
     def abandon(self) -> None:
         """The client has gone: nothing that comes now is wanted."""
-        self._chunks = None
         self.answer.cancel()
-        self._settled()
+        if self._stream is not None:
+            self._stream.end()
+        self._tell_holder()
 
-    def add_chunk(self, response: InferenceResponse) -> None:
+    def add_piece(self, response: InferenceResponse) -> None:
         """A piece of a streamed answer: the first one carries status and headers and settles ``answer``."""
-        if self._chunks is not None:
-            self._chunks.put_nowait(response.body)
-        elif not self.answer.done():
-            self._chunks = asyncio.Queue()
-            self.answer.set_result(replace(response, more=self._stream(self._chunks)))
+        if not self.wanted:
+            return
+        if self._stream is None:
+            self._stream = AnswerStream(self.abandon)
+            self.answer.set_result(replace(response, stream=self._stream))
+        else:
+            self._stream.put(response.body)
 
-    def _finish_stream(self, last: bytes | ServingError) -> None:
-        assert self._chunks is not None
-        self._chunks.put_nowait(last)
-        self._chunks.put_nowait(None)
-        self._chunks = None
-        self._settled()
+    async def room(self) -> None:
+        """Waits while the reader of a streamed answer is behind."""
+        if self._stream is not None and not self._stream.ended:
+            await self._stream.room()
 
-    def _settled(self) -> None:
-        if self.on_settled is not None:
-            callback, self.on_settled = self.on_settled, None
-            callback(self)
-
-    async def _stream(self, chunks: asyncio.Queue[bytes | ServingError | None]) -> AsyncGenerator[bytes, None]:
-        try:
-            while (chunk := await chunks.get()) is not None:
-                if isinstance(chunk, ServingError):
-                    raise chunk
-                yield chunk
-        finally:
-            if self._chunks is not None:  # the reader went away in the middle
-                self.abandon()
+    def _tell_holder(self) -> None:
+        holder, self.holder = self.holder, None
+        if holder is not None:
+            holder.unwanted(self)

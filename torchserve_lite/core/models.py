@@ -111,6 +111,7 @@ class ModelStatus:
     queued: int
     queue_size: int
     running: int = 0
+    cause: str = ""  # why a request would be refused at this moment; empty when it would not
 
     @property
     def ready_workers(self) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+
+from torchserve_lite.core.streams import AnswerStream, Buffer
 
 Headers = tuple[tuple[str, str], ...]
 """Header names in the client's own spelling with their values, in wire order; names may repeat."""
@@ -33,7 +34,7 @@ class Part:
     """A named piece of a request: opaque bytes and the content type (without parameters) they came with."""
 
     name: str
-    data: bytes
+    data: Buffer
     content_type: str = ""
 
 
@@ -57,11 +58,11 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResponse:
-    """A handler's answer to one request. ``more`` yields the chunks that follow ``body`` when the handler streams."""
+    """A handler's answer to one request. ``stream`` gives the pieces that follow ``body`` when the handler streams."""
 
-    body: bytes
+    body: Buffer
     status: int = 200
     reason: str = ""
     content_type: str = ""
     headers: Headers = ()
-    more: AsyncGenerator[bytes, None] | None = None
+    stream: AnswerStream | None = None

@@ -1,4 +1,4 @@
-"""The two seams: what the data plane asks of an engine, and what a pool asks of a worker."""
+"""The seams of the engine: what the data plane asks of it, and what its pools ask of a queue, a worker, a launcher."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.jobs import Job, JobHolder
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
-from torchserve_lite.errors import WorkerDied
-from torchserve_lite.ipc.messages import Chunk, Result
-
-Update = Chunk | Result
+from torchserve_lite.engine.slot import Slot
+from torchserve_lite.errors import ServingError, WorkerDied, WorkerFailure
+from torchserve_lite.ipc.messages import Answers, BatchDone
 
 
 class Engine(Protocol):
     """Takes jobs for any model and owns the pools that run them."""
 
     async def load(self, spec: ModelSpec, workers: int) -> None:
-        """Starts ``workers`` workers and returns when all of them are ready; LoadFailed at the first failure.
+        """Starts ``workers`` workers and returns when all of them are ready; WorkerFailure at the first failure.
 
         A version that is served already is replaced when the new workers are ready, and not before.
         """
@@ -31,10 +30,52 @@ class Engine(Protocol):
         """Retires all workers and forgets the pool."""
 
     def submit(self, job: Job) -> None:
-        """Queues the job, or raises QueueFull, NoWorkers, ModelFailed or (no ``load`` so far) ModelLoading."""
+        """Queues the job, or raises QueueFull, NoWorkers, WorkerRestarting, ModelFailed, ModelLoading (no ``load`` so
+        far)."""
 
     def status(self, key: ModelKey) -> ModelStatus:
         """Also of a model that has not begun to load: it has no workers."""
+
+
+class EngineEvents:
+    """What pools report while they work; this one ignores everything. Telemetry and tests override it."""
+
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None: ...
+
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None: ...
+
+    def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None: ...
+
+
+class JobQueue(JobHolder, Protocol):
+    """The jobs of one model version that wait for a worker.
+
+    ``running`` jobs have been taken and are not finished; ``workers`` take from here, the pool keeps it up to date.
+    """
+
+    capacity: int
+    running: int
+    workers: int
+
+    def __len__(self) -> int: ...
+
+    def put(self, job: Job) -> None:
+        """QueueFull when there is no room."""
+
+    async def next_batch(self, slot: Slot) -> Sequence[Job]:
+        """Waits until a batch should go to this slot, then takes it in one step: cancelling the wait loses nothing."""
+
+    def finished(self, job: Job) -> None:
+        """A job that was taken has ended, well or badly, or is put back."""
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Jobs that were taken and have not been run after all: they are the next ones again."""
+
+    def move_to(self, other: JobQueue) -> None:
+        """Hands over all waiting jobs; those for which the other has no room are told so."""
+
+    def fail_all(self, error: ServingError) -> None:
+        """Answers every waiting job: there will be no worker for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +87,17 @@ class ModelFiles:
     python_path: tuple[str, ...] = ()
 
 
-class Worker(Protocol):
-    """One loaded handler."""
+class Worker(JobHolder, Protocol):
+    """One loaded handler. As the holder of its jobs it is told when nobody waits for one of them any more."""
 
     pid: int | None
 
-    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
-        """Runs a batch: any number of Chunks, then one Result. WorkerDied when it ends instead.
+    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        """Runs a batch: answers as they come, the last ones with ``done``. WorkerDied when it ends instead.
 
-        May be called again before the end only as often as the model has lanes.
+        The worker waits while the caller does not ask for more. May be called again before the end only as often as
+        the model has lanes.
         """
-
-    def cancel(self, job: Job) -> None:
-        """Nobody waits for this running job any more."""
 
     def never_began(self, job: Job) -> bool:
         """Whether it died before it took up the batch of this job, which may therefore run elsewhere."""
@@ -71,11 +110,8 @@ class Worker(Protocol):
         """Why it died, once it has."""
 
 
-WorkerLauncher = Callable[[ModelSpec, str, int | None], AbstractAsyncContextManager[Worker]]
-"""Starts a worker of a model, with an id for the logs, on a device (GPU id or None).
-
-Entered: loaded and ready. Left: gone.
-"""
+WorkerLauncher = Callable[[ModelSpec, Slot], AbstractAsyncContextManager[Worker]]
+"""Starts a worker of a model for a slot. Entered: loaded and ready; LoadFailed when it cannot. Left: gone."""
 
 ModelLocator = Callable[[ModelSpec], ModelFiles]
 """Finds the unpacked files of a model on this machine."""

@@ -39,7 +39,7 @@ def become_worker(link: Any, stage: Any, stdout: Any, stderr: Any) -> NoReturn:
 
 def run_worker(link_fd: int, stage_fd: int) -> NoReturn:
     """Runs the worker's loop and ends the process without waiting for threads that a handler left behind."""
-    _outlive_terminal_signals()
+    _ignore_terminal_signals()
     code = 1
     try:
         code = _run(link_fd, stage_fd)
@@ -73,7 +73,7 @@ def _redirect(fd: int, target: int) -> None:
     os.close(fd)
 
 
-def _outlive_terminal_signals() -> None:
+def _ignore_terminal_signals() -> None:
     """Ctrl-C and a service manager's SIGTERM reach the whole group; a worker ends when its parent lets go of it.
 
     A handler that does nothing, not SIG_IGN: an ignored signal would be inherited by programs that a handler starts.

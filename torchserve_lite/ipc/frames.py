@@ -1,4 +1,9 @@
-"""Frames: a length and that many bytes, over a stream socket. One decoder, for the asyncio end and the blocking end."""
+"""Frames: a header and buffers, over a stream socket. One decoder, for the asyncio end and the blocking end.
+
+On the wire: how many pieces follow, the length of each (32 bits, network order), then the pieces. The first piece is
+the header, the others are buffers. A large buffer is received straight into the memory that its reader gets, and sent
+from the memory that its writer has: it is neither joined with its neighbours nor split off again.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +11,110 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
-_LENGTH = struct.Struct("!I")
+from torchserve_lite.core.streams import Buffer
+
+_COUNT = struct.Struct("!I")
+_LENGTH_BYTES = 4
 _RECEIVE = 256 * 1024
+_JOINED = 32 * 1024  # pieces up to this size are sent together: copying them is cheaper than a system call for each
+_MOST_PIECES = 16_384  # their lengths must fit the decoder's receive buffer
 FRAME_LIMIT = 1 << 30  # a longer one is garbage from a broken peer, not a message
+
+Frame = Sequence[bytearray]
+"""The header and the buffers of one frame, each its reader's own."""
 
 
 class FrameError(Exception):
     """The peer does not speak our protocol."""
 
 
-def pack(payload: bytes) -> bytes:
-    return _LENGTH.pack(len(payload)) + payload
+def frame_of(pieces: Sequence[Buffer]) -> list[Buffer]:
+    """What to write for a frame of these pieces: small ones joined, large ones as they are."""
+    head = struct.pack(f"!I{len(pieces)}I", len(pieces), *map(len, pieces))
+    writes: list[Buffer] = []
+    small: list[Buffer] = [head]
+    for piece in pieces:
+        if len(piece) <= _JOINED:
+            small.append(piece)
+        else:
+            writes += [b"".join(small), piece]
+            small = []
+    if small:
+        writes.append(b"".join(small))
+    return writes
 
 
 class FrameDecoder:
-    """Turns received bytes into whole payloads; keeps what is incomplete."""
+    """Says where the next bytes belong (``room``), and gives the frames that they complete (``received``)."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
-        self._buffer = bytearray()
         self._limit = limit
+        self._buffer = bytearray(_RECEIVE)  # whatever arrives, but for the rest of a piece that has begun
+        self._start = self._end = 0  # of what is unread in it
+        self._lengths: list[int] = []  # of this frame's pieces that have not begun
+        self._pieces: list[bytearray] = []  # of this frame, the last one perhaps incomplete
+        self._missing = 0  # bytes of the last piece
 
-    def feed(self, data: bytes) -> list[bytes]:
-        self._buffer += data
-        payloads = []
-        start = 0
-        while (body := self._body_at(start)) is not None:
-            payloads.append(bytes(memoryview(self._buffer)[body[0] : body[1]]))
-            start = body[1]
-        if start:
-            del self._buffer[:start]
-        return payloads
+    def room(self) -> memoryview:
+        """Memory to receive into, never empty."""
+        if self._missing:
+            piece = self._pieces[-1]
+            return memoryview(piece)[len(piece) - self._missing :]
+        if self._end == len(self._buffer):
+            unread = self._buffer[self._start : self._end]
+            self._buffer[: len(unread)] = unread
+            self._start, self._end = 0, len(unread)
+        return memoryview(self._buffer)[self._end :]
 
-    def _body_at(self, start: int) -> tuple[int, int] | None:
-        begin = start + _LENGTH.size
-        if len(self._buffer) < begin:
-            return None
-        (length,) = _LENGTH.unpack_from(self._buffer, start)
-        if length > self._limit:
-            raise FrameError(f"a frame of {length} bytes was announced; the limit is {self._limit}")
-        return (begin, begin + length) if len(self._buffer) >= begin + length else None
+    def received(self, count: int) -> list[Frame]:
+        """``count`` bytes have been put into ``room``. FrameError when they are no frame of ours."""
+        if self._missing:
+            self._missing -= count
+        else:
+            self._end += count
+        frames: list[Frame] = []
+        while not self._missing:
+            if self._lengths:
+                self._begin_piece(self._lengths.pop(0))
+            elif self._pieces:
+                frames.append(self._pieces)
+                self._pieces = []
+            elif not self._begin_frame():
+                break
+        if self._start == self._end:
+            self._start = self._end = 0
+        return frames
+
+    def _begin_frame(self) -> bool:
+        """Reads the lengths of the next frame's pieces, when they have all arrived."""
+        unread = self._end - self._start
+        if unread < _COUNT.size:
+            return False
+        (pieces,) = _COUNT.unpack_from(self._buffer, self._start)
+        if not 1 <= pieces <= _MOST_PIECES:
+            raise FrameError(f"a frame of {pieces} pieces was announced; 1 to {_MOST_PIECES} are allowed")
+        if unread < _COUNT.size + pieces * _LENGTH_BYTES:
+            return False
+        self._lengths = list(struct.unpack_from(f"!{pieces}I", self._buffer, self._start + _COUNT.size))
+        if sum(self._lengths) > self._limit:
+            raise FrameError(f"a frame of {sum(self._lengths)} bytes was announced; the limit is {self._limit}")
+        self._start += _COUNT.size + pieces * _LENGTH_BYTES
+        return True
+
+    def _begin_piece(self, length: int) -> None:
+        """Takes what has arrived of it; the rest will be received in its place."""
+        here = memoryview(self._buffer)[self._start : min(self._end, self._start + length)]
+        self._start += len(here)
+        self._missing = length - len(here)
+        if not self._missing:
+            self._pieces.append(bytearray(here))
+            return
+        piece = bytearray(length)
+        piece[: len(here)] = here
+        self._pieces.append(piece)
 
 
 class BlockingFrames:
@@ -56,59 +123,73 @@ class BlockingFrames:
     def __init__(self, link: socket.socket) -> None:
         self._socket = link
         self._decoder = FrameDecoder()
-        self._ready: deque[bytes] = deque()
+        self._ready: deque[Frame] = deque()
 
-    def send(self, payload: bytes) -> None:
-        self._socket.sendall(pack(payload))
+    def send(self, pieces: Sequence[Buffer]) -> None:
+        for data in frame_of(pieces):
+            self._socket.sendall(data)
 
-    def receive(self) -> bytes | None:
-        """The next payload, or None when the parent has gone."""
+    def receive(self) -> Frame | None:
+        """The next frame, or None when the parent has gone."""
         while not self._ready:
-            data = self._socket.recv(_RECEIVE)
-            if not data:
+            count = self._socket.recv_into(self._decoder.room())
+            if not count:
                 return None
-            self._ready.extend(self._decoder.feed(data))
+            self._ready.extend(self._decoder.received(count))
         return self._ready.popleft()
 
-    def receive_now(self) -> bytes | None:
-        """A payload that has already arrived, or None; never waits."""
+    def receive_now(self) -> Frame | None:
+        """A frame that has already arrived, or None; never waits."""
         if not self._ready:
             try:
-                data = self._socket.recv(_RECEIVE, socket.MSG_DONTWAIT)
+                count = self._socket.recv_into(self._decoder.room(), 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
-            self._ready.extend(self._decoder.feed(data))
+            self._ready.extend(self._decoder.received(count))
         return self._ready.popleft() if self._ready else None
 
 
-class AsyncFrames(asyncio.Protocol):
-    """The parent's end: calls ``on_payload`` for each frame, and ``on_closed`` once: with the fault if the peer sent
+class AsyncFrames(asyncio.BufferedProtocol):
+    """The parent's end: calls ``on_frame`` for each frame, and ``on_closed`` once: with the error if the peer sent
     something that is no frame, else with an empty text."""
 
-    def __init__(self, on_payload: Callable[[bytes], None], on_closed: Callable[[str], None]) -> None:
-        self._on_payload = on_payload
+    def __init__(self, on_frame: Callable[[Frame], None], on_closed: Callable[[str], None]) -> None:
+        self._on_frame = on_frame
         self._on_closed = on_closed
         self._decoder = FrameDecoder()
-        self._fault = ""
+        self._error = ""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.room()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            for payload in self._decoder.feed(data):
-                self._on_payload(payload)
-        except FrameError as fault:
-            self._fault = str(fault)
+            for frame in self._decoder.received(nbytes):
+                self._on_frame(frame)
+        except FrameError as error:
+            self._error = str(error)
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_closed(self._fault)
+        self._on_closed(self._error)
 
-    def send(self, payload: bytes) -> None:
+    def send(self, pieces: Sequence[Buffer]) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(pack(payload))
+            for data in frame_of(pieces):
+                self._transport.write(data)
+
+    def pause(self) -> None:
+        """Takes no more in until ``resume``: the peer's writes then wait."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def close(self) -> None:
         if self._transport is not None:

@@ -1,15 +1,28 @@
 """What parent and child say to one another. Plain data of bytes, str and numbers, encoded as msgpack.
 
 Deadlines are *remaining* seconds, never clock readings: another process (or machine) has its own clock.
+
+A message is a frame: the msgpack is its header, and payloads that are large are buffers beside it, for which the
+message holds their number in the frame. They are neither copied into the msgpack nor out of it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from torchserve_lite.core.requests import Headers, Part
+from torchserve_lite.core.requests import Headers
+from torchserve_lite.core.streams import Buffer
+
+_LARGE = 16 * 1024  # bytes of a payload that is worth a buffer of its own
+
+if TYPE_CHECKING:
+    Payload = Buffer | int
+else:
+    Payload = bytes | int  # what may be in the msgpack, which cannot tell one kind of bytes from another
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -33,12 +46,21 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     hidden_environment: str = ""  # regular expression of names the handler must not see
 
 
+class SentPart(msgspec.Struct, array_like=True):
+    """A ``Part`` on the link. ``data`` is a number only on the way; ``decode_to_worker`` gives the bytes, large ones
+    in a bytearray that nobody else has."""
+
+    name: str
+    data: Payload
+    content_type: str = ""
+
+
 class Call(msgspec.Struct, frozen=True, array_like=True):
     """One request of a batch, as the worker needs it. ``remaining``: seconds until its deadline, if it has one."""
 
     id: str
     verb: str
-    parts: tuple[Part, ...]
+    parts: tuple[SentPart, ...]
     headers: Headers
     envelope: str = ""
     remaining: float | None = None
@@ -67,40 +89,41 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
 
 
 class LoadFailure(msgspec.Struct, frozen=True, tag=True):
-    """Child -> parent: the handler could not be loaded. ``fault`` is one line, ``traceback`` the handler's frames."""
+    """Child -> parent: the handler could not be loaded. ``cause`` is one line, ``traceback`` the handler's frames."""
 
-    fault: str
+    cause: str
     traceback: str
     out_of_memory: bool = False
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """The answer to one call. ``failed``: ``body`` is a message and ``status`` the code it maps to."""
+class FailureKind(enum.StrEnum):
+    """Why a call has no answer; the ``body`` of its reply then is the message for the client."""
 
-    body: bytes
+    REFUSED = "refused"  # an envelope or our decoding refused it, before the handler saw it
+    HANDLER = "handler"  # the handler raised something, or returned what cannot be sent
+    CODE = "code"  # the handler raised PredictionException; its code is the reply's ``status``
+    MEMORY = "memory"
+    DEADLINE = "deadline"
+    TOO_LARGE = "too_large"
+
+
+class Reply(msgspec.Struct, array_like=True):
+    """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none."""
+
+    body: Payload
     status: int = 200
     reason: str = ""
     content_type: str = ""
     headers: Headers = ()
-    failed: bool = False
-    from_handler: bool = True
+    failure: str = ""
 
 
-class Chunk(msgspec.Struct, frozen=True, tag=True):
-    """Child -> parent: a piece of the answer to call ``index``; more follow."""
+class Answer(msgspec.Struct, array_like=True):
+    """To call ``index`` of a batch. Not the ``last``: a piece, and more follow."""
 
-    batch: int
     index: int
     reply: Reply
-
-
-class Result(msgspec.Struct, frozen=True, tag=True):
-    """Child -> parent: the last answers of a batch, one per call, in order."""
-
-    batch: int
-    replies: tuple[Reply, ...]
-    handler_seconds: float = 0.0
-    metrics: tuple[Metric, ...] = ()
+    last: bool = True
 
 
 class Metric(msgspec.Struct, frozen=True, array_like=True):
@@ -114,5 +137,72 @@ class Metric(msgspec.Struct, frozen=True, array_like=True):
     request_ids: str = ""
 
 
+class BatchDone(msgspec.Struct, frozen=True, array_like=True):
+    """Every call of the batch has had its last answer."""
+
+    handler_seconds: float = 0.0
+    metrics: tuple[Metric, ...] = ()
+
+
+class Answers(msgspec.Struct, tag=True):
+    """Child -> parent: answers to calls of a batch, as they come; with the last of them ``done``."""
+
+    batch: int
+    answers: tuple[Answer, ...]
+    done: BatchDone | None = None
+
+
 ToWorker = Load | Predict | Cancel
-FromWorker = Loaded | LoadFailure | Chunk | Result
+FromWorker = Loaded | LoadFailure | Answers
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode(message: ToWorker | FromWorker) -> list[Buffer]:
+    """The pieces of a frame. The message is used up: numbers stand where its large payloads were."""
+    buffers: list[Buffer] = []
+
+    def aside(data: Payload) -> Payload:
+        assert not isinstance(data, int)
+        if len(data) <= _LARGE:
+            return data
+        buffers.append(data)
+        return len(buffers)
+
+    if isinstance(message, Predict):
+        for call in message.calls:
+            for part in call.parts:
+                part.data = aside(part.data)
+    elif isinstance(message, Answers):
+        for answer in message.answers:
+            answer.reply.body = aside(answer.reply.body)
+    return [_encoder.encode(message), *buffers]
+
+
+def decode_to_worker(frame: Sequence[bytearray]) -> ToWorker:
+    """DecodeError when it is no message to a worker."""
+    message: ToWorker = _to_worker.decode(frame[0])
+    if isinstance(message, Predict):
+        for call in message.calls:
+            for part in call.parts:
+                part.data = _payload(part.data, frame)
+    return message
+
+
+def decode_from_worker(frame: Sequence[bytearray]) -> FromWorker:
+    """DecodeError when it is no message from a worker."""
+    message: FromWorker = _from_worker.decode(frame[0])
+    if isinstance(message, Answers):
+        for answer in message.answers:
+            answer.reply.body = _payload(answer.reply.body, frame)
+    return message
+
+
+def _payload(data: Payload, frame: Sequence[bytearray]) -> Buffer:
+    if not isinstance(data, int):
+        return data
+    if not 0 < data < len(frame):
+        raise msgspec.ValidationError(f"buffer {data} is named in a frame of {len(frame) - 1}")
+    return frame[data]

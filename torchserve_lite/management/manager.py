@@ -113,7 +113,9 @@ class ModelManager:
     async def _wanted(self, config: ModelsConfig) -> list[StartupModel]:
         if not config.load_all:
             return list(config.startup)
-        return [StartupModel(url=url) for url in await asyncio.to_thread(self._store.all_archives)]
+        manifest_needed = not self._workers.service_handler
+        names = await asyncio.to_thread(self._store.all_archives, manifest_needed=manifest_needed)
+        return [StartupModel(url=name) for name in names]
 
     async def _open(self, wanted: StartupModel) -> Archive | ServingError:
         try:

@@ -37,6 +37,8 @@ def build_spec(
     default_workers: int,
 ) -> ModelSpec:
     """``override``: the entry of the ``models`` key for this version."""
+    if archive.config.unserved:
+        raise InvalidArchive(archive.url, f"{archive.config.unserved}.")
     order = _sources(archive, wanted, override or _NO_OVERRIDE)
     low, high = _worker_range(
         archive.url, _first(*(s.min_workers for s in order)), _first(*(s.max_workers for s in order))
@@ -74,8 +76,6 @@ def build_spec(
 def features_to_come(config: ModelConfig) -> tuple[str, ...]:
     """What a model config asks for that is not built yet, as lines for the log: nothing of it is ignored in silence."""
     asked = {
-        "continuousBatching": (config.continuous_batching, "requests run in plain batches"),
-        "sequenceBatching": (config.sequence_batching, "requests of a sequence are not kept together"),
         "useJobTicket": (config.use_job_ticket, "requests wait in the job queue"),
         "parallelType": (config.parallel_type, "each worker is one process"),
     }

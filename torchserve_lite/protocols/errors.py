@@ -15,7 +15,7 @@ from torchserve_lite import errors
 
 @dataclass(frozen=True, slots=True)
 class ErrorMapping:
-    """``status`` None: the exception carries its own."""
+    """``status`` None: the handler chose it, and the exception carries it."""
 
     status: int | None
     type: str
@@ -23,6 +23,7 @@ class ErrorMapping:
 
 TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.BadRequest: ErrorMapping(400, "BadRequestException"),
+    errors.InvalidInput: ErrorMapping(400, "InternalServerException"),
     errors.ConfigurationError: ErrorMapping(400, "BadRequestException"),
     errors.BodyTooLarge: ErrorMapping(413, "BadRequestException"),
     errors.BodyTooSlow: ErrorMapping(408, "RequestTimeoutException"),
@@ -38,15 +39,22 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.Unavailable: ErrorMapping(503, "ServiceUnavailableException"),
     errors.NoWorkers: ErrorMapping(503, "ServiceUnavailableException"),
     errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.WorkerRestarting: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelFailed: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelLoading: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ShuttingDown: ErrorMapping(503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: ErrorMapping(504, "RequestTimeoutException"),
-    errors.PredictionFailed: ErrorMapping(None, "InternalServerException"),
+    errors.OutOfMemory: ErrorMapping(507, "InternalServerException"),
+    errors.PredictionFailed: ErrorMapping(503, "InternalServerException"),
+    errors.HandlerError: ErrorMapping(None, "InternalServerException"),
+    errors.AnswerTooLarge: ErrorMapping(500, "InternalServerException"),
     errors.WorkerFailure: ErrorMapping(500, "InternalServerException"),
-    errors.WorkerDied: ErrorMapping(None, "InternalServerException"),
-    errors.ResponseTimeout: ErrorMapping(None, "InternalServerException"),
-    errors.LoadFailed: ErrorMapping(None, "InternalServerException"),
+    errors.WorkerDied: ErrorMapping(500, "InternalServerException"),
+    errors.WorkerKilled: ErrorMapping(507, "InternalServerException"),
+    errors.ResponseTimeout: ErrorMapping(500, "InternalServerException"),
+    errors.LoadFailed: ErrorMapping(500, "InternalServerException"),
+    errors.LoadOutOfMemory: ErrorMapping(507, "InternalServerException"),
+    errors.SlotFailed: ErrorMapping(500, "InternalServerException"),
     errors.ServingError: ErrorMapping(500, "InternalServerException"),
 }
 
@@ -77,7 +85,7 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     """The reply that tells of ``error``. In KServe 503 means "try another pod", so that a handler's own failure is 500
     in its form."""
     mapping = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
-    status = mapping.status if mapping.status is not None else int(getattr(error, "status", 500))
+    status = mapping.status if mapping.status is not None else int(getattr(error, "code", 500))
     if not 200 <= status <= 599:
         status = 500  # a code that a handler raised, which is no status of an HTTP answer
     if form is ErrorForm.KSERVE and status == 503 and isinstance(error, errors.PredictionFailed):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from torchserve_lite.ipc.messages import Call, Load, Reply
+from torchserve_lite.ipc.messages import Call, FailureKind, Load, Reply
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.outputs import Unserialisable, reply_of
@@ -92,13 +92,15 @@ class _BatchRun:
             self._unpack(request)
         for group in _groups([request for request in requests if request.reply is None]):
             await self._answer(group)
-        return tuple(request.reply or _failed("No reply was made.", 500) for request in requests)
+        return tuple(request.reply or _failed("No reply was made.") for request in requests)
 
     def _request(self, index: int, call: Call, arrived: float) -> _Request:
         processor = self._service.new_processor(self._service.new_headers(headers_of(call)))
         request = _Request(index, call, processor, arrived)
         if request.expired:
-            request.reply = _failed("The request's time limit passed before the handler could start.", 504, own=False)
+            request.reply = _failed(
+                "The request's time limit passed before the handler could start.", FailureKind.DEADLINE
+            )
         return request
 
     def _unpack(self, request: _Request) -> None:
@@ -118,7 +120,7 @@ class _BatchRun:
             request.envelope = self._service.envelopes.new(name)
             request.rows = request.envelope.unpack(row, self._context, 0)
         except self._service.prediction_exception as fault:
-            request.reply = _failed(_message(fault), _code(fault), own=False)
+            request.reply = _refused(_message(fault), _code(fault))
 
     async def _answer(self, group: list[_Request]) -> None:
         """One call of the handler for all rows of the group; again without a request whose row it refuses."""
@@ -162,7 +164,7 @@ class _BatchRun:
         fault = _shape_fault(results, rows, exact=not group[0].alone)
         if fault:
             log.error("%s", fault[1])
-            _answer_all(group, _failed(fault[0], 503))
+            _answer_all(group, _failed(fault[0]))
             return
         start = 0
         for request in group:
@@ -180,9 +182,9 @@ class _BatchRun:
                 reply = reply_of(packed, request.processor, enveloped=True)
         except Unserialisable as fault:
             log.error("The handler's result has no wire form: %s", fault)
-            return _failed("Unsupported model output data type.", 503)
+            return _failed("Unsupported model output data type.")
         except self._service.prediction_exception as fault:
-            return _failed(_message(fault), _code(fault))
+            return _failed(_message(fault), FailureKind.CODE, _code(fault))
         return _within_limit(reply, self._service.load.max_response_size)
 
     @staticmethod
@@ -191,16 +193,18 @@ class _BatchRun:
         owners = [request for request in group for _ in request.rows]
         owner = owners[fault.row]
         where = f"instance {fault.row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
-        owner.reply = _failed(f"{where}{_message(fault)}", _code(fault), own=False)
+        owner.reply = _refused(f"{where}{_message(fault)}", _code(fault))
         return [request for request in group if request is not owner]
 
     def _fail(self, group: list[_Request], error: BaseException) -> None:
         if isinstance(error, self._service.prediction_exception):
-            _answer_all(group, _failed(_message(error), _code(error)))
+            _answer_all(group, _failed(_message(error), FailureKind.CODE, _code(error)))
             return
         ids = ", ".join(request.call.id for request in group)
         log.error("The handler failed for request %s\n%s", ids, explain_failure(error).traceback)
-        reply = _failed("Out of resources", 507) if is_out_of_memory(error) else _failed("Prediction failed", 503)
+        reply = (
+            _failed("Out of resources", FailureKind.MEMORY) if is_out_of_memory(error) else _failed("Prediction failed")
+        )
         _answer_all(group, reply)
 
 
@@ -229,9 +233,12 @@ def _answer_all(group: list[_Request], reply: Reply) -> None:
 
 
 def _within_limit(reply: Reply, limit: int) -> Reply:
+    assert not isinstance(reply.body, int)
     if len(reply.body) <= limit:
         return reply
-    return _failed(f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}.", 500)
+    return _failed(
+        f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}.", FailureKind.TOO_LARGE
+    )
 
 
 def _groups(requests: list[_Request]) -> list[list[_Request]]:
@@ -252,8 +259,17 @@ def _shape_fault(results: Any, rows: int, *, exact: bool) -> tuple[str, str] | N
     return "number of batch response mismatched", f"The handler returned {len(results)} results for {rows} rows."
 
 
-def _failed(message: str, status: int, *, own: bool = True) -> Reply:
-    return Reply(message.encode("utf-8", "replace"), status, failed=True, from_handler=own)
+def _failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0) -> Reply:
+    return Reply(message.encode("utf-8", "replace"), code, failure=kind)
+
+
+def _refused(message: str, code: int) -> Reply:
+    """An envelope of the user's own may have chosen another code than a bad request's."""
+    return (
+        _failed(message)
+        if code == 503
+        else _failed(message, FailureKind.REFUSED if code == 400 else FailureKind.CODE, code)
+    )
 
 
 def _message(fault: Any) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torchserve_lite.archive.config_message import from_message
 from torchserve_lite.compat import install as install
 from torchserve_lite.ipc.messages import Load
 
@@ -94,7 +95,7 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
         _TORCHSERVE_VERSION,
         load.limit_max_image_pixels,
         metrics,
-        load.model_config,
+        from_message(load.model_config),
     )
     context.mark_stage = mark_stage
     return context

@@ -6,15 +6,14 @@ import json
 import logging
 from typing import Any
 
-from torchserve_lite.core.requests import Part
-from torchserve_lite.ipc.messages import Call
+from torchserve_lite.ipc.messages import Call, SentPart
 
 log = logging.getLogger(__name__)
 
 
 def row_of(call: Call, *, decode: bool) -> dict[str, Any]:
     """``{part name: value}``. Of parts with the same name the last one counts, as in TorchServe."""
-    return {part.name: _value(part) if decode else bytearray(part.data) for part in call.parts}
+    return {part.name: _value(part) if decode else _received(part) for part in call.parts}
 
 
 def headers_of(call: Call) -> dict[str, Any]:
@@ -24,20 +23,26 @@ def headers_of(call: Call) -> dict[str, Any]:
     return headers
 
 
-def _value(part: Part) -> Any:
+def _value(part: SentPart) -> Any:
     """Parsed JSON, text, or a bytearray; what cannot be decoded stays a bytearray, which handlers know to expect."""
     kind = part.content_type.lower()
     if _is_json(kind):
         try:
-            return json.loads(part.data)
+            return json.loads(_received(part))
         except (ValueError, RecursionError) as fault:
             log.warning("part %r claims to be %s but is not: %s", part.name, part.content_type, fault)
     elif kind.startswith("text"):
         try:
-            return part.data.decode()
+            return _received(part).decode()
         except UnicodeDecodeError as fault:
             log.warning("part %r claims to be text but is no UTF-8: %s", part.name, fault)
-    return bytearray(part.data)
+    return _received(part)
+
+
+def _received(part: SentPart) -> bytearray:
+    """A large one was received into a bytearray of its own, and is the handler's now."""
+    assert not isinstance(part.data, int)
+    return part.data if isinstance(part.data, bytearray) else bytearray(part.data)
 
 
 def _is_json(kind: str) -> bool:

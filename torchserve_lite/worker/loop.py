@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-import msgspec
-
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
+    Answer,
+    Answers,
+    BatchDone,
     Cancel,
-    Chunk,
     FromWorker,
     Load,
     Loaded,
@@ -26,16 +26,14 @@ from torchserve_lite.ipc.messages import (
     Metric,
     Predict,
     Reply,
-    Result,
     ToWorker,
+    decode_to_worker,
+    encode,
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.batch import Service
 from torchserve_lite.worker.handlers import load_handler
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ToWorker).decode
 
 
 def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None:
@@ -126,7 +124,8 @@ class WorkerLoop:
 
     def _send_result(self, batch: int, replies: tuple[Reply, ...], begun: float) -> None:
         metrics, self._metrics[:] = tuple(self._metrics), []
-        self._send(Result(batch, replies, time.monotonic() - begun, metrics))
+        answers = tuple([Answer(index, reply) for index, reply in enumerate(replies)])
+        self._send(Answers(batch, answers, BatchDone(time.monotonic() - begun, metrics)))
 
     def _send_chunk(self, batch: int, index: int, reply: Reply) -> None:
         self._read_ahead()
@@ -134,12 +133,12 @@ class WorkerLoop:
 
     def _send_if_wanted(self, batch: int, index: int, reply: Reply) -> None:
         if (batch, index) not in self._cancelled:
-            self._send(Chunk(batch, index, reply))
+            self._send(Answers(batch, (Answer(index, reply, last=False),)))
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""
-        while (payload := self._frames.receive_now()) is not None:
-            message = _decode(payload)
+        while (frame := self._frames.receive_now()) is not None:
+            message = decode_to_worker(frame)
             if isinstance(message, Predict):
                 self._waiting.append(message)
             else:
@@ -150,11 +149,11 @@ class WorkerLoop:
             self._cancelled.add((message.batch, message.index))
 
     def _receive(self) -> ToWorker | None:
-        payload = self._frames.receive()
-        return None if payload is None else _decode(payload)
+        frame = self._frames.receive()
+        return None if frame is None else decode_to_worker(frame)
 
     def _send(self, message: FromWorker) -> None:
-        self._frames.send(_encode(message))
+        self._frames.send(encode(message))
 
     def _add_metric(
         self, name: str, kind: str, unit: str, value: float, labels: list[tuple[str, str]], ids: str

@@ -6,12 +6,14 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchserve_lite.archive.installation import advice_on
+
 _OUR_FOLDER = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """``fault``: the exception in one line; ``traceback``: all of it, the innermost frame last."""
+    """``fault``: the exception in one line, and how to mend it where that is known; ``traceback``: all of it."""
 
     fault: str
     traceback: str
@@ -22,6 +24,8 @@ def explain_failure(error: BaseException) -> Failure:
     _fold(summary)
     text = " ".join(str(error).split())  # torch tells a wrong state dict in many lines
     fault = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if advice := advice_on(error):
+        fault = f"{fault.rstrip('.')}. {advice}."
     return Failure(fault, "".join(summary.format()).rstrip())
 
 

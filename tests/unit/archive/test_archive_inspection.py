@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.entry_point_cases import ENTRY_POINTS, SIDE, UNDECIDED
 from torchserve_lite.archive.inspection import Inspection, inspect_archive
 from torchserve_lite.archive.store import ModelStore
-from torchserve_lite.archive.weights import WeightsKind, look_at_weights
+from torchserve_lite.archive.weights import pickled_classes
 
 HANDLER = "from ts.torch_handler.base_handler import BaseHandler\nclass H(BaseHandler): pass\n"
 
@@ -61,15 +62,25 @@ def test_entry_point_is_found_by_torchserves_rule(code: str, handler: str, entry
     assert not [problem for problem in inspection.problems if "h.py" in problem]
 
 
+@pytest.mark.parametrize(("text", "handler", "name"), ENTRY_POINTS)
+def test_entry_point_is_the_one_that_the_worker_takes(text: str, handler: str, name: str, tmp_path: Path) -> None:
+    inspection = inspected(tmp_path, {"h.py": text, "side.py": SIDE}, handler=handler)
+    assert inspection.entry_point.split(",")[0].split()[1] == name
+
+
+@pytest.mark.parametrize("text", UNDECIDED)
+def test_module_is_a_problem_when_there_is_no_telling(text: str, tmp_path: Path) -> None:
+    (problem,) = inspected(tmp_path, {"h.py": text}).problems
+    assert "h.py must define a function handle or one class" in problem
+    assert "h.py:ClassName" in problem
+
+
 @pytest.mark.parametrize(
     ("files", "model", "problem"),
     [
         pytest.param({}, {"handler": ""}, "names no handler", id="no handler"),
         pytest.param({}, {}, "has the handler h.py, which is neither a Python file in it", id="absent handler"),
         pytest.param({"h.py": "def f(:"}, {}, "h.py line 1: invalid syntax", id="syntax"),
-        pytest.param({"h.py": "x = 1"}, {}, "exactly one class, and defines 0 classes", id="no class"),
-        pytest.param({"h.py": "class A: 1\nclass B: 2"}, {}, "defines 2 classes (A, B)", id="two classes"),
-        pytest.param({"h.py": HANDLER}, {"handler": "h.py:H"}, "names the class H after the colon", id="class named"),
         pytest.param({"h.py": "class A: 1"}, {}, "class A in h.py has no method handle", id="no method"),
         pytest.param(
             {"h.py": "import no_such_thing\n" + HANDLER}, {}, "not installed here: no_such_thing", id="import"
@@ -81,8 +92,20 @@ def test_entry_point_is_found_by_torchserves_rule(code: str, handler: str, entry
             id="import of an import",
         ),
         pytest.param({}, {"handler": "vllm_handler"}, "not installed here: vllm", id="package of a built-in handler"),
+        pytest.param(
+            {"h.py": "from nvidia import dali\nimport skimage.io\n" + HANDLER},
+            {},
+            "skimage comes with pip install scikit-image",
+            id="package of another name",
+        ),
         pytest.param({"h.py": HANDLER}, {"serializedFile": "w.pt"}, "does not hold w.pt", id="absent weights"),
         pytest.param({"h.py": HANDLER}, {"modelFile": "n.py"}, "does not hold n.py", id="absent model file"),
+        pytest.param(
+            {"h.py": HANDLER, "c.yaml": "sequenceBatching: true"},
+            {"configFile": "c.yaml"},
+            "sequenceBatching",
+            id="sequences",
+        ),
         pytest.param({"h.py": HANDLER}, {"runtime": "LSP"}, "has the runtime LSP, for C++ handlers", id="C++"),
         pytest.param(
             {"h.py": HANDLER, "r.txt": "-i https://evil.example"},
@@ -136,7 +159,7 @@ def test_ignored_config_values_are_worth_knowing(tmp_path: Path) -> None:
 def test_pickled_model_is_told_with_its_classes(tmp_path: Path) -> None:
     """21. Such a file runs code when it is loaded, so it is not."""
     weights = checkpoint(tmp_path, OrderedDict(layer=Fraction(1, 2)))
-    assert look_at_weights(weights).classes == ("fractions.Fraction",)
+    assert pickled_classes(weights) == ("fractions.Fraction",)
 
     files = {"h.py": HANDLER, "n.py": "class N: pass", "w.pt": weights.read_bytes()}
     inspection = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
@@ -146,28 +169,8 @@ def test_pickled_model_is_told_with_its_classes(tmp_path: Path) -> None:
 def test_state_dict_needs_a_model_file_with_one_class(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, OrderedDict(layer=1.0)).read_bytes()
     alone = inspected(tmp_path, {"h.py": HANDLER, "w.pt": weights}, serializedFile="w.pt")
-    assert "w.pt holds pickled tensors: they need a model file (--model-file)" in alone.problems[0]
+    assert "w.pt holds a state dict: it needs a model file (--model-file)" in alone.problems[0]
 
     files = {"h.py": HANDLER, "w.pt": weights, "n.py": "class A: 1\nclass B: 2"}
     with_two = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
-    assert with_two.problems == ("n.py must define exactly one class, and defines 2 (A, B)",)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("m.onnx", WeightsKind.ONNX),
-        ("m.safetensors", WeightsKind.SAFETENSORS),
-        ("m.pt2", WeightsKind.EXPORTED),
-        ("m.so", WeightsKind.LIBRARY),
-        ("m.pt", WeightsKind.UNKNOWN),
-    ],
-)
-def test_kind_of_weights_shows_in_the_suffix(name: str, kind: WeightsKind, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"anything")
-    assert look_at_weights(tmp_path / name).kind is kind
-
-
-def test_torchscript_is_known_by_its_code(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, {}, name="m/constants.pkl")
-    assert look_at_weights(path).kind is WeightsKind.TORCHSCRIPT
+    assert with_two.problems == ("n.py must define exactly one class that is a network, and defines 2 (A, B)",)

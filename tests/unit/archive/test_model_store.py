@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
+import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -153,12 +157,141 @@ def test_broken_archive_leaves_nothing_and_names_itself(store: ModelStore) -> No
 def test_all_archives_are_those_torchserve_loads_sorted(store: ModelStore) -> None:
     for name in ("z.tgz", "b.tar.gz", "c.model", "notes.txt", ".hidden.mar", "w.war"):
         (store.folder / name).touch()
-    for name in ("folder", ".git"):
-        (store.folder / name).mkdir()
+    add(store, "folder", "no-archive")
 
     assert store.all_archives() == ["b.tar.gz", "c.model", "echo.mar", "folder", "z.tgz"]
 
 
+STRAYS = {
+    "empty folder": lambda path: path.mkdir(),
+    "folder of folders": lambda path: (path / "a/b").mkdir(parents=True),
+    "folder of notes": lambda path: (path.mkdir(), (path / "notes.txt").touch()),
+    "text": lambda path: path.write_text("hello"),
+    "weights": lambda path: path.with_suffix(".pt").touch(),
+    "named pipe": lambda path: os.mkfifo(path.with_suffix(".mar")),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path.with_suffix(".mar"))),
+    "dangling link": lambda path: path.with_suffix(".mar").symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(path),
+    "hidden": lambda path: path.with_name(".stray").mkdir(),
+}
+
+
+@pytest.mark.parametrize("make", STRAYS.values(), ids=STRAYS.keys())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_stray_thing_in_a_store_is_passed_over_and_told(
+    make: Callable[[Path], object], store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An empty lost+found kept /ping at 500 for ever."""
+    make(store.folder / "stray")
+
+    assert store.all_archives() == ["echo.mar"]
+    (told,) = caplog.messages
+    assert "passes over" in told
+    assert "stray" in told
+
+
+def test_folder_that_cannot_be_read_is_passed_over(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(folder: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    add(store, "locked", "no-archive")
+    monkeypatch.setattr("torchserve_lite.archive.store._model_folder", refuse)
+    assert store.all_archives() == ["echo.mar"]
+    assert "'locked' (cannot be read: Permission denied)" in caplog.text
+
+
+def test_folder_without_a_manifest_is_loaded_when_a_default_handler_can_serve_it(store: ModelStore) -> None:
+    (store.folder / "weights").mkdir()
+    (store.folder / "weights/model.pt").touch()
+    (store.folder / "lost+found").mkdir()
+
+    assert store.all_archives(manifest_needed=False) == ["echo.mar", "weights"]
+
+
+def test_orderly_store_has_nothing_told(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    assert store.all_archives() == ["echo.mar"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), KeyError("maybe"), RecursionError(), MemoryError()], ids=repr
+)
+def test_whatever_is_raised_while_an_archive_is_read_is_about_it_alone(
+    error: Exception, store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a: !!bool maybe` in one model-config.yaml ended the start of all models."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("torchserve_lite.archive.store.Manifest.read", fail)
+    with pytest.raises(InvalidArchive, match=r"^echo\.mar: cannot be read: "):
+        store.open("echo.mar")
+    assert unpacked(store) == []
+
+
+def desktop_entries(inner: str) -> dict[str, str]:
+    """What the desktops of macOS and Windows put into a zip of a folder."""
+    return {
+        f"{inner}/": "",
+        f"{inner}/MAR-INF/MANIFEST.json": MANIFEST,
+        f"{inner}/handler.py": "",
+        f"{inner}/.DS_Store": "x",
+        f"__MACOSX/{inner}/._handler.py": "x",
+        f"__MACOSX/._{inner}": "x",
+        ".DS_Store": "x",
+        "Thumbs.db": "x",
+        "desktop.ini": "x",
+        f"._{inner}": "x",
+    }
+
+
+def write_zip(path: Path, entries: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def write_tar(path: Path, entries: dict[str, str], prefix: str = "") -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in entries.items():
+            info = tarfile.TarInfo(prefix + name.rstrip("/"))
+            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            info.size = len(content.encode())
+            archive.addfile(info, io.BytesIO(content.encode()))
+
+
+def write_folder(path: Path, entries: dict[str, str]) -> None:
+    for name, content in entries.items():
+        if not name.endswith("/"):
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(content)
+
+
+@pytest.mark.parametrize("inner", ["mnist", "My Model"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(write_zip, id="zip"),
+        pytest.param(write_tar, id="tar"),
+        pytest.param(lambda path, entries: write_tar(path, entries, "./"), id="tar from a dot"),
+        pytest.param(lambda path, entries: write_tar(path, entries, "around/"), id="tar with a folder around"),
+        pytest.param(write_folder, id="folder"),
+    ],
+)
+def test_archive_that_a_desktop_made_is_understood(
+    write: Callable[[Path, dict[str, str]], None], inner: str, store: ModelStore
+) -> None:
+    write(store.folder / "desktop.mar", desktop_entries(inner))
+
+    with store.open("desktop.mar") as archive:
+        assert archive.manifest.model_name == "m"
+        assert (archive.path / "handler.py").is_file()
+    assert "desktop.mar" in store.all_archives()
+
+
 def test_missing_store_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="gone cannot be read: No such file"):
+    with pytest.raises(ConfigurationError, match="gone cannot be read"):
         ModelStore(folder=tmp_path / "gone", scratch=tmp_path).all_archives()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -61,11 +62,17 @@ def test_guides_placeholders_are_an_error_that_asks_to_fill_them_in(load: Load) 
         load(_guide())
 
 
-def test_our_own_file_serves_mnist_on_loopback_without_a_notice() -> None:
-    config = load_config(_REPOSITORY / "config.properties", {}, {})
+def test_our_own_file_serves_mnist_on_loopback_without_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a model store, which a checkout gets from `make serve`."""
+    (tmp_path / "model_store").mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(_REPOSITORY / "config.properties", tmp_path)
+    config = load_config(tmp_path / "config.properties", {}, {})
     assert config.http.inference == config.http.management == Address("127.0.0.1", 8085)
     assert [(model.name, model.url) for model in config.models.startup] == [("mnist", "mnist.mar")]
-    assert config.models.store == _REPOSITORY / "model_store"
+    assert config.models.store == tmp_path / "model_store"
     assert config.notices == ()
 
 

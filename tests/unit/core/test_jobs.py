@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 
 import pytest
 
-from tests.conftest import NewJob
+from tests.conftest import Holder, NewJob
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.requests import InferenceResponse, Verb
@@ -25,10 +24,10 @@ SETTLING = [
 ]
 
 
-def settled_times(job: Job) -> list[Job]:
-    """Jobs that ``on_settled`` was called with."""
+def held(job: Job) -> list[Job]:
+    """What the job's holder is told."""
     told: list[Job] = []
-    job.on_settled = told.append
+    job.holder = Holder(told.append)
     return told
 
 
@@ -60,7 +59,7 @@ async def test_first_answer_counts(act: Act, expected: object, later: Act, new_j
 @virtual_time
 async def test_holder_is_told_once(act: Act, later: Act, new_job: NewJob) -> None:
     job = new_job()
-    told = settled_times(job)
+    told = held(job)
     act(job)
     later(job)
     assert told == [job]
@@ -92,8 +91,8 @@ async def test_remaining_time_shrinks_to_the_deadline(new_job: NewJob) -> None:
 @virtual_time
 async def test_job_is_wanted_until_its_stream_has_ended(new_job: NewJob) -> None:
     job = new_job()
-    told = settled_times(job)
-    job.add_chunk(InferenceResponse(b"1", status=201))
+    told = held(job)
+    job.add_piece(InferenceResponse(b"1", status=201))
     assert (job.wanted, told) == (True, [])
     job.succeed(InferenceResponse(b"2"))
     assert (job.wanted, told) == (False, [job])
@@ -101,22 +100,22 @@ async def test_job_is_wanted_until_its_stream_has_ended(new_job: NewJob) -> None
 
 
 @virtual_time
-async def test_stream_gives_its_chunks_in_order(new_job: NewJob) -> None:
+async def test_stream_gives_its_pieces_in_order(new_job: NewJob) -> None:
     job = new_job()
     for piece in (b"1", b"2", b"3"):
-        job.add_chunk(InferenceResponse(piece))
+        job.add_piece(InferenceResponse(piece))
     job.succeed(InferenceResponse(b"4"))
     first = await job.answer
-    assert [first.body, *[piece async for piece in first.more]] == [b"1", b"2", b"3", b"4"]
+    assert [first.body, *[piece async for piece in first.stream]] == [b"1", b"2", b"3", b"4"]
 
 
 @virtual_time
 async def test_stream_ends_with_the_failure(new_job: NewJob) -> None:
     job = new_job()
-    job.add_chunk(InferenceResponse(b"1"))
-    job.add_chunk(InferenceResponse(b"2"))
+    job.add_piece(InferenceResponse(b"1"))
+    job.add_piece(InferenceResponse(b"2"))
     job.fail(DEATH)
-    pieces = aiter((await job.answer).more)
+    pieces = (await job.answer).stream
     assert await anext(pieces) == b"2"
     with pytest.raises(WorkerDied):
         await anext(pieces)
@@ -124,22 +123,58 @@ async def test_stream_ends_with_the_failure(new_job: NewJob) -> None:
 
 @virtual_time
 async def test_reader_that_leaves_a_stream_abandons_the_job(new_job: NewJob) -> None:
-    """The worker went on for a client that had gone, and every chunk was kept for it."""
+    """The worker went on for a client that had gone, and every piece was kept for it."""
     job = new_job()
-    told = settled_times(job)
-    job.add_chunk(InferenceResponse(b"1"))
-    job.add_chunk(InferenceResponse(b"2"))
-    async with aclosing((await job.answer).more) as more:
-        assert await anext(more) == b"2"
+    told = held(job)
+    job.add_piece(InferenceResponse(b"1"))
+    job.add_piece(InferenceResponse(b"2"))
+    async with (await job.answer).stream as pieces:
+        assert await anext(pieces) == b"2"
     assert told == [job]
-    job.add_chunk(InferenceResponse(b"3"))  # comes from the worker before it has heard of it
+    job.add_piece(InferenceResponse(b"3"))  # comes from the worker before it has heard of it
     assert not job.wanted
 
 
 @virtual_time
-async def test_chunk_after_another_answer_is_ignored(new_job: NewJob) -> None:
+async def test_piece_after_another_answer_is_ignored(new_job: NewJob) -> None:
     job = new_job()
     job.fail(DeadlineExceeded(1))
-    job.add_chunk(InferenceResponse(b"1"))
+    job.add_piece(InferenceResponse(b"1"))
     assert not job.wanted
     assert isinstance(await outcome(job), DeadlineExceeded)
+
+
+@virtual_time
+async def test_stream_that_was_never_read_abandons_its_job_when_it_is_closed(new_job: NewJob) -> None:
+    """An async generator that was never begun once ran no ``finally``, and the worker went on for nobody."""
+    job = new_job()
+    told = held(job)
+    job.add_piece(InferenceResponse(b"1"))
+    stream = (await job.answer).stream
+    stream.close()
+    stream.close()
+    assert (told, job.wanted) == ([job], False)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        pytest.param(lambda job, stream: stream.close(), id="reader goes"),
+        pytest.param(lambda job, stream: job.abandon(), id="job is abandoned"),
+        pytest.param(lambda job, stream: job.fail(DEATH), id="job fails"),
+        pytest.param(lambda job, stream: anext(stream), id="reader reads"),
+    ],
+)
+@virtual_time
+async def test_writer_waits_for_a_slow_reader_and_no_longer(leave: Callable[..., object], new_job: NewJob) -> None:
+    job = new_job()
+    job.add_piece(InferenceResponse(b"1"))
+    stream = (await job.answer).stream
+    job.add_piece(InferenceResponse(b"x" * 1_000_000))
+    waiting = asyncio.ensure_future(job.room())
+    await asyncio.sleep(60)
+    assert not waiting.done()
+    reading = leave(job, stream)
+    if asyncio.iscoroutine(reading):
+        await reading
+    await waiting

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.conftest import KEY, spec_of
+from tests.conftest import KEY, Holder, spec_of
 from tests.fake_engine import FakeEngine, echo, silence
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
@@ -103,7 +103,7 @@ async def test_queued_job_leaves_when_its_deadline_passes() -> None:
     left: list[object] = []
 
     def queue(job: object) -> None:
-        parts.engine.jobs[0].on_settled = left.append
+        parts.engine.jobs[0].holder = Holder(left.append)
 
     parts = Parts(FakeEngine(queue))
     with pytest.raises(DeadlineExceeded):
@@ -125,7 +125,7 @@ async def test_client_that_goes_away_takes_its_job_along() -> None:
     left: list[object] = []
 
     def queue(job: object) -> None:
-        parts.engine.jobs[0].on_settled = left.append
+        parts.engine.jobs[0].holder = Holder(left.append)
 
     parts = Parts(FakeEngine(queue))
     asking = asyncio.create_task(parts.plane.infer(request()))

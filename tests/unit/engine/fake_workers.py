@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
-from torchserve_lite.engine.interface import Update
-from torchserve_lite.engine.pool import PoolEvents
+from torchserve_lite.engine.interface import EngineEvents
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import LoadFailed, WorkerDied, WorkerFailure
-from torchserve_lite.ipc.messages import Chunk, Reply, Result
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Reply
 
-Script = Callable[["FakeWorker", Sequence[Job]], AsyncGenerator[Update, None]]
+Script = Callable[["FakeWorker", Sequence[Job]], AsyncGenerator[Answers, None]]
 
 
 class FakeWorker:
@@ -23,15 +23,24 @@ class FakeWorker:
         self.pid: int | None = pid
         self.batches: list[list[bytes]] = []
         self.cancelled: list[bytes] = []
+        self.running: set[Job] = set()
         self._script = script
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
 
-    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         self.batches.append([body_of(job) for job in batch])
-        return self._script(self, batch)
+        self.running.update(batch)
+        try:
+            async with aclosing(self._script(self, batch)) as updates:
+                async for update in updates:
+                    self.running.difference_update(batch[answer.index] for answer in update.answers if answer.last)
+                    yield update
+        finally:
+            self.running.difference_update(batch)
 
-    def cancel(self, job: Job) -> None:
-        self.cancelled.append(body_of(job))
+    def unwanted(self, job: Job) -> None:
+        if job in self.running:
+            self.cancelled.append(body_of(job))
 
     def never_began(self, job: Job) -> bool:
         return False
@@ -49,19 +58,19 @@ class FakeWorker:
 
 
 def echo_after(seconds: float) -> Script:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         await asyncio.sleep(seconds)
         yield result(*(body_of(job) for job in batch))
 
     return script
 
 
-def result(*bodies: bytes) -> Result:
-    return Result(1, tuple(Reply(body) for body in bodies))
+def result(*bodies: bytes) -> Answers:
+    return Answers(1, tuple(Answer(index, Reply(body)) for index, body in enumerate(bodies)), BatchDone())
 
 
-def chunk(body: bytes, index: int = 0) -> Chunk:
-    return Chunk(1, index, Reply(body, 201, content_type="text/plain"))
+def chunk(body: bytes, index: int = 0) -> Answers:
+    return Answers(1, (Answer(index, Reply(body, 201, content_type="text/plain"), last=False),))
 
 
 def body_of(job: Job) -> bytes:
@@ -91,7 +100,7 @@ class FakeLauncher:
         self._life = life
 
     @asynccontextmanager
-    async def __call__(self, spec: ModelSpec, worker_id: str, gpu_id: int | None) -> AsyncIterator[FakeWorker]:
+    async def __call__(self, spec: ModelSpec, slot: Slot) -> AsyncIterator[FakeWorker]:
         loop = asyncio.get_running_loop()
         self.attempts.append(loop.time())
         await asyncio.sleep(self._load_seconds(len(self.attempts)))
@@ -118,13 +127,13 @@ class FakeLauncher:
         return [later - earlier for earlier, later in zip(self.attempts, self.attempts[1:], strict=False)]
 
 
-class NotedEvents(PoolEvents):
+class NotedEvents(EngineEvents):
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.loaded: list[str] = []
         self.failed: list[WorkerFailure] = []
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], result: Result, seconds: float) -> None:
+    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
         self.batches.append(len(batch))
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,28 +13,33 @@ from hypothesis import strategies as st
 from tests.conftest import NewJob, job_maker
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.models import BatchPolicy
+from torchserve_lite.core.models import BatchPolicy, RecoveryPolicy
 from torchserve_lite.core.requests import InferenceResponse, Verb
-from torchserve_lite.engine.queues.batches import NOW, BatchAggregator, release_time
+from torchserve_lite.engine.queues.batches import BatchAggregator
+from torchserve_lite.engine.queues.policies import NOW, ShareOfClients
+from torchserve_lite.engine.restarts import Restarts
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import DeadlineExceeded, NoWorkers, QueueFull
 
 DONE = InferenceResponse(b"")
+SLOT = Slot("9000", None, Restarts(RecoveryPolicy()))
 
 
 def aggregator(size: int = 4, delay: float = 1.0, capacity: int = 100) -> BatchAggregator:
-    return BatchAggregator("tiny", BatchPolicy(size=size, delay=delay), capacity)
+    return BatchAggregator("tiny", size, capacity, ShareOfClients(BatchPolicy(size=size, delay=delay)))
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def answered(queue: BatchAggregator, size: int | None = None) -> list[Job]:
+async def answered(queue: BatchAggregator, size: int | None = None) -> Sequence[Job]:
     """What a worker does with the next batch: takes it and answers it."""
-    batch = await queue.next_batch()
+    batch = await queue.next_batch(SLOT)
     for job in batch:
         job.succeed(DONE)
-    queue.finished(batch)
+    for job in batch:
+        queue.finished(job)
     assert size is None or len(batch) == size
     return batch
 
@@ -58,7 +64,10 @@ async def know_clients(queue: BatchAggregator, new_job: NewJob, clients: int) ->
     ],
 )
 def test_release_time_depends_on_who_may_still_come(waiting: int, expected: int, when: float) -> None:
-    assert release_time(waiting, 10.0, expected, BatchPolicy(size=4, delay=1.0)) == when
+    """``expected`` is half of the clients that one worker has seen lately."""
+    policy = ShareOfClients(BatchPolicy(size=4, delay=1.0))
+    policy.arrived(2 * expected, 0)
+    assert policy.release_time(10.0, waiting, 0, workers=1) == when
 
 
 @virtual_time
@@ -68,7 +77,7 @@ async def test_full_batch_goes_at_once(new_job: NewJob) -> None:
     jobs = [new_job(), new_job()]
     for job in jobs:
         queue.put(job)
-    assert await queue.next_batch() == jobs
+    assert await queue.next_batch(SLOT) == jobs
     assert now() == begun
 
 
@@ -76,7 +85,7 @@ async def test_full_batch_goes_at_once(new_job: NewJob) -> None:
 async def test_batch_that_becomes_full_goes_at_once_while_a_worker_waits(new_job: NewJob) -> None:
     queue = aggregator(size=2, delay=60)
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch())
+    worker = asyncio.create_task(queue.next_batch(SLOT))
     queue.put(new_job())
     await asyncio.sleep(1)
     begun = now()
@@ -89,7 +98,7 @@ async def test_batch_that_becomes_full_goes_at_once_while_a_worker_waits(new_job
 async def test_incomplete_batch_goes_when_its_oldest_job_has_waited_the_delay(new_job: NewJob) -> None:
     queue, begun = aggregator(delay=60), now()
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch())
+    worker = asyncio.create_task(queue.next_batch(SLOT))
     queue.put(new_job())
     await asyncio.sleep(59)
     queue.put(new_job())
@@ -140,7 +149,7 @@ async def test_half_of_a_workers_share_of_the_clients_is_enough(
     queue, begun = aggregator(size=32, delay=60), now()
     await know_clients(queue, new_job, clients)
     queue.workers = workers
-    worker = asyncio.create_task(queue.next_batch())
+    worker = asyncio.create_task(queue.next_batch(SLOT))
     for missing in reversed(range(enough)):
         queue.put(new_job())
         await asyncio.sleep(0.001)
@@ -155,10 +164,10 @@ async def test_running_jobs_are_not_waited_for(new_job: NewJob) -> None:
     queue, begun = aggregator(size=2, delay=60), now()
     for _ in range(4):
         queue.put(new_job())
-    await queue.next_batch()
-    await queue.next_batch()
+    await queue.next_batch(SLOT)
+    await queue.next_batch(SLOT)
     queue.put(new_job())
-    assert len(await queue.next_batch()) == 1
+    assert len(await queue.next_batch(SLOT)) == 1
     assert now() == begun
 
 
@@ -177,31 +186,31 @@ async def test_batch_that_waited_in_vain_makes_later_ones_not_wait(new_job: NewJ
 async def test_cancelled_wait_loses_no_job(new_job: NewJob) -> None:
     queue = aggregator(delay=60)
     await know_clients(queue, new_job, 8)
-    retired = asyncio.create_task(queue.next_batch())
+    retired = asyncio.create_task(queue.next_batch(SLOT))
     job = new_job()
     queue.put(job)
     await asyncio.sleep(30)
     retired.cancel()
-    assert await queue.next_batch() == [job]
+    assert await queue.next_batch(SLOT) == [job]
 
 
 @virtual_time
 async def test_cancelling_at_the_moment_of_release_loses_no_job(new_job: NewJob) -> None:
     """The batch is complete and the waiting worker has been woken, but it is retired before it runs."""
     queue = aggregator(size=1)
-    retired = asyncio.create_task(queue.next_batch())
+    retired = asyncio.create_task(queue.next_batch(SLOT))
     await asyncio.sleep(1)
     job = new_job()
     queue.put(job)
     retired.cancel()
-    assert await queue.next_batch() == [job]
+    assert await queue.next_batch(SLOT) == [job]
     assert retired.cancelled()
 
 
 @virtual_time
 async def test_next_worker_takes_over_the_filling_when_one_is_cancelled(new_job: NewJob) -> None:
     queue = aggregator()
-    first, second = asyncio.create_task(queue.next_batch()), asyncio.create_task(queue.next_batch())
+    first, second = asyncio.create_task(queue.next_batch(SLOT)), asyncio.create_task(queue.next_batch(SLOT))
     await asyncio.sleep(1)
     first.cancel()
     await asyncio.sleep(1)
@@ -236,14 +245,14 @@ async def test_abandoned_job_leaves_the_queue_at_once_and_frees_its_place(new_jo
     gone.abandon()
     assert len(queue) == 0
     queue.put(stays)
-    assert await queue.next_batch() == [stays]
+    assert await queue.next_batch(SLOT) == [stays]
 
 
 @virtual_time
 async def test_delay_counts_from_the_oldest_job_that_is_still_wanted(new_job: NewJob) -> None:
     queue = aggregator(delay=60)
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch())
+    worker = asyncio.create_task(queue.next_batch(SLOT))
     gone = new_job()
     queue.put(gone)
     await asyncio.sleep(30)
@@ -261,7 +270,7 @@ async def test_job_past_its_deadline_is_never_handed_out(new_job: NewJob) -> Non
     queue.put(late)
     queue.put(good)
     await asyncio.sleep(2)
-    assert await queue.next_batch() == [good]
+    assert await queue.next_batch(SLOT) == [good]
     assert queue.running == 1
     with pytest.raises(DeadlineExceeded, match="2 s"):
         await late.answer
@@ -273,7 +282,7 @@ async def test_worker_goes_on_waiting_when_all_jobs_had_expired(new_job: NewJob)
     late = new_job(within=2)
     queue.put(late)
     await asyncio.sleep(3)
-    worker = asyncio.create_task(queue.next_batch())
+    worker = asyncio.create_task(queue.next_batch(SLOT))
     await asyncio.sleep(1)
     assert late.answer.exception() is not None
     queue.put(new_job())
@@ -284,7 +293,7 @@ async def test_worker_goes_on_waiting_when_all_jobs_had_expired(new_job: NewJob)
 async def test_queue_refuses_at_capacity_and_names_the_limit(new_job: NewJob) -> None:
     queue = aggregator(size=1, capacity=2)
     queue.put(new_job())
-    await queue.next_batch()  # what runs does not count
+    await queue.next_batch(SLOT)  # what runs does not count
     queue.put(new_job())
     queue.put(new_job())
     with pytest.raises(QueueFull, match="job_queue_size=2"):
@@ -310,7 +319,7 @@ async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob)
         old.put(job)
     old.move_to(new)
     jobs[0].abandon()
-    assert (len(old), await new.next_batch()) == (0, jobs[1:3])
+    assert (len(old), await new.next_batch(SLOT)) == (0, jobs[1:3])
     assert isinstance(jobs[3].answer.exception(), QueueFull)
 
 
@@ -320,7 +329,7 @@ async def test_job_knows_how_long_it_waited(new_job: NewJob, monkeypatch: pytest
     queue, job = aggregator(), new_job()
     queue.put(job)
     await asyncio.sleep(0.25)
-    await queue.next_batch()
+    await queue.next_batch(SLOT)
     assert job.waited == 0.25
 
 
@@ -369,13 +378,14 @@ class Life:
 
     async def work(self, *, again: bool) -> None:
         while True:
-            batch = await self.queue.next_batch()
+            batch = await self.queue.next_batch(SLOT)
             self.batches.append(batch)
             assert all(job.deadline is None or now() < job.deadline for job in batch)
             try:
                 await asyncio.sleep(1)
             finally:
-                self.queue.finished(batch)
+                for job in batch:
+                    self.queue.finished(job)
             if not again:
                 return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,21 +16,25 @@ from tests.conftest import NewJob, job_maker, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy, RecoveryPolicy, WorkerState
-from torchserve_lite.engine.interface import Update
-from torchserve_lite.engine.pool import PoolEvents, Slot, WorkerPool
+from torchserve_lite.engine.interface import EngineEvents
+from torchserve_lite.engine.pool import WorkerPool
+from torchserve_lite.engine.queues.batches import BatchAggregator
+from torchserve_lite.engine.queues.policies import ShareOfClients
 from torchserve_lite.engine.restarts import Restarts
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import (
     DeadlineExceeded,
+    InvalidInput,
     LoadFailed,
     ModelFailed,
     NoWorkers,
-    PredictionFailed,
     QueueFull,
     ResponseTimeout,
     ServingError,
     WorkerDied,
+    WorkerRestarting,
 )
-from torchserve_lite.ipc.messages import Reply, Result
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, FailureKind, Reply
 
 from .fake_workers import FakeLauncher, FakeWorker, NotedEvents, body_of, chunk, echo_after, result
 
@@ -39,19 +43,26 @@ ALWAYS = itertools.repeat(True)
 
 @asynccontextmanager
 async def pool_of(
-    launcher: FakeLauncher, workers: int = 1, events: PoolEvents | None = None, **facts: Any
+    launcher: FakeLauncher, workers: int = 1, events: EngineEvents | None = None, **facts: Any
 ) -> AsyncIterator[WorkerPool]:
     """A pool that has begun to start its workers."""
     ids = itertools.count(1)
+    spec = spec_of(**facts)
     pool = WorkerPool(
-        spec_of(**facts),
+        spec,
+        BatchAggregator(spec.key.name, spec.batch.size, spec.queue_size, ShareOfClients(spec.batch)),
         launcher,
         lambda spec: Slot(str(next(ids)), None, Restarts(spec.recovery)),
         events or NotedEvents(),
     )
-    async with pool:
-        pool.scale(workers)
+    running = asyncio.create_task(pool.run())
+    await pool.opened()
+    pool.scale(workers)
+    try:
         yield pool
+    finally:
+        pool.close()
+        await running
 
 
 def asked(pool: WorkerPool, *jobs: Job) -> tuple[Job, ...]:
@@ -86,15 +97,15 @@ async def test_batch_goes_to_one_worker_and_each_job_gets_its_own_answer(new_job
 
 @virtual_time
 async def test_failed_reply_is_the_jobs_own_failure(new_job: NewJob) -> None:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
-        yield Result(1, (Reply(b"bad row", 400, failed=True, from_handler=False), Reply(b"fine")))
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        bad, good = Reply(b"bad row", failure=FailureKind.REFUSED), Reply(b"fine")
+        yield Answers(1, (Answer(0, bad), Answer(1, good)), BatchDone())
 
     async with pool_of(FakeLauncher(script), batch=BatchPolicy(size=2)) as pool:
         bad, good = asked(pool, new_job(), new_job())
         assert await body(good) == b"fine"
-        with pytest.raises(PredictionFailed, match="bad row") as failure:
+        with pytest.raises(InvalidInput, match="bad row"):
             await bad.answer
-    assert (failure.value.status, failure.value.from_handler) == (400, False)
 
 
 @virtual_time
@@ -157,8 +168,12 @@ async def test_failed_load_is_tried_again_with_growing_delays_until_the_window_h
     launcher, events = FakeLauncher(failures=ALWAYS), NotedEvents()
     async with pool_of(launcher, events=events, recovery=RecoveryPolicy(window=10)) as pool:
         (waiting,) = asked(pool, new_job())
-        with pytest.raises(ModelFailed, match="no such weights"):
-            await waiting.answer
+        with pytest.raises(WorkerRestarting, match="no such weights"):
+            await waiting.answer  # at once: its client need not wait for what may never come
+        assert now() == 1000
+        with pytest.raises(WorkerRestarting, match="no such weights"):
+            pool.submit(new_job())
+        await asyncio.sleep(30)
         with pytest.raises(ModelFailed, match="no such weights"):
             pool.submit(new_job())
         assert pool.status().failed
@@ -168,8 +183,9 @@ async def test_failed_load_is_tried_again_with_growing_delays_until_the_window_h
 
 
 @virtual_time
-async def test_waiting_jobs_are_answered_when_a_later_load_succeeds(new_job: NewJob) -> None:
+async def test_model_serves_again_when_a_later_load_succeeds(new_job: NewJob) -> None:
     async with pool_of(FakeLauncher(failures=[True, True])) as pool:
+        await asyncio.sleep(5)
         (job,) = asked(pool, new_job(b"7"))
         assert await body(job) == b"7"
 
@@ -198,7 +214,7 @@ async def test_other_workers_serve_on_when_one_is_given_up(new_job: NewJob) -> N
 
 
 @virtual_time
-async def test_waiting_jobs_are_told_when_the_last_worker_is_given_up_while_another_drains(new_job: NewJob) -> None:
+async def test_waiting_jobs_are_told_when_the_last_worker_cannot_restart_while_another_drains(new_job: NewJob) -> None:
     launcher = FakeLauncher(echo_after(1000), failures=[False, False, True, True])
     async with pool_of(launcher, 2, recovery=RecoveryPolicy(window=0)) as pool:
         await pool.until_scaled()
@@ -207,7 +223,7 @@ async def test_waiting_jobs_are_told_when_the_last_worker_is_given_up_while_anot
         pool.scale(1)  # the newer worker ends when its batch does
         (waiting,) = asked(pool, new_job())
         launcher.workers[0].die()
-        with pytest.raises(ModelFailed, match="no such weights"):
+        with pytest.raises(WorkerRestarting, match="no such weights"):
             await waiting.answer
 
 
@@ -225,7 +241,7 @@ async def test_hung_worker_is_stopped_and_its_batch_is_told_the_limit(new_job: N
 
 @virtual_time
 async def test_response_timeout_counts_anew_for_each_chunk(new_job: NewJob) -> None:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         for _ in range(5):
             await asyncio.sleep(19)
             yield chunk(b"still here")
@@ -238,13 +254,13 @@ async def test_response_timeout_counts_anew_for_each_chunk(new_job: NewJob) -> N
 
 async def stream(job: Job) -> list[bytes]:
     first = await job.answer
-    assert first.more is not None
-    return [first.body, *[piece async for piece in first.more]]
+    assert first.stream is not None
+    return [first.body, *[piece async for piece in first.stream]]
 
 
 @virtual_time
 async def test_stream_begins_with_status_and_arrives_while_the_batch_runs(new_job: NewJob) -> None:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         yield chunk(b"one")
         await asyncio.sleep(60)
         yield chunk(b"two")
@@ -255,13 +271,13 @@ async def test_stream_begins_with_status_and_arrives_while_the_batch_runs(new_jo
         first = await job.answer
         assert (first.body, first.status, first.content_type) == (b"one", 201, "text/plain")
         assert now() == 1000
-        assert first.more is not None
-        assert [piece async for piece in first.more] == [b"two", b"end"]
+        assert first.stream is not None
+        assert [piece async for piece in first.stream] == [b"two", b"end"]
 
 
 @virtual_time
 async def test_stream_breaks_off_with_the_cause_when_its_worker_dies(new_job: NewJob) -> None:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         yield chunk(b"one")
         worker.die("It was shot.")
         await asyncio.sleep(60)
@@ -274,7 +290,7 @@ async def test_stream_breaks_off_with_the_cause_when_its_worker_dies(new_job: Ne
 
 @virtual_time
 async def test_worker_is_told_when_the_reader_of_a_stream_has_gone(new_job: NewJob) -> None:
-    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Update, None]:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         for _ in range(10):
             yield chunk(b"more")
             await asyncio.sleep(1)
@@ -283,8 +299,8 @@ async def test_worker_is_told_when_the_reader_of_a_stream_has_gone(new_job: NewJ
     launcher = FakeLauncher(script)
     async with pool_of(launcher) as pool:
         (job,) = asked(pool, new_job(b"7"))
-        async with aclosing((await job.answer).more) as more:
-            assert await anext(more) == b"more"
+        async with (await job.answer).stream as pieces:
+            assert await anext(pieces) == b"more"
         assert launcher.workers[0].cancelled == [b"7"]
         assert not job.wanted
 
@@ -364,9 +380,9 @@ async def test_newest_workers_are_retired_first() -> None:
 @virtual_time
 async def test_queue_knows_how_many_workers_share_the_clients() -> None:
     async with pool_of(FakeLauncher(), 3) as pool:
-        assert pool.aggregator.workers == 3
+        assert pool.queue.workers == 3
         pool.scale(2)
-        assert pool.aggregator.workers == 2
+        assert pool.queue.workers == 2
 
 
 @virtual_time
@@ -513,6 +529,63 @@ async def test_retired_worker_ends_the_batches_of_all_lanes_first(new_job: NewJo
         assert (now(), launcher.alive) == (1010, [])
 
 
+@pytest.mark.parametrize("where", ["worker_loaded", "batch_done", "worker_failed"])
+@virtual_time
+async def test_error_in_our_own_code_fails_the_slot_and_hangs_nothing(where: str, new_job: NewJob) -> None:
+    """An unexpected exception once ended the task of a slot, and its jobs waited for ever."""
+    events = NotedEvents()
+
+    def planted(*facts: Any) -> None:
+        raise ZeroDivisionError("planted")
+
+    setattr(events, where, planted)
+    launcher = FakeLauncher(life=5.0 if where == "worker_failed" else None)
+    async with pool_of(launcher, events=events) as pool:
+        with suppress(ServingError):
+            await asked(pool, new_job())[0].answer
+        await asyncio.sleep(10)
+        with pytest.raises(ModelFailed, match="ZeroDivisionError: planted"):
+            pool.submit(new_job())
+        assert "planted" in pool.status().cause
+        delattr(events, where)
+        launcher._life = None
+        pool.scale(1)
+        await pool.until_scaled()
+        assert await body(asked(pool, new_job(b"7"))[0]) == b"7"
+
+
+@virtual_time
+async def test_reader_that_is_slow_makes_the_worker_wait(new_job: NewJob) -> None:
+    sent: list[int] = []
+
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        for number in range(100):
+            sent.append(number)
+            yield chunk(b"x" * 100_000)
+        yield result(b"end")
+
+    async with pool_of(FakeLauncher(script), response_timeout=20) as pool:
+        (job,) = asked(pool, new_job())
+        await asyncio.sleep(60)  # longer than a worker may be silent: it is not the worker who is late
+        assert len(sent) < 10
+        assert len(await stream(job)) == 101
+
+
+@virtual_time
+async def test_stream_that_nobody_begins_to_read_frees_the_worker_when_it_is_closed(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        while batch[0].wanted and body_of(batch[0]) != b"7":
+            yield chunk(b"x" * 100_000)
+        yield result(b"end")
+
+    async with pool_of(FakeLauncher(script)) as pool:
+        unread, waiting = asked(pool, new_job(), new_job(b"7"))
+        response = await unread.answer
+        await asyncio.sleep(60)
+        response.stream.close()
+        assert await body(waiting) == b"end"
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.none() | st.integers(1, 5)),
@@ -548,7 +621,7 @@ async def happen(
     match kind:
         case "ask":
             job = new_job(str(len(jobs)).encode(), within=what)
-            with suppress(QueueFull, NoWorkers, ModelFailed):
+            with suppress(QueueFull, NoWorkers, WorkerRestarting, ModelFailed):
                 pool.submit(job)
                 jobs.append(job)
         case "pass":

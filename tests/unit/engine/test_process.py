@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import signal
 import socket
@@ -17,19 +18,22 @@ from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.engine.launchers.process import ChildHandle, ProcessWorker, StartChild
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
-from torchserve_lite.errors import LoadFailed, WorkerDied
-from torchserve_lite.ipc.frames import FrameDecoder, pack
+from torchserve_lite.errors import LoadFailed, LoadOutOfMemory, WorkerDied, WorkerKilled
+from torchserve_lite.ipc.frames import Frame, FrameDecoder, frame_of
 from torchserve_lite.ipc.messages import (
+    Answer,
+    Answers,
+    BatchDone,
     Cancel,
-    Chunk,
     FromWorker,
     Load,
     Loaded,
     LoadFailure,
     Predict,
     Reply,
-    Result,
     ToWorker,
+    decode_to_worker,
+    encode,
 )
 from torchserve_lite.ipc.stages import StageMarker
 
@@ -45,20 +49,20 @@ class Child:
         self._link = link.dup()
         self._link.setblocking(False)
         self._decoder = FrameDecoder()
-        self._received: list[bytes] = []
+        self._received: list[Frame] = []
 
     async def receive(self) -> ToWorker | None:
         """None at the end of the link."""
         while not self._received:
-            data = await asyncio.get_running_loop().sock_recv(self._link, 65536)
-            if not data:
+            count = await asyncio.get_running_loop().sock_recv_into(self._link, self._decoder.room())
+            if not count:
                 return None
-            self._received += self._decoder.feed(data)
-        return msgspec.msgpack.Decoder(ToWorker).decode(self._received.pop(0))
+            self._received += self._decoder.received(count)
+        return decode_to_worker(self._received.pop(0))
 
     async def send(self, message: FromWorker | bytes) -> None:
-        payload = message if isinstance(message, bytes) else msgspec.msgpack.encode(message)
-        await asyncio.get_running_loop().sock_sendall(self._link, pack(payload))
+        pieces = [message] if isinstance(message, bytes) else encode(copy.deepcopy(message))
+        await asyncio.get_running_loop().sock_sendall(self._link, b"".join(frame_of(pieces)))
 
     def print(self, text: bytes, after: float) -> None:
         descriptor = os.dup(self.stderr)
@@ -120,7 +124,7 @@ class Launched:
 
 
 def worker_of(start: StartChild, threads: int = 1) -> ProcessWorker:
-    return ProcessWorker("W-tiny_1.0", start, lambda: threads, lambda line: False)
+    return ProcessWorker("W-tiny_1.0", start, threads=lambda: threads)
 
 
 @asynccontextmanager
@@ -138,12 +142,16 @@ async def loaded(script: Script) -> AsyncIterator[tuple[ProcessWorker, Launched]
         yield worker, launched
 
 
-async def answers(worker: ProcessWorker, *jobs: Job) -> list[Chunk | Result]:
+async def answers(worker: ProcessWorker, *jobs: Job) -> list[Answers]:
     return [update async for update in worker.predict(jobs)]
 
 
-def result(batch: int, *bodies: bytes) -> Result:
-    return Result(batch, tuple(Reply(body) for body in bodies))
+def result(batch: int, *bodies: bytes) -> Answers:
+    return Answers(batch, tuple(Answer(index, Reply(body)) for index, body in enumerate(bodies)), BatchDone())
+
+
+def piece(batch: int, index: int, body: bytes = b"") -> Answers:
+    return Answers(batch, (Answer(index, Reply(body), last=False),))
 
 
 async def until_let_go(child: Child) -> int:
@@ -161,13 +169,13 @@ async def test_batch_goes_out_and_its_answers_come_back(new_job: NewJob) -> None
     async def script(child: Child) -> int:
         predict = await child.receive()
         assert isinstance(predict, Predict)
-        await child.send(Chunk(predict.batch, 0, Reply(b"first")))
+        await child.send(piece(predict.batch, 0, b"first"))
         await child.send(result(predict.batch, *(call.parts[0].data for call in predict.calls)))
         return await until_let_go(child)
 
     async with loaded(script) as (worker, _):
         updates = await answers(worker, new_job(b"1"), new_job(b"2"))
-    assert updates == [Chunk(1, 0, Reply(b"first")), result(1, b"1", b"2")]
+    assert updates == [piece(1, 0, b"first"), result(1, b"1", b"2")]
 
 
 @virtual_time
@@ -202,9 +210,9 @@ async def test_cancelling_names_the_batch_and_the_place_in_it(new_job: NewJob) -
         stays, leaves = new_job(), new_job()
         running = asyncio.create_task(answers(worker, stays, leaves))
         await asyncio.sleep(1)
-        worker.cancel(leaves)
+        worker.unwanted(leaves)
         await running
-        worker.cancel(leaves)  # has ended: nothing to tell
+        worker.unwanted(leaves)  # has ended: nothing to tell
     assert seen == [Cancel(1, 1)]
 
 
@@ -245,8 +253,8 @@ async def test_answer_to_no_running_batch_is_ignored(new_job: NewJob) -> None:
         pytest.param(b"", id="empty"),
         pytest.param(msgspec.msgpack.encode(result(1)), id="too few answers"),
         pytest.param(msgspec.msgpack.encode(result(1, b"", b"", b"")), id="too many answers"),
-        pytest.param(msgspec.msgpack.encode(Chunk(1, 2, Reply(b""))), id="chunk for nobody"),
-        pytest.param(msgspec.msgpack.encode(Chunk(1, -1, Reply(b""))), id="chunk before the first"),
+        pytest.param(msgspec.msgpack.encode(piece(1, 2)), id="piece for nobody"),
+        pytest.param(msgspec.msgpack.encode(piece(1, -1)), id="piece before the first"),
     ],
 )
 @virtual_time
@@ -260,7 +268,7 @@ async def test_worker_that_sends_garbage_is_stopped_and_its_jobs_hear_why(garbag
         with pytest.raises(WorkerDied, match="a message that cannot be used") as death:
             await answers(worker, new_job(), new_job())
         assert launched.handle.killed
-    assert death.value.status == 500  # not the 507 of a process that the kernel has killed
+    assert type(death.value) is WorkerDied  # not the WorkerKilled of a process that the kernel has killed
 
 
 @virtual_time
@@ -271,24 +279,24 @@ async def test_frame_of_impossible_length_stops_the_worker(new_job: NewJob) -> N
         return await until_let_go(child)
 
     async with loaded(script) as (worker, launched):
-        with pytest.raises(WorkerDied, match="4294967295 bytes"):
+        with pytest.raises(WorkerDied, match="4294967295 pieces"):
             await answers(worker, new_job())
         assert launched.handle.killed
     assert now() == 1000
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "status"),
+    ("code", "told", "kind"),
     [
-        pytest.param(3, "exited with code 3", 500, id="exit"),
-        pytest.param(0, "exited with code 0", 500, id="exit without an error"),
-        pytest.param(-signal.SIGSEGV, "ended by SIGSEGV", 500, id="segfault"),
-        pytest.param(-signal.SIGKILL, "ended by SIGKILL", 507, id="out of memory"),
-        pytest.param(-99, "ended by signal 99", 500, id="no signal of this system"),
+        pytest.param(3, "exited with code 3", WorkerDied, id="exit"),
+        pytest.param(0, "exited with code 0", WorkerDied, id="exit without an error"),
+        pytest.param(-signal.SIGSEGV, "ended by SIGSEGV", WorkerDied, id="segfault"),
+        pytest.param(-signal.SIGKILL, "ended by SIGKILL", WorkerKilled, id="out of memory"),
+        pytest.param(-99, "ended by signal 99", WorkerDied, id="no signal of this system"),
     ],
 )
 @virtual_time
-async def test_death_names_the_cause_and_what_it_was_doing(code: int, told: str, status: int, new_job: NewJob) -> None:
+async def test_death_names_the_cause_and_what_it_was_doing(code: int, told: str, kind: type, new_job: NewJob) -> None:
     async def script(child: Child) -> int:
         await child.receive()
         child.stage.mark("inference", 3)
@@ -298,7 +306,7 @@ async def test_death_names_the_cause_and_what_it_was_doing(code: int, told: str,
         with pytest.raises(WorkerDied, match=rf"{told} while at inference \(row 3 of its batch\)") as death:
             await answers(worker, new_job())
         assert worker.death is death.value
-    assert death.value.status == status
+    assert type(death.value) is kind
 
 
 @virtual_time
@@ -394,7 +402,7 @@ async def test_child_that_closes_its_link_is_stopped(new_job: NewJob) -> None:
         with pytest.raises(WorkerDied, match="closed its link") as death:
             await answers(worker, new_job())
         assert launched.handle.killed
-    assert death.value.status == 500
+    assert type(death.value) is WorkerDied
 
 
 @virtual_time
@@ -405,9 +413,9 @@ async def test_failed_load_carries_the_handlers_traceback() -> None:
         return 0
 
     async with worker_of(Launched(script).start) as worker:
-        with pytest.raises(LoadFailed, match="ImportError: x") as failure:
+        with pytest.raises(LoadOutOfMemory, match="ImportError: x") as failure:
             await worker.load(LOAD, 60)
-    assert (failure.value.traceback, failure.value.status) == ("Traceback of the handler", 507)
+    assert failure.value.traceback == "Traceback of the handler"
 
 
 @virtual_time
@@ -479,3 +487,55 @@ async def test_lifetime_leaves_no_descriptor_open(new_job: NewJob) -> None:
         pass
     await asyncio.sleep(0.1)
     assert sorted(os.listdir("/dev/fd")) == before
+
+
+@virtual_time
+async def test_process_that_does_not_start_in_time_is_a_failed_load_and_leaks_nothing() -> None:
+    async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+        await asyncio.sleep(1000)
+        raise AssertionError
+
+    before = sorted(os.listdir("/dev/fd"))
+    with pytest.raises(LoadFailed, match=r"did not start within startupTimeout=7 s"):
+        async with ProcessWorker("W-tiny_1.0", start, start_timeout=7):
+            pass
+    assert now() == 1007
+    await asyncio.sleep(0.1)
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+@virtual_time
+async def test_call_that_nobody_waits_for_needs_no_answer(new_job: NewJob) -> None:
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.receive()  # the Cancel
+        await child.send(Answers(1, (Answer(0, Reply(b"mine")),), BatchDone()))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        stays, leaves = new_job(), new_job()
+        leaves.holder = worker
+        running = asyncio.create_task(answers(worker, stays, leaves))
+        await asyncio.sleep(1)
+        leaves.abandon()
+        assert len(await running) == 1
+
+
+@virtual_time
+async def test_worker_has_to_wait_while_nobody_takes_its_answers(new_job: NewJob) -> None:
+    sent: list[int] = []
+
+    async def script(child: Child) -> int:
+        await child.receive()
+        for number in range(1000):
+            await child.send(piece(1, 0, b"x" * 100_000))
+            sent.append(number)
+        await child.send(result(1, b"end"))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        updates = worker.predict([new_job()])
+        await anext(updates)
+        await asyncio.sleep(60)
+        assert len(sent) < 50
+        assert len([update async for update in updates]) == 1000

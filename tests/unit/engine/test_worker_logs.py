@@ -40,7 +40,7 @@ async def write(made: LogPipe, text: bytes) -> None:
 async def print_and_end(made: LogPipe, *pieces: bytes) -> None:
     for piece in pieces:
         await write(made, piece)
-    made.child_has_it()  # there is no child: nobody has the write end now
+    made.close_write_end()  # there is no child: nobody has the write end now
     await made.drained(60)
 
 
@@ -94,7 +94,7 @@ async def test_waiting_for_the_end_is_limited_when_another_process_holds_the_pip
     begun = asyncio.get_running_loop().time()
     async with pipe() as made:
         held = os.dup(made.write_end)
-        made.child_has_it()
+        made.close_write_end()
         await made.drained(2)
         os.close(held)
     assert asyncio.get_running_loop().time() == begun + 2

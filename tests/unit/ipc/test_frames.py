@@ -12,36 +12,74 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchserve_lite.ipc.frames import AsyncFrames, BlockingFrames, FrameDecoder, FrameError, pack
+from torchserve_lite.ipc.frames import AsyncFrames, BlockingFrames, Frame, FrameDecoder, FrameError, frame_of
 
-PAYLOADS = [b"", b"a", b"\x00\x00\x00\x05", b"x" * 300]
-STREAM = b"".join(map(pack, PAYLOADS))
+FRAMES: list[list[bytes]] = [[b""], [b"a"], [b"\x00\x00\x00\x05", b"", b"beside"], [b"x" * 300, b"y" * 50_000]]
+STREAM = b"".join(b"".join(frame_of(frame)) for frame in FRAMES)
+BOUNDARIES = [*range(100), *range(len(STREAM) - 50_100, len(STREAM) - 49_900), len(STREAM) - 1, len(STREAM)]
 
 
-@pytest.mark.parametrize("boundary", range(len(STREAM) + 1))
+def fed(decoder: FrameDecoder, data: bytes) -> list[Frame]:
+    """The frames that come out when ``data`` is received as a socket would: no more at a time than there is room."""
+    frames: list[Frame] = []
+    while data:
+        room = decoder.room()
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        frames += decoder.received(count)
+        data = data[count:]
+    return frames
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_frames_come_out_whole_when_the_stream_is_split_anywhere(boundary: int) -> None:
     decoder = FrameDecoder()
-    assert [*decoder.feed(STREAM[:boundary]), *decoder.feed(STREAM[boundary:])] == PAYLOADS
+    assert [*fed(decoder, STREAM[:boundary]), *fed(decoder, STREAM[boundary:])] == FRAMES
 
 
 def test_frames_come_out_whole_when_bytes_come_one_by_one() -> None:
     decoder = FrameDecoder()
-    assert [payload for byte in STREAM for payload in decoder.feed(bytes([byte]))] == PAYLOADS
+    assert [frame for byte in STREAM for frame in fed(decoder, bytes([byte]))] == FRAMES
 
 
-@given(payloads=st.lists(st.binary(max_size=50)), cuts=st.lists(st.integers(0, 500)))
-def test_frames_survive_any_segmentation(payloads: list[bytes], cuts: list[int]) -> None:
-    stream = b"".join(map(pack, payloads))
+FRAME_LISTS = st.lists(st.lists(st.binary(max_size=50), min_size=1, max_size=4))
+
+
+@given(frames=FRAME_LISTS, cuts=st.lists(st.integers(0, 500)))
+def test_frames_survive_any_segmentation(frames: list[list[bytes]], cuts: list[int]) -> None:
+    stream = b"".join(b"".join(frame_of(frame)) for frame in frames)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     decoder = FrameDecoder()
-    received = [out for start, end in pairwise(edges) for out in decoder.feed(stream[start:end])]
-    assert received == payloads
+    assert [out for start, end in pairwise(edges) for out in fed(decoder, stream[start:end])] == frames
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_frames_that_fill_the_receive_buffer_many_times_come_out_whole(count: int) -> None:
+    frames = [[bytes([number]) * size for size in (1, 100_003, 7)] for number in range(count)]
+    assert fed(FrameDecoder(), b"".join(b"".join(frame_of(frame)) for frame in frames)) == frames
+
+
+def test_large_buffer_is_received_where_it_stays_and_is_sent_from_where_it_lies() -> None:
+    """Copying a megabyte seven times on its way was most of what a large request cost."""
+    large = bytearray(1_000_000)
+    assert any(data is large for data in frame_of([b"header", large]))
+    decoder = FrameDecoder()
+    fed(decoder, b"".join(frame_of([b"header", large]))[:300_000])
+    place = decoder.room().obj
+    (frame,) = fed(decoder, bytes(len(decoder.room())))
+    assert frame[1] is place
 
 
 @pytest.mark.parametrize("length", [11, 2**31, 2**32 - 1])
 def test_frame_beyond_the_limit_is_refused_before_its_bytes_come(length: int) -> None:
     with pytest.raises(FrameError, match=f"{length} bytes was announced; the limit is 10"):
-        FrameDecoder(limit=10).feed(struct.pack("!I", length))
+        fed(FrameDecoder(limit=10), struct.pack("!II", 1, length))
+
+
+@pytest.mark.parametrize("pieces", [0, 2**20, 2**32 - 1])
+def test_frame_of_impossible_pieces_is_refused(pieces: int) -> None:
+    with pytest.raises(FrameError, match=f"a frame of {pieces} pieces was announced"):
+        fed(FrameDecoder(), struct.pack("!I", pieces))
 
 
 @pytest.fixture
@@ -51,29 +89,29 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def test_blocking_end_gives_payloads_in_order_and_then_none(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_blocking_end_gives_frames_in_order_and_then_none(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     ours.sendall(STREAM)
     ours.close()
     frames = BlockingFrames(theirs)
-    assert [frames.receive() for _ in range(5)] == [*PAYLOADS, None]
+    assert [frames.receive() for _ in range(5)] == [*FRAMES, None]
 
 
 def test_blocking_end_does_not_wait_for_what_has_not_arrived(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
     frames = BlockingFrames(theirs)
     assert frames.receive_now() is None
-    ours.sendall(pack(b"whole") + pack(b"incomplete")[:-1])
-    assert [frames.receive_now(), frames.receive_now()] == [b"whole", None]
+    ours.sendall(b"".join([*frame_of([b"whole"]), *frame_of([b"incomplete"])])[:-1])
+    assert [frames.receive_now(), frames.receive_now()] == [[b"whole"], None]
 
 
 class Link:
     """The asyncio end of a link, and the socket at its other end."""
 
     def __init__(self) -> None:
-        self.payloads: list[bytes] = []
+        self.received: list[Frame] = []
         self.closed = asyncio.get_running_loop().create_future()
-        self.frames = AsyncFrames(self.payloads.append, self.closed.set_result)
+        self.frames = AsyncFrames(self.received.append, self.closed.set_result)
         self.ours, self.theirs = socket.socketpair()
 
     async def __aenter__(self) -> Link:
@@ -86,26 +124,26 @@ class Link:
         self.theirs.close()
 
 
-async def test_async_end_hands_over_payloads_and_tells_when_the_peer_has_gone() -> None:
+async def test_async_end_hands_over_frames_and_tells_when_the_peer_has_gone() -> None:
     async with Link() as link:
         link.theirs.sendall(STREAM)
         link.theirs.close()
         assert await link.closed == ""
-    assert link.payloads == PAYLOADS
+    assert link.received == FRAMES
 
 
 async def test_async_end_closes_the_link_when_the_peer_sends_no_frames() -> None:
     async with Link() as link:
         link.theirs.sendall(b"\xff\xff\xff\xff and more")
-        assert "4294967295 bytes" in await link.closed
+        assert "4294967295 pieces" in await link.closed
 
 
 async def test_both_ends_understand_one_another() -> None:
     async with Link() as link:
-        for payload in PAYLOADS:
-            link.frames.send(payload)
+        for frame in FRAMES:
+            link.frames.send(frame)
         child = BlockingFrames(link.theirs)
-        assert [await asyncio.to_thread(child.receive) for _ in PAYLOADS] == PAYLOADS
+        assert [await asyncio.to_thread(child.receive) for _ in FRAMES] == FRAMES
 
 
 async def test_sending_to_a_peer_that_has_gone_is_no_error() -> None:
@@ -113,4 +151,4 @@ async def test_sending_to_a_peer_that_has_gone_is_no_error() -> None:
     async with Link() as link:
         link.theirs.close()
         await link.closed
-        link.frames.send(b"too late")
+        link.frames.send([b"too late"])

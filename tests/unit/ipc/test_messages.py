@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from torchserve_lite.core.requests import Part
 from torchserve_lite.ipc.messages import (
+    Answer,
+    Answers,
+    BatchDone,
     Call,
     Cancel,
-    Chunk,
     FromWorker,
     Load,
     Loaded,
@@ -20,8 +23,11 @@ from torchserve_lite.ipc.messages import (
     Metric,
     Predict,
     Reply,
-    Result,
+    SentPart,
     ToWorker,
+    decode_from_worker,
+    decode_to_worker,
+    encode,
 )
 
 LOAD = Load(
@@ -34,18 +40,20 @@ LOAD = Load(
     gpu_id=1,
     python_path=("a", "b"),
 )
-CALL = Call("id", "predict", (Part("body", b"\x00\xff", "image/png"),), (("X-A", "ä"),), "kserve", 2.5, "00-ab-cd-01")
+CALL = Call(
+    "id", "predict", (SentPart("body", b"\x00\xff", "image/png"),), (("X-A", "ä"),), "kserve", 2.5, "00-ab-cd-01"
+)
 REPLY = Reply(b"\xff", 201, "Made", "text/plain", (("X-B", "1"),))
 METRIC = Metric("name-with.dots", "counter", "Count", 1e25, (("Level", "Model"),), "a,b")
 
 
-def sent(message: Any, kind: Any) -> Any:
-    return msgspec.msgpack.Decoder(kind).decode(msgspec.msgpack.Encoder().encode(message))
+def arrived(message: Any, decode: Callable[[list[bytearray]], Any]) -> Any:
+    return decode([bytearray(piece) for piece in encode(copy.deepcopy(message))])
 
 
 @pytest.mark.parametrize("message", [LOAD, Predict(7, (CALL, CALL), 2), Cancel(7, 1)], ids=lambda m: type(m).__name__)
 def test_message_to_a_worker_arrives_as_it_was_sent(message: ToWorker) -> None:
-    assert sent(message, ToWorker) == message
+    assert arrived(message, decode_to_worker) == message
 
 
 @pytest.mark.parametrize(
@@ -53,18 +61,18 @@ def test_message_to_a_worker_arrives_as_it_was_sent(message: ToWorker) -> None:
     [
         Loaded(0.5),
         LoadFailure("ImportError: x", "Traceback", out_of_memory=True),
-        Chunk(7, 0, REPLY),
-        Result(7, (REPLY, Reply(b"no", 503, failed=True)), 0.1, (METRIC,)),
+        Answers(7, (Answer(0, REPLY, last=False),)),
+        Answers(7, (Answer(0, REPLY), Answer(2, Reply(b"no", failure="handler"))), BatchDone(0.1, (METRIC,))),
     ],
     ids=lambda m: type(m).__name__,
 )
 def test_message_from_a_worker_arrives_as_it_was_sent(message: FromWorker) -> None:
-    assert sent(message, FromWorker) == message
+    assert arrived(message, decode_from_worker) == message
 
 
 def test_metric_values_keep_what_text_would_lose() -> None:
     metrics = tuple(Metric("m", "gauge", "", value, ()) for value in (math.inf, 0.1 + 0.2, -0.0))
-    assert sent(Result(1, (), 0.0, metrics), FromWorker).metrics == metrics
+    assert arrived(Answers(1, (), BatchDone(0.0, metrics)), decode_from_worker).done.metrics == metrics
 
 
 @pytest.mark.parametrize(
@@ -73,11 +81,30 @@ def test_metric_values_keep_what_text_would_lose() -> None:
         pytest.param(b"", id="nothing"),
         pytest.param(b"\xc1", id="no msgpack"),
         pytest.param(msgspec.msgpack.encode({"type": "Unknown"}), id="unknown message"),
-        pytest.param(msgspec.msgpack.encode({"type": "Result", "batch": "one"}), id="wrong type"),
+        pytest.param(msgspec.msgpack.encode({"type": "Answers", "batch": "one"}), id="wrong type"),
         pytest.param(msgspec.msgpack.encode(CALL), id="part of a message"),
         pytest.param(msgspec.msgpack.encode(LOAD), id="message for the other direction"),
     ],
 )
 def test_garbage_is_refused_as_one_kind_of_error(garbage: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        msgspec.msgpack.Decoder(FromWorker).decode(garbage)
+        decode_from_worker([bytearray(garbage)])
+
+
+@pytest.mark.parametrize("number", [-1, 0, 2, 2**40])
+def test_number_of_no_buffer_is_refused(number: int) -> None:
+    answers = msgspec.msgpack.encode(Answers(1, (Answer(0, Reply(number)),)))
+    with pytest.raises(msgspec.DecodeError):
+        decode_from_worker([bytearray(answers), bytearray(b"the only one")])
+
+
+def test_large_payloads_travel_beside_the_message_and_are_not_copied_out_of_it() -> None:
+    large = bytes(1_000_000)
+    header, *buffers = encode(Predict(1, (Call("id", "predict", (SentPart("a", b"small"), SentPart("b", large)), ()),)))
+    assert len(header) < 100
+    assert buffers[0] is large
+    received = bytearray(large)
+    predict = decode_to_worker([bytearray(header), received])
+    assert isinstance(predict, Predict)
+    assert [part.data for part in predict.calls[0].parts] == [b"small", large]
+    assert predict.calls[0].parts[1].data is received

@@ -152,8 +152,26 @@ def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["continuousBatching: true", "sequenceBatching: true", "useJobTicket: true", "parallelType: tp"]
+    "text",
+    [
+        "continuousBatching: true",
+        "sequenceBatching: true",
+        "sequenceBatching: true\nsequenceMaxIdleMSec: 0",
+        "sequenceBatching: true\ncontinuousBatching: true",
+    ],
 )
+def test_model_that_would_answer_wrongly_is_refused(text: str) -> None:
+    """Served in plain batches, such a handler answered with 200 and nonsense."""
+    with pytest.raises(InvalidArchive, match=r"^m\.mar: .*does not have yet, \w+Batching: true"):
+        spec(ModelConfig.parse(text.encode()))
+
+
+@pytest.mark.parametrize("text", ["continuousBatching: false", "sequenceBatching: false", "sequenceMaxIdleMSec: 9"])
+def test_model_that_asks_for_neither_is_served(text: str) -> None:
+    assert spec(ModelConfig.parse(text.encode())).batch.size == 1
+
+
+@pytest.mark.parametrize("key", ["useJobTicket: true", "parallelType: tp"])
 def test_feature_that_comes_later_is_not_ignored_in_silence(key: str) -> None:
     (line,) = features_to_come(ModelConfig.parse(key.encode()))
     assert line.startswith(key.partition(":")[0])

@@ -152,9 +152,9 @@ async def test_reader_of_a_stream_that_never_reads_frees_its_worker(target: str)
     went = asyncio.Event()
 
     def answer(job: Job) -> None:
-        job.on_settled = lambda job: went.set()
+        job.holder = SimpleNamespace(unwanted=lambda job: went.set())
         for _ in range(30):
-            job.add_chunk(InferenceResponse(b"x" * 1_000_000))
+            job.add_piece(InferenceResponse(b"x" * 1_000_000))
 
     async with listening(slow_client_seconds=0.05, slow_client_rate=1000.0) as front:
         front.engine.answer = answer

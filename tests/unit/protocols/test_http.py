@@ -11,17 +11,21 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
+from tests.conftest import Holder
 from torchserve_lite.config.settings import Address
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.requests import Headers, InferenceResponse
 from torchserve_lite.errors import (
     BadRequest,
     ConfigurationError,
+    HandlerError,
+    InvalidInput,
     ModelFailed,
     PredictionFailed,
     QueueFull,
     ServingError,
     WorkerDied,
+    WorkerKilled,
 )
 
 from .conftest import LIMIT, Front, listening
@@ -172,9 +176,9 @@ async def test_request_target_cannot_forge_a_log_line(front: Front, target: byte
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        pytest.param(PredictionFailed("no such customer", 404), 404, id="prediction exception"),
-        pytest.param(PredictionFailed("bad", 400, from_handler=False), 400, id="bad input"),
-        pytest.param(WorkerDied("It was shot.", out_of_memory=True), 507, id="out of memory"),
+        pytest.param(HandlerError("no such customer", 404), 404, id="prediction exception"),
+        pytest.param(InvalidInput("bad"), 400, id="bad input"),
+        pytest.param(WorkerKilled("It was shot."), 507, id="out of memory"),
         pytest.param(BadRequest("odd"), 400, id="bad request"),
     ],
 )
@@ -188,7 +192,7 @@ async def test_failure_has_its_status_on_every_route(front: Front, path: str, er
 async def test_handlers_exception_is_503_as_in_torchserve_and_500_for_kserve(
     front: Front, path: str, status: int
 ) -> None:
-    failing(front, PredictionFailed("Prediction failed", 503))
+    failing(front, PredictionFailed("Prediction failed"))
     assert (await front.post(path)).status == status
 
 
@@ -231,7 +235,7 @@ async def test_client_that_goes_away_takes_its_job_along(front: Front) -> None:
     came, went = asyncio.Event(), asyncio.Event()
 
     def wait(job: Job) -> None:
-        job.on_settled = lambda job: went.set()
+        job.holder = Holder(lambda job: went.set())
         came.set()
 
     front.engine.answer = wait
@@ -352,7 +356,7 @@ async def test_status_that_is_none_is_a_failure_of_that_request_alone(front: Fro
 
 @pytest.mark.parametrize("status", [100, -1, 600])
 async def test_code_that_is_no_http_status_is_500(front: Front, status: int) -> None:
-    failing(front, PredictionFailed("x", status))
+    failing(front, HandlerError("x", status))
     assert (await front.post("/predictions/tiny")).status == 500
 
 
@@ -364,7 +368,7 @@ async def test_answer_that_may_have_no_body_leaves_the_connection_in_step(
     def answer(job: Job) -> None:
         response = InferenceResponse(b"ignored", status, content_type="text/plain")
         if streams:
-            job.add_chunk(response)
+            job.add_piece(response)
         job.succeed(response)
 
     front.engine.answer = answer
@@ -394,7 +398,7 @@ async def test_header_of_a_handler_may_repeat(front: Front) -> None:
 def stream(front: Front, *pieces: bytes, last: ServingError | bytes) -> None:
     def answer(job: Job) -> None:
         for piece in pieces:
-            job.add_chunk(InferenceResponse(piece, 201, content_type="text/plain", headers=(("X-Own", "1"),)))
+            job.add_piece(InferenceResponse(piece, 201, content_type="text/plain", headers=(("X-Own", "1"),)))
         if isinstance(last, bytes):
             job.succeed(InferenceResponse(last))
         else:
@@ -436,8 +440,8 @@ async def test_reader_that_leaves_a_stream_frees_its_worker_and_is_no_error(
     came, went = asyncio.Event(), asyncio.Event()
 
     def answer(job: Job) -> None:
-        job.on_settled = lambda job: went.set()
-        job.add_chunk(InferenceResponse(b"one"))
+        job.holder = Holder(lambda job: went.set())
+        job.add_piece(InferenceResponse(b"one"))
         came.set()
 
     front.engine.answer = answer

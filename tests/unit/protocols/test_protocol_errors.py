@@ -24,11 +24,14 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.InvalidArchive: errors.InvalidArchive("m.mar", "is empty"),
     errors.NoWorkers: errors.NoWorkers("m"),
     errors.QueueFull: errors.QueueFull("m", 100),
+    errors.WorkerRestarting: errors.WorkerRestarting("m", "no such weights"),
     errors.ModelFailed: errors.ModelFailed("m", "no such weights"),
     errors.ModelLoading: errors.ModelLoading("m"),
     errors.ShuttingDown: errors.ShuttingDown(),
     errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
+    errors.HandlerError: errors.HandlerError("no such customer", 404),
     errors.WorkerDied: errors.WorkerDied("It was shot."),
+    errors.SlotFailed: errors.SlotFailed(ValueError("planted")),
     errors.ResponseTimeout: errors.ResponseTimeout(120),
 }
 
@@ -74,9 +77,9 @@ def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Excep
         (errors.NoWorkers("m"), 503, "ServiceUnavailableException"),
         (errors.QueueFull("m", 1), 503, "ServiceUnavailableException"),
         (errors.DeadlineExceeded(1), 504, "RequestTimeoutException"),
-        (errors.PredictionFailed("x", 418), 418, "InternalServerException"),
+        (errors.HandlerError("x", 418), 418, "InternalServerException"),
         (errors.WorkerDied("x"), 500, "InternalServerException"),
-        (errors.WorkerDied("x", out_of_memory=True), 507, "InternalServerException"),
+        (errors.WorkerKilled("x"), 507, "InternalServerException"),
         (errors.ResponseTimeout(1), 500, "InternalServerException"),
         (errors.LoadFailed("x"), 500, "InternalServerException"),
         (ValueError("secret"), 500, "InternalServerException"),
@@ -91,11 +94,9 @@ def test_status_and_type_are_torchserves(error: Exception, status: int, kind: st
 @pytest.mark.parametrize(
     ("error", "form", "status"),
     [
-        pytest.param(
-            errors.PredictionFailed("Prediction failed", 503), TORCHSERVE, 503, id="handler, torchserve route"
-        ),
-        pytest.param(errors.PredictionFailed("Prediction failed", 503), KSERVE, 500, id="handler, kserve route"),
-        pytest.param(errors.PredictionFailed("x", 507), KSERVE, 507, id="out of memory"),
+        pytest.param(errors.PredictionFailed("Prediction failed"), TORCHSERVE, 503, id="handler, torchserve route"),
+        pytest.param(errors.PredictionFailed("Prediction failed"), KSERVE, 500, id="handler, kserve route"),
+        pytest.param(errors.OutOfMemory("x"), KSERVE, 507, id="out of memory"),
         pytest.param(errors.QueueFull("m", 1), KSERVE, 503, id="another pod may have room"),
     ],
 )

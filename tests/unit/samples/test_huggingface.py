@@ -286,6 +286,17 @@ def test_explanation_of_an_unknown_class_is_refused(made: Maker) -> None:
         loaded([{**LONG, "target": 4}], explain=True)
 
 
+def test_bad_row_is_refused_where_the_server_has_no_invalid_row(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TorchServe's ts does not: the sample made an archive that did not load there."""
+    loaded = made("sequence_classification")
+    from ts.utils import util
+
+    monkeypatch.delattr(util, "InvalidRow")
+    with pytest.raises(util.PredictionException) as refusal:
+        loaded([{"nothing": "here"}])
+    assert refusal.value.error_code == 400
+
+
 def test_trace_refuses_to_explain_and_names_the_way_out(made: Maker) -> None:
     loaded = made("sequence_classification", "torchscript")
     from ts.utils.util import PredictionException

@@ -12,7 +12,7 @@ import pytest
 
 from torchserve_lite import testing
 from torchserve_lite.core.requests import Part
-from torchserve_lite.ipc.messages import Call, Load, Reply
+from torchserve_lite.ipc.messages import Call, FailureKind, Load, Reply
 from torchserve_lite.worker.batch import Service
 from torchserve_lite.worker.handlers import Handler
 
@@ -47,7 +47,7 @@ def test_each_call_gets_its_own_reply_in_order() -> None:
 
 def test_call_past_its_deadline_never_reaches_the_handler() -> None:
     late, good = replies_of(service_of(upper), call(b"late", remaining=0.0), call(b"good", remaining=60.0))
-    assert (late.status, late.failed, late.from_handler) == (504, True, False)
+    assert late.failure == FailureKind.DEADLINE
     assert good.body == b"GOOD"
 
 
@@ -56,7 +56,7 @@ def test_handler_is_not_called_when_nothing_is_left() -> None:
         raise AssertionError
 
     (reply,) = replies_of(service_of(must_not_run), call(b"late", remaining=-1.0))
-    assert reply.status == 504
+    assert reply.failure == FailureKind.DEADLINE
 
 
 def add_one(rows: list[Any], context: Any) -> list[Any]:
@@ -67,7 +67,7 @@ def test_request_that_cannot_be_unpacked_fails_alone() -> None:
     bad, good = replies_of(
         service_of(add_one), call(b"{", envelope="kserve"), call({"instances": [1, 2]}, envelope="kserve")
     )
-    assert (bad.status, bad.failed, bad.from_handler) == (400, True, False)
+    assert bad.failure == FailureKind.REFUSED
     assert b"line 1" in bad.body
     assert json.loads(good.body) == {"predictions": [2, 3]}
 
@@ -99,7 +99,7 @@ def test_row_that_the_handler_refuses_fails_its_own_request_only() -> None:
         call({"instances": ["b", "bad"]}, envelope="kserve"),
         call({"instances": ["c"]}, envelope="kserve"),
     )
-    assert [reply.status for reply in replies] == [200, 400, 200]
+    assert [reply.failure for reply in replies] == ["", FailureKind.REFUSED, ""]
     assert replies[1].body == b"instance 1: no picture"
     assert json.loads(replies[2].body) == {"predictions": ["c"]}
 
@@ -109,13 +109,13 @@ def test_handlers_failure_fails_the_whole_batch() -> None:
         raise ValueError("boom")
 
     replies = replies_of(service_of(handle), call(b"a"), call(b"b"))
-    assert [(reply.status, reply.body) for reply in replies] == [(503, b"Prediction failed")] * 2
+    assert [(reply.failure, reply.body) for reply in replies] == [("handler", b"Prediction failed")] * 2
 
 
 def test_answer_beyond_the_limit_is_refused_and_the_others_are_sent() -> None:
     small, large = replies_of(service_of(upper, max_response_size=3), call(b"abc"), call(b"abcd"))
     assert small.body == b"ABC"
-    assert (large.status, large.body) == (500, b"The answer has 4 bytes, more than max_response_size=3.")
+    assert (large.failure, large.body) == ("too_large", b"The answer has 4 bytes, more than max_response_size=3.")
 
 
 def test_describe_gets_one_empty_row() -> None:
@@ -189,4 +189,4 @@ async def test_coroutine_that_waited_for_a_cancelled_task_fails_its_own_batch() 
         raise asyncio.CancelledError
 
     (reply,) = await service_of(handle).predict_beside_others((call(b""),), lambda index, reply: None)
-    assert (reply.status, reply.body) == (503, b"Prediction failed")
+    assert (reply.failure, reply.body) == ("handler", b"Prediction failed")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
-from torchserve_lite.ipc.messages import FromWorker, Reply, Result
+from torchserve_lite.ipc import messages
+from torchserve_lite.ipc.messages import Answer, Answers, Reply
 from torchserve_lite.worker.outputs import Unserialisable, encode, encode_enveloped, reply_of
 
 JSON, TEXT, BYTES = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
@@ -92,10 +92,10 @@ def test_handlers_content_type_replaces_ours() -> None:
 )
 def test_whatever_a_handler_sets_can_be_sent(processor: Processor) -> None:
     """Structs check no types when they are made: a wrong one was found by the parent, which ended the worker."""
-    message = Result(1, (reply_of("x", processor),))
-    received = msgspec.msgpack.Decoder(FromWorker).decode(msgspec.msgpack.encode(message))
-    assert isinstance(received, Result)
-    assert isinstance(received.replies[0], Reply)
+    message = Answers(1, (Answer(0, reply_of("x", processor)),))
+    received = messages.decode_from_worker([bytearray(piece) for piece in messages.encode(message)])
+    assert isinstance(received, Answers)
+    assert isinstance(received.answers[0].reply, Reply)
 
 
 def test_status_that_is_no_number_is_a_hopeless_result() -> None:

@@ -28,12 +28,42 @@ def files_in(traceback: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        pytest.param("import torchvision", "pip install 'torchserve-lite[vision]'", id="extra"),
+        pytest.param("from torchvision import transforms", "pip install 'torchserve-lite[vision]'", id="from an extra"),
+        pytest.param("import cv2", "pip install opencv-python-headless", id="package of another name"),
+        pytest.param("import sklearn.svm", "pip install scikit-learn", id="submodule"),
+        pytest.param("import nvidia.dali", "pip install nvidia-dali-cuda120", id="package within a namespace"),
+        pytest.param("import nobody_has_this", "the package that has the module nobody_has_this", id="unknown"),
+        pytest.param(
+            "try:\n import cv2\nexcept ImportError as e:\n raise RuntimeError('no camera') from e",
+            "RuntimeError: no camera. cv2 comes with pip install opencv-python-headless",
+            id="as the cause of another",
+        ),
+    ],
+)
+def test_missing_import_is_told_with_what_to_install(
+    code: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most image handlers import torchvision, the guide's own among them."""
+    for name in ("torchvision", "cv2", "sklearn", "nvidia"):
+        monkeypatch.setitem(importlib.sys.modules, name, None)
+    assert advice in failure_of(code, tmp_path, monkeypatch).fault
+
+
+def test_missing_handler_is_no_missing_package() -> None:
+    with pytest.raises(ModuleNotFoundError) as failure:
+        importlib.import_module("ts.model_loader").find_entry_point("no_such_handler")
+    assert "pip install" not in explain_failure(failure.value).fault
+
+
+@pytest.mark.parametrize(
     ("code", "fault"),
     [
         pytest.param("raise ValueError('boom')", "ValueError: boom", id="message"),
         pytest.param("raise ValueError", "ValueError", id="no message"),
         pytest.param("raise ValueError('a\\n\\tb\\n')", "ValueError: a b", id="message of several lines"),
-        pytest.param("import nobody_has_this", "ModuleNotFoundError: No module named 'nobody_has_this'", id="import"),
         pytest.param("{}['x']", "KeyError: 'x'", id="key"),
         pytest.param("def f(:", "SyntaxError: invalid syntax (failing_handler.py, line 1)", id="syntax"),
     ],

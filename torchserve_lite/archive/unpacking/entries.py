@@ -20,7 +20,11 @@ _LONGEST_NAME = 1024  # bytes; leaves room below PATH_MAX for the folder we unpa
 _DEEPEST = 64
 
 
-class Fault(Exception):
+DESKTOP_FOLDER = "__MACOSX"
+_DESKTOP_FILES = frozenset({DESKTOP_FOLDER, ".DS_Store", "Thumbs.db", "desktop.ini"})
+
+
+class ArchiveError(Exception):
     """What is wrong with an archive and how to mend it; ``unpack`` adds which archive and raises InvalidArchive."""
 
 
@@ -57,14 +61,19 @@ class UnpackLimits:
 
 def checked_parts(name: str) -> tuple[str, ...]:
     """The folders and the file that ``name`` means below the model's folder; empty for that folder itself."""
-    if fault := name_fault(name):
-        raise Fault(f"its entry {shown(name)} {fault}")
+    if problem := name_problem(name):
+        raise ArchiveError(f"its entry {shown(name)} {problem}")
     return tuple(part for part in name.split("/") if part not in ("", "."))
 
 
-def name_fault(name: str) -> str:
+def name_problem(name: str) -> str:
     """Why ``name`` cannot be that of a file in an archive; "" when it can."""
-    return _spelling_fault(name) or _place_fault(name) or _length_fault(name)
+    return _spelling_problem(name) or _place_problem(name) or _length_problem(name)
+
+
+def is_desktop_file(name: str) -> bool:
+    """Whether macOS or Windows puts a file or folder of this name beside what it packs."""
+    return name in _DESKTOP_FILES or name.startswith("._")
 
 
 def shown(name: str) -> str:
@@ -72,7 +81,7 @@ def shown(name: str) -> str:
     return ascii(name if len(name) <= 80 else f"{name[:60]}...{name[-15:]}")
 
 
-def _spelling_fault(name: str) -> str:
+def _spelling_problem(name: str) -> str:
     if _SURROGATE.search(name):
         return "has a name that is not UTF-8"
     if _UNPRINTABLE.search(name):
@@ -82,7 +91,7 @@ def _spelling_fault(name: str) -> str:
     return ""
 
 
-def _place_fault(name: str) -> str:
+def _place_problem(name: str) -> str:
     if name.startswith("/"):
         return "is an absolute path; it must lie below the archive's root"
     if _DRIVE.match(name):
@@ -92,7 +101,7 @@ def _place_fault(name: str) -> str:
     return ""
 
 
-def _length_fault(name: str) -> str:
+def _length_problem(name: str) -> str:
     parts = name.split("/")
     if any(len(part.encode()) > _LONGEST_PART for part in parts):
         return f"has a part longer than {_LONGEST_PART} bytes"

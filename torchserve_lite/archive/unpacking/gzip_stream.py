@@ -1,7 +1,7 @@
 """Reads the content of a gzip file forwards, in bounded memory, counting every byte it gives out.
 
-Not ``gzip.GzipFile``: that one feeds zlib 8 KiB at a time (before Python 3.12), and takes rubbish after the end for a
-fault without saying which.
+Not ``gzip.GzipFile``: that one feeds zlib 8 KiB at a time (before Python 3.12), and fails on rubbish after
+the end without saying so.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import zlib
 from io import BufferedReader
 
-from torchserve_lite.archive.unpacking.entries import CHUNK, Fault
+from torchserve_lite.archive.unpacking.entries import CHUNK, ArchiveError
 
 _GZIP = 31  # zlib's window size for "gzip wrapper only"; zlib then checks CRC and length itself
-_MEND = "Copy or build it again"
+_ADVICE = "Copy or build it again"
 
 
 class GzipStream:
@@ -38,29 +38,22 @@ class GzipStream:
             pass
 
     def _next(self, most: int) -> bytes:
-        while self._refill():
-            piece = self._inflate(most)
+        """At most so many bytes, none at the orderly end of the file."""
+        while not self._inflater.eof or self._begin_next_member():
+            self._packed = self._packed or self._file.read(CHUNK)
+            if not self._packed:
+                raise ArchiveError(f"ends in the middle of its compressed data (cut short while copied?). {_ADVICE}")
+            try:
+                piece = self._inflater.decompress(self._packed, most)
+            except zlib.error as error:
+                raise ArchiveError(f"is a damaged gzip file: {error}. {_ADVICE}") from error
+            self._packed = self._inflater.unconsumed_tail
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ArchiveError("unpacks to far more than an archive of its size may (a decompression bomb?)")
             if piece:
-                self._count(len(piece))
                 return piece
         return b""
-
-    def _refill(self) -> bool:
-        """False at the orderly end of the file."""
-        if self._inflater.eof:
-            return self._begin_next_member()
-        self._packed = self._packed or self._file.read(CHUNK)
-        if not self._packed:
-            raise Fault(f"ends in the middle of its compressed data (cut short while copied?). {_MEND}")
-        return True
-
-    def _inflate(self, most: int) -> bytes:
-        try:
-            piece = self._inflater.decompress(self._packed, most)
-        except zlib.error as e:
-            raise Fault(f"is a damaged gzip file: {e}. {_MEND}") from e
-        self._packed = self._inflater.unconsumed_tail
-        return piece
 
     def _begin_next_member(self) -> bool:
         """gzip files may follow one another in one file (pigz, cat); tape padding of zeros may follow the last."""
@@ -71,8 +64,3 @@ class GzipStream:
             return False
         self._inflater, self._packed = zlib.decompressobj(_GZIP), rest
         return True
-
-    def _count(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise Fault("unpacks to far more than an archive of its size may (a decompression bomb?)")

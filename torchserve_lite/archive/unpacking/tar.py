@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 
-from torchserve_lite.archive.unpacking.entries import CHUNK, MIB, Entry, Fault, checked_parts, shown
+from torchserve_lite.archive.unpacking.entries import (
+    CHUNK,
+    DESKTOP_FOLDER,
+    MIB,
+    ArchiveError,
+    Entry,
+    checked_parts,
+    is_desktop_file,
+    shown,
+)
 from torchserve_lite.archive.unpacking.gzip_stream import GzipStream
 
 _BLOCK = 512
@@ -51,15 +60,17 @@ def tar_entries(file: BufferedReader, allowance: int) -> Iterator[Entry]:
 
 def _entry(stream: GzipStream, header: _Header) -> Entry:
     if reason := _REFUSED.get(header.kind):
-        raise Fault(f"its entry {shown(header.name)} is {reason}")
+        raise ArchiveError(f"its entry {shown(header.name)} is {reason}")
     if header.kind not in (*_FILES, _FOLDER):
-        raise Fault(f"its entry {shown(header.name)} is of the unknown kind {header.kind!r}")
+        raise ArchiveError(f"its entry {shown(header.name)} is of the unknown kind {header.kind!r}")
     checked_parts(header.name)  # the whole name: the folder that is dropped below could be '..'
     name = _without_first_folder(header.name)
     if header.kind == _FOLDER:
         return Entry(name=name, folder=True)
     if header.name.endswith("/"):  # how the oldest tars write folders
-        return _old_folder(header, name)
+        if header.size:
+            raise ArchiveError(f"its entry {shown(header.name)} is a folder with content")
+        return Entry(name=name, folder=True)
     return Entry(
         name=name,
         size=header.size,
@@ -68,15 +79,14 @@ def _entry(stream: GzipStream, header: _Header) -> Entry:
     )
 
 
-def _old_folder(header: _Header, name: str) -> Entry:
-    if header.size:
-        raise Fault(f"its entry {shown(header.name)} is a folder with content")
-    return Entry(name=name, folder=True)
-
-
 def _without_first_folder(name: str) -> str:
-    """A tar made without a folder around it keeps its manifest; TorchServe would lose it."""
+    """A tar made without a folder around it keeps its manifest; TorchServe would lose it.
+
+    What a desktop put beside that folder goes into one that is left alone: it has the names of files within.
+    """
     first, slash, rest = name.partition("/")
+    if is_desktop_file(first):
+        return name if slash else f"{DESKTOP_FOLDER}/beside/{name}"
     return rest if slash and first != _MANIFEST_FOLDER else name
 
 
@@ -85,7 +95,7 @@ def _content(stream: GzipStream, header: _Header) -> Iterator[bytes]:
     while left:
         chunk = stream.read(min(left, CHUNK))
         if not chunk:
-            raise Fault(f"ends in the middle of its entry {shown(header.name)}")
+            raise ArchiveError(f"ends in the middle of its entry {shown(header.name)}")
         yield chunk
         left -= len(chunk)
     _skip_padding(stream, header.size)
@@ -93,32 +103,32 @@ def _content(stream: GzipStream, header: _Header) -> Iterator[bytes]:
 
 def _next_file(stream: GzipStream) -> _Header | None:
     """The header of the next file or folder, with what the extension headers before it say about it."""
-    said: dict[str, str] = {}
+    extensions: dict[str, str] = {}
     while header := _next_header(stream):
         if header.kind in (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_FOR_ALL):
-            said |= _extension(stream, header)
+            extensions |= _extension(stream, header)
         else:
-            return _corrected(header, said)
-    if said:
-        raise Fault("is a damaged tar file: it ends where a file should follow")
+            return _corrected(header, extensions)
+    if extensions:
+        raise ArchiveError("is a damaged tar file: it ends where a file should follow")
     return None
 
 
-def _corrected(header: _Header, said: dict[str, str]) -> _Header:
-    if any(key.startswith("GNU.sparse.") for key in said):
-        raise Fault(f"its entry {shown(header.name)} is {_REFUSED[b'S']}")
-    size = said.get("size", str(header.size))
+def _corrected(header: _Header, extensions: dict[str, str]) -> _Header:
+    if any(key.startswith("GNU.sparse.") for key in extensions):
+        raise ArchiveError(f"its entry {shown(header.name)} is {_REFUSED[b'S']}")
+    size = extensions.get("size", str(header.size))
     if not (size.isascii() and size.isdigit() and len(size) < 20):
-        raise Fault(f"is a damaged tar file: its entry {shown(header.name)} has the size {shown(size)}")
-    return _Header(name=said.get("path", header.name), size=int(size), mode=header.mode, kind=header.kind)
+        raise ArchiveError(f"is a damaged tar file: its entry {shown(header.name)} has the size {shown(size)}")
+    return _Header(name=extensions.get("path", header.name), size=int(size), mode=header.mode, kind=header.kind)
 
 
 def _extension(stream: GzipStream, header: _Header) -> dict[str, str]:
     if header.size > _LONGEST_EXTENSION:
-        raise Fault(f"is a damaged tar file: it has an extension header of {header.size:,} bytes")
+        raise ArchiveError(f"is a damaged tar file: it has an extension header of {header.size:,} bytes")
     data = stream.read(header.size)
     if len(data) < header.size:
-        raise Fault("ends in the middle of an extension header")
+        raise ArchiveError("ends in the middle of an extension header")
     _skip_padding(stream, header.size)
     if header.kind == _GNU_LONG_NAME:
         return {"path": _text(data.rstrip(b"\0"))}
@@ -133,7 +143,7 @@ def _pax_records(data: bytes) -> dict[str, str]:
         end = start + int(length) if blank and length.isdigit() else 0
         record = data[start + len(length) + 1 : end]
         if not record.endswith(b"\n") or end > len(data):
-            raise Fault("is a damaged tar file: it has an extension header that cannot be read")
+            raise ArchiveError("is a damaged tar file: it has an extension header that cannot be read")
         key, _, value = record[:-1].partition(b"=")
         records[_text(key)] = _text(value)
         start = end
@@ -145,7 +155,7 @@ def _next_header(stream: GzipStream) -> _Header | None:
     if not block.strip(b"\0"):
         return None  # the end mark; a tape without one ends with its data
     if len(block) < _BLOCK or not _sum_is_right(block):
-        raise Fault("is a damaged tar file: it has a header whose checksum is wrong")
+        raise ArchiveError("is a damaged tar file: it has a header whose checksum is wrong")
     return _Header(
         name=_name(block),
         size=_number(block[124:136]),
@@ -171,7 +181,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = _until_nul(field).strip() or b"0"
     if digits.strip(b"01234567"):
-        raise Fault("is a damaged tar file: it has a header with a number that is none")
+        raise ArchiveError("is a damaged tar file: it has a header with a number that is none")
     return int(digits, 8)
 
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
-from torchserve_lite.archive.unpacking.entries import Entry, Fault, UnpackLimits, checked_parts, shown
+from torchserve_lite.archive.unpacking.entries import ArchiveError, Entry, UnpackLimits, checked_parts, shown
 from torchserve_lite.archive.unpacking.tar import tar_entries
 from torchserve_lite.archive.unpacking.zip import zip_entries
 from torchserve_lite.errors import InvalidArchive
@@ -27,12 +27,13 @@ _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 
 
 def unpack(archive: Path, target: Path, limits: UnpackLimits | None = None) -> str:
-    """Makes the folder ``target`` from ``archive`` and returns the archive's SHA-256; on any fault there is no target.
+    """Makes the folder ``target`` from ``archive`` and returns the archive's SHA-256. When that fails,
+    nothing is left at ``target``.
 
     The digest and the content come from one open file, and the file must not have changed in between.
     """
     limits = limits or UnpackLimits()
-    with _naming(archive), _opened(archive) as file, _new_folder(target) as root:
+    with _as_invalid_archive(archive), _opened(archive) as file, _new_folder(target) as root:
         before = _fingerprint(file)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         allowance = limits.allowance(os.fstat(file.fileno()).st_size)
@@ -40,7 +41,7 @@ def unpack(archive: Path, target: Path, limits: UnpackLimits | None = None) -> s
         for entry in _entries(file, limits, allowance):
             extraction.add(entry)
         if _fingerprint(file) != before:
-            raise Fault("was changed while it was being unpacked. Register it again")
+            raise ArchiveError("was changed while it was being unpacked. Register it again")
     return digest
 
 
@@ -62,7 +63,7 @@ class Extraction:
             self._make_folders(parts[:-1])
             self._write(entry, parts)
         else:
-            raise Fault(f"its entry {shown(entry.name)} has no name of its own")
+            raise ArchiveError(f"its entry {shown(entry.name)} has no name of its own")
 
     def _make_folders(self, parts: tuple[str, ...]) -> None:
         for depth, name in enumerate(parts):
@@ -77,7 +78,7 @@ class Extraction:
         self._take("/".join(parts))
         self._allowance -= entry.size
         if self._allowance < 0:
-            raise Fault(
+            raise ArchiveError(
                 "unpacks to far more than an archive of its size may (a decompression bomb?). "
                 "If its content is meant to be that empty, pack it with --archive-format zip-store"
             )
@@ -91,10 +92,10 @@ class Extraction:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
         if other := self._taken.get(folded):
             same = "twice" if other == path else f"beside {shown(other)}, which is the same name on some file systems"
-            raise Fault(f"has the entry {shown(path)} {same}")
+            raise ArchiveError(f"has the entry {shown(path)} {same}")
         self._taken[folded] = path
         if len(self._taken) > self._limits.entries:
-            raise Fault(f"has more than {self._limits.entries:,} files and folders")
+            raise ArchiveError(f"has more than {self._limits.entries:,} files and folders")
 
     @contextmanager
     def _folder(self, parts: tuple[str, ...]) -> Iterator[int]:
@@ -111,7 +112,7 @@ def _copy(entry: Entry, file: BufferedWriter) -> None:
     for chunk in entry.chunks():
         written += file.write(chunk)
     if written != entry.size:
-        raise Fault(f"its entry {shown(entry.name)} should have {entry.size:,} bytes and has {written:,}")
+        raise ArchiveError(f"its entry {shown(entry.name)} should have {entry.size:,} bytes and has {written:,}")
 
 
 def _entries(file: BufferedReader, limits: UnpackLimits, allowance: int) -> Iterator[Entry]:
@@ -123,7 +124,7 @@ def _entries(file: BufferedReader, limits: UnpackLimits, allowance: int) -> Iter
         return zip_entries(file, limits)
     if start.startswith(b"\x1f\x8b"):
         return tar_entries(file, allowance)
-    raise Fault(f"is neither a zip (.mar) nor a gzip-compressed tar (.tar.gz): {_what_it_looks_like(start)}")
+    raise ArchiveError(f"is neither a zip (.mar) nor a gzip-compressed tar (.tar.gz): {_what_it_looks_like(start)}")
 
 
 def _what_it_looks_like(start: bytes) -> str:
@@ -137,15 +138,15 @@ def _what_it_looks_like(start: bytes) -> str:
 
 
 @contextmanager
-def _naming(archive: Path) -> Iterator[None]:
+def _as_invalid_archive(archive: Path) -> Iterator[None]:
     """Says of every refusal which archive it is about."""
     try:
         yield
-    except Fault as fault:
-        raise InvalidArchive(archive.name, str(fault)) from fault
-    except OSError as e:
-        hint = " Make room or choose another folder" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise InvalidArchive(archive.name, f"cannot be unpacked: {e.strerror}.{hint}") from e
+    except ArchiveError as error:
+        raise InvalidArchive(archive.name, str(error)) from error
+    except OSError as error:
+        hint = " Make room or choose another folder" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise InvalidArchive(archive.name, f"cannot be unpacked: {error.strerror}.{hint}") from error
 
 
 @contextmanager
@@ -168,7 +169,7 @@ def _opened(archive: Path) -> Iterator[BufferedReader]:
     descriptor = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe must not hold us
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Fault("is not a regular file")
+            raise ArchiveError("is not a regular file")
         yield file
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from itertools import pairwise
 
-from torchserve_lite.archive.unpacking.entries import CHUNK, Entry, Fault, UnpackLimits, shown
+from torchserve_lite.archive.unpacking.entries import CHUNK, ArchiveError, Entry, UnpackLimits, shown
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -32,30 +32,31 @@ _ENCRYPTED = 0x1
 _SIZES_FOLLOW = 0x8  # streamed: the local header knows neither CRC nor sizes
 _UTF_8_NAME = 0x800
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # all that TorchServe reads
-_MEND = "Copy or build it again"
-_DISJOINTED = "the table of contents at its end does not hold together"
+_ADVICE = "Copy or build it again"
+_BAD_DIRECTORY = "the table of contents at its end does not hold together"
 
 
 def zip_entries(file: BufferedReader, limits: UnpackLimits) -> Iterator[Entry]:
     """All is checked that can be checked without inflating, then the entries come in the order of the directory."""
-    with _understood():
+    with _zip_errors_translated():
         entries = _count_entries(file, limits.entries)
         archive = zipfile.ZipFile(file)
         if len(archive.infolist()) != entries:
-            raise Fault(f"is a damaged zip file: it has two tables of contents. {_MEND}")
+            raise ArchiveError(f"is a damaged zip file: it has two tables of contents. {_ADVICE}")
         for info in archive.infolist():
-            _refuse_unreadable(info)
+            if reason := _why_unreadable(info):
+                raise ArchiveError(f"its entry {shown(info.orig_filename)} is {reason}")
         _refuse_shared_bytes(file, archive)
     return (_entry(archive, info) for info in archive.infolist())
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """Everything that ``zipfile`` may say about a damaged file becomes one fault."""
+def _zip_errors_translated() -> Iterator[None]:
+    """Everything that ``zipfile`` may say about a damaged file becomes one ArchiveError."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OverflowError, RuntimeError) as e:
-        raise Fault(f"is a damaged zip file: {e}. {_MEND}") from e
+    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, ValueError, OverflowError, RuntimeError) as error:
+        raise ArchiveError(f"is a damaged zip file: {error}. {_ADVICE}") from error
 
 
 def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
@@ -69,17 +70,12 @@ def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
 
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    with _understood(), archive.open(info) as content:
+    with _zip_errors_translated(), archive.open(info) as content:
         while chunk := content.read(CHUNK):
             yield chunk
 
 
-def _refuse_unreadable(info: zipfile.ZipInfo) -> None:
-    if reason := _unreadable(info):
-        raise Fault(f"its entry {shown(info.orig_filename)} is {reason}")
-
-
-def _unreadable(info: zipfile.ZipInfo) -> str:
+def _why_unreadable(info: zipfile.ZipInfo) -> str:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if stat.S_ISLNK(kind):
         return "a symbolic link. Pack the file it points to"
@@ -102,17 +98,17 @@ def _count_entries(file: BufferedReader, most: int) -> int:
     """Walks the headers of the central directory, keeping nothing."""
     start, end = _central_directory(file)
     if start < 0:
-        raise zipfile.BadZipFile(_DISJOINTED)
+        raise zipfile.BadZipFile(_BAD_DIRECTORY)
     file.seek(start)
     entries = 0
     while file.tell() < end:
-        signature, *lengths = _CENTRAL.unpack(_exactly(file, _CENTRAL.size))
+        signature, *lengths = _CENTRAL.unpack(_read_exactly(file, _CENTRAL.size))
         if signature != b"PK\1\2":
-            raise zipfile.BadZipFile(_DISJOINTED)
+            raise zipfile.BadZipFile(_BAD_DIRECTORY)
         file.seek(sum(lengths), os.SEEK_CUR)
         entries += 1
         if entries > most:
-            raise Fault(f"has more than {most:,} entries")
+            raise ArchiveError(f"has more than {most:,} entries")
     return entries
 
 
@@ -123,7 +119,9 @@ def _central_directory(file: BufferedReader) -> tuple[int, int]:
     tail = file.read(tail_size)
     found = _end_record(tail)
     if found < 0:
-        raise Fault("is not a whole zip file: the table of contents at its end is missing (cut short while copied?)")
+        raise ArchiveError(
+            "is not a whole zip file: the table of contents at its end is missing (cut short while copied?)"
+        )
     end, size = tail_start + found, _END.unpack_from(tail, found)[5]
     end64, size64 = _zip64(file, end)
     return (end64 - size64, end64) if end64 >= 0 else (end - size, end)
@@ -148,7 +146,7 @@ def _zip64(file: BufferedReader, end: int) -> tuple[int, int]:
         return -1, 0
     record = at - _END64.size
     file.seek(record)
-    signature, *_, size, _offset = _END64.unpack(_exactly(file, _END64.size))
+    signature, *_, size, _offset = _END64.unpack(_read_exactly(file, _END64.size))
     return (record, size) if signature == b"PK\6\6" else (-1, 0)
 
 
@@ -157,18 +155,18 @@ def _refuse_shared_bytes(file: BufferedReader, archive: zipfile.ZipFile) -> None
     spans.append((archive.start_dir, archive.start_dir, ""))
     for (_, end, name), (start, _, _) in pairwise(spans):
         if end > start:
-            raise Fault(f"its entry {shown(name)} overlaps other parts of the archive, as in a zip bomb")
+            raise ArchiveError(f"its entry {shown(name)} overlaps other parts of the archive, as in a zip bomb")
 
 
 def _end_of_data(file: BufferedReader, info: zipfile.ZipInfo) -> int:
     if info.header_offset < 0:
-        raise zipfile.BadZipFile(_DISJOINTED)
+        raise zipfile.BadZipFile(_BAD_DIRECTORY)
     file.seek(info.header_offset)
-    fields: tuple[int, ...] = _LOCAL.unpack(_exactly(file, _LOCAL.size))
+    fields: tuple[int, ...] = _LOCAL.unpack(_read_exactly(file, _LOCAL.size))
     name_length, extra_length = fields[9:]
-    name = _exactly(file, name_length)
+    name = _read_exactly(file, name_length)
     if not _headers_agree(info, fields, name):
-        raise Fault(
+        raise ArchiveError(
             f"the two headers of its entry {shown(info.orig_filename)} disagree: each zip reader would see another file"
         )
     return info.header_offset + _LOCAL.size + name_length + extra_length + info.compress_size
@@ -176,18 +174,15 @@ def _end_of_data(file: BufferedReader, info: zipfile.ZipInfo) -> int:
 
 def _headers_agree(info: zipfile.ZipInfo, local: tuple[int, ...], name: bytes) -> bool:
     _, _, flags, method, _, _, crc, packed, unpacked, _, _ = local
-    if name != _raw_name(info) or method != info.compress_type or flags & _ENCRYPTED:
+    raw_name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_NAME else "cp437")
+    if name != raw_name or method != info.compress_type or flags & _ENCRYPTED:
         return False
     absent = (0, _UNKNOWN_32) if flags & _SIZES_FOLLOW else (_UNKNOWN_32,)
     pairs = ((crc, info.CRC), (packed, info.compress_size), (unpacked, info.file_size))
     return all(here == there or here in absent for here, there in pairs)
 
 
-def _raw_name(info: zipfile.ZipInfo) -> bytes:
-    return info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8_NAME else "cp437")
-
-
-def _exactly(file: BufferedReader, size: int) -> bytes:
+def _read_exactly(file: BufferedReader, size: int) -> bytes:
     if len(data := file.read(size)) < size:
         raise zipfile.BadZipFile("it ends in the middle of a header")
     return data

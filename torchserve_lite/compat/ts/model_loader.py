@@ -37,13 +37,13 @@ def find_entry_point(handler: str) -> tuple[EntryPoint, Initialize]:
 
     ``handler`` is ``module``, ``module.py``, ``path/module`` or any of these with ``:function``. A module of the model
     directory comes before a built-in handler of the same name. A module-level function (``handle``, unless another is
-    named) comes before a class; without one, the module must define exactly one class.
+    named) comes before a class; without one, the module must define a class that can be taken for the handler.
     """
     path, _, function = handler.partition(":")
     module = _load_module(path.rsplit("/", 1)[-1].removesuffix(".py"))
     entry = getattr(module, function or "handle", None)
     if entry is None:
-        return _instance_of(_only_class(module))
+        return _instance_of(_handler_class(module))
     if isinstance(entry, type):
         return _instance_of(entry)
     return entry, lambda context: entry(None, context)
@@ -60,8 +60,7 @@ def _load_module(name: str) -> ModuleType:
     if module is None:
         raise ModuleNotFoundError(
             f"No handler module {name!r}: there is no {name}.py in the model directory, and no built-in handler "
-            "of that name. Check 'handler' in MAR-INF/MANIFEST.json.",
-            name=name,
+            "of that name. Check 'handler' in MAR-INF/MANIFEST.json."  # no name=: no package is missing
         )
     return module
 
@@ -76,11 +75,31 @@ def _import_if_there(name: str) -> ModuleType | None:
         raise
 
 
-def _only_class(module: ModuleType) -> type:
+def _handler_class(module: ModuleType) -> type:
+    """The one class of the module; of several, the one that can handle requests.
+
+    TorchServe stops where there are several. Here an exception, a dataclass or a network may stand beside the handler:
+    a handler has a method ``handle``, and of two that have one, the one built on BaseHandler is meant. A class that
+    another of them extends is not a handler of its own. ``inspect`` goes by the same rule.
+    """
     classes = list_classes_from_module(module)
-    if len(classes) != 1:
-        raise ValueError(f"Expected only one class in custom service code or a function entry point {classes}")
-    return classes[0]
+    if len(classes) == 1:
+        return classes[0]
+    able = [
+        cls for cls in classes if callable(getattr(cls, "handle", None)) and not getattr(cls, "_is_protocol", False)
+    ]
+    able = [cls for cls in able if not any(other is not cls and issubclass(other, cls) for other in able)]
+    if len(able) > 1:
+        able = [cls for cls in able if any(base.__name__ == "BaseHandler" for base in cls.__mro__)] or able
+    if len(able) == 1:
+        return able[0]
+    names = ", ".join(cls.__name__ for cls in able or classes) or "none"
+    module_name = module.__name__.rpartition(".")[2]
+    raise ValueError(
+        f"Expected only one class in custom service code or a function entry point. {module_name}.py has "
+        f"{len(able or classes)} classes that could be the handler ({names}). "
+        f"Name one in the manifest's handler: {module_name}.py:ClassName"
+    )
 
 
 def _instance_of(handler_class: type) -> tuple[EntryPoint, Initialize]:

@@ -1,17 +1,32 @@
-"""How a worker is started: ``forked`` (default), ``exec`` (an interpreter of its own), ``inline`` (in this process)."""
+"""How a worker is started, a ``WorkerLauncher`` each: ``forked`` (default), ``exec`` (an interpreter of its own),
+``inline`` (in this process)."""
 
 from __future__ import annotations
 
-from torchserve_lite.engine.launchers.exec import start_exec
-from torchserve_lite.engine.launchers.forked import start_forked
-from torchserve_lite.engine.launchers.inline import start_inline
-from torchserve_lite.engine.launchers.process import StartChild
+from contextlib import AbstractAsyncContextManager
+
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import Worker, WorkerLauncher
+from torchserve_lite.engine.launchers.exec import ExecLauncher
+from torchserve_lite.engine.launchers.forked import ForkedLauncher
+from torchserve_lite.engine.launchers.inline import InlineLauncher
+from torchserve_lite.engine.launchers.process import ProcessSetup
+from torchserve_lite.engine.slot import Slot
 
 
-def starter(launcher: str, python: str) -> StartChild:
-    """``python``: the interpreter for ``exec``; a model with an interpreter of its own is always started that way."""
-    if launcher == "inline":
-        return start_inline
-    if launcher == "exec" or python:
-        return start_exec(python)
-    return start_forked
+def launcher(setup: ProcessSetup) -> WorkerLauncher:
+    """Starts each model in its own way, or in the configured one. A model with an interpreter of its own is always
+    executed by that."""
+    launchers: dict[str, WorkerLauncher] = {
+        "forked": ForkedLauncher(setup),
+        "exec": ExecLauncher(setup),
+        "inline": InlineLauncher(setup),
+    }
+
+    def launch(spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
+        name = spec.launcher or setup.config.launcher
+        if name == "forked" and setup.interpreter(spec):
+            name = "exec"
+        return launchers[name](spec, slot)
+
+    return launch

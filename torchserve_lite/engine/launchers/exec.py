@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import torchserve_lite
-from torchserve_lite.engine.launchers.process import ChildHandle, StartChild
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import Worker
+from torchserve_lite.engine.launchers.process import ChildHandle, ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.stages import StageMarker
 
 _ROOT = str(Path(torchserve_lite.__file__).parent.parent)
@@ -20,19 +24,23 @@ _PROGRAM = (
 )
 
 
-def start_exec(python: str) -> StartChild:
-    """``python``: the interpreter; empty means ours."""
+class ExecLauncher:
+    """A ``WorkerLauncher``."""
 
-    async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
-        child = await asyncio.create_subprocess_exec(
-            python or sys.executable,
-            "-c",
-            _PROGRAM.format(root=_ROOT, link=link.fileno(), stage=stage.fd),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=stdout.write_end,
-            stderr=stderr.write_end,
-            pass_fds=(link.fileno(), stage.fd),
-        )
-        return ChildHandle(child.pid, asyncio.ensure_future(child.wait()))
+    def __init__(self, setup: ProcessSetup) -> None:
+        self._setup = setup
 
-    return start
+    def __call__(self, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
+        async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+            child = await asyncio.create_subprocess_exec(
+                self._setup.interpreter(spec) or sys.executable,
+                "-c",
+                _PROGRAM.format(root=_ROOT, link=link.fileno(), stage=stage.fd),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout.write_end,
+                stderr=stderr.write_end,
+                pass_fds=(link.fileno(), stage.fd),
+            )
+            return ChildHandle(child.pid, asyncio.ensure_future(child.wait()))
+
+        return loaded_worker(self._setup, spec, slot, start)

@@ -7,40 +7,98 @@ would break, and it is started before anything else because importing torch is t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
+import os
 import socket
+import threading
+from contextlib import AbstractAsyncContextManager
 from multiprocessing.process import BaseProcess
 
-from torchserve_lite.engine.launchers.process import ChildHandle
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import Worker
+from torchserve_lite.engine.launchers.process import ChildHandle, ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.child import Descriptor, become_worker
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.ipc.stages import StageMarker
 
 
-async def start_forked(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
-    """In a thread, because the fork server answers only when its imports are done."""
-    fds = [link.fileno(), stage.fd, stdout.write_end, stderr.write_end]
-    child = await _finished_even_when_cancelled(asyncio.ensure_future(asyncio.to_thread(_fork, fds)))
+class ForkedLauncher:
+    """A ``WorkerLauncher``."""
+
+    def __init__(self, setup: ProcessSetup) -> None:
+        self._setup = setup
+
+    def __call__(self, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
+        return loaded_worker(self._setup, spec, slot, _start)
+
+
+async def _start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+    child = await _Fork([link.fileno(), stage.fd, stdout.write_end, stderr.write_end]).child()
     assert child.pid is not None
     return ChildHandle(child.pid, _exit_code(child))
 
 
-async def _finished_even_when_cancelled(fork: asyncio.Future[BaseProcess]) -> BaseProcess:
-    """The thread uses descriptors that the caller closes, so it must be through before a cancellation goes on."""
-    try:
-        return await asyncio.shield(fork)
-    except asyncio.CancelledError:
-        (await fork).kill()
-        raise
+class _Fork:
+    """Asks the fork server for a child, in a thread, because the server answers only when its imports are done.
+
+    The thread has copies of the descriptors and outlives a caller that has given up; a child that it gets then is
+    killed. A pool of threads would not do: one that never hears from the fork server would keep its place for ever.
+    """
+
+    def __init__(self, fds: list[int]) -> None:
+        self._fds: list[int] = []
+        self._loop = asyncio.get_running_loop()
+        self._result: asyncio.Future[BaseProcess] = self._loop.create_future()
+        try:
+            self._fds.extend(map(os.dup, fds))
+        except OSError:
+            self._close()
+            raise
+
+    async def child(self) -> BaseProcess:
+        threading.Thread(target=self._ask, name="fork", daemon=True).start()
+        return await self._result
+
+    def _ask(self) -> None:
+        child: BaseProcess | None = None
+        error: BaseException | None = None
+        try:
+            start_preloading()
+            make = multiprocessing.get_context("forkserver").Process
+            child = make(target=become_worker, args=[Descriptor(fd) for fd in self._fds])
+            child.start()
+        except BaseException as raised:
+            error = raised
+        finally:
+            self._close()
+        try:
+            self._loop.call_soon_threadsafe(self._tell, child, error)
+        except RuntimeError:  # the server has ended meanwhile
+            _discard(child)
+
+    def _tell(self, child: BaseProcess | None, error: BaseException | None) -> None:
+        if self._result.done():  # the caller has been cancelled, or its time is up
+            _discard(child)
+        elif error is not None:
+            self._result.set_exception(error)
+        else:
+            assert child is not None
+            self._result.set_result(child)
+
+    def _close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
-def _fork(fds: list[int]) -> BaseProcess:
-    start_preloading()
-    make = multiprocessing.get_context("forkserver").Process
-    child = make(target=become_worker, args=[Descriptor(fd) for fd in fds])
-    child.start()
-    return child
+def _discard(child: BaseProcess | None) -> None:
+    with contextlib.suppress(ValueError, OSError):  # it has not been started, or has gone already
+        if child is not None:
+            child.kill()
+            child.join()
+            child.close()
 
 
 def _exit_code(child: BaseProcess) -> asyncio.Future[int]:

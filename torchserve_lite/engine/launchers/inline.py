@@ -7,11 +7,25 @@ import importlib
 import os
 import socket
 import threading
+from contextlib import AbstractAsyncContextManager
 
-from torchserve_lite.engine.launchers.process import ChildHandle
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import Worker
+from torchserve_lite.engine.launchers.process import ChildHandle, ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
+from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.child import WORKER_MODULE
 from torchserve_lite.ipc.stages import StageMarker
+
+
+class InlineLauncher:
+    """A ``WorkerLauncher``."""
+
+    def __init__(self, setup: ProcessSetup) -> None:
+        self._setup = setup
+
+    def __call__(self, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
+        return loaded_worker(self._setup, spec, slot, _start)
 
 
 class _ThreadHandle(ChildHandle):
@@ -19,7 +33,7 @@ class _ThreadHandle(ChildHandle):
         """A thread cannot be killed; it ends at the end of its link."""
 
 
-async def start_inline(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
+async def _start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
     loop = asyncio.get_running_loop()
     code: asyncio.Future[int] = loop.create_future()
     ours, stage_fd = link.dup(), os.dup(stage.fd)
@@ -31,6 +45,7 @@ async def start_inline(link: socket.socket, stage: StageMarker, stdout: LogPipe,
         except BaseException:
             exit_code = 1
         finally:
+            ours.close()
             loop.call_soon_threadsafe(code.set_result, exit_code)
 
     threading.Thread(target=work, name="inline-worker", daemon=True).start()

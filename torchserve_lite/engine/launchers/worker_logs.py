@@ -33,7 +33,7 @@ class LogPipe(asyncio.Protocol):
     async def open(self) -> None:
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self, self._reader)
 
-    def child_has_it(self) -> None:
+    def close_write_end(self) -> None:
         """Closes our copy of the write end, so that the pipe ends when the child does."""
         os.close(self.write_end)
         self.write_end = -1
@@ -61,7 +61,7 @@ class LogPipe(asyncio.Protocol):
 
     def close(self) -> None:
         if self.write_end >= 0:
-            self.child_has_it()
+            self.close_write_end()
         if self._transport is not None:
             self._transport.close()
         else:

@@ -7,8 +7,6 @@ import logging
 import os
 import random
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from time import perf_counter
 from typing import cast
 
@@ -17,6 +15,7 @@ from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
@@ -94,6 +93,9 @@ class Exchange:
                 response = await self._send(request, answer)
             except ConnectionError:  # the client has gone, and nobody else has to hear of it
                 response = RawResponse(answer.status, keep_alive=False)
+            finally:
+                if answer.stream is not None:  # never begun, or left in the middle: its worker is free
+                    answer.stream.close()
         finally:
             self.in_progress -= 1
         self._metrics.count_response(response.status)
@@ -137,11 +139,11 @@ class Exchange:
             return await raw_response.send(request, answer, headers, common, close=close)
         headers += [*self._common.items(), ("x-request-id", request[REQUEST_ID])]
         status, reason, fields = answer.status, one_line(answer.reason) or None, CIMultiDict(headers)
-        if answer.more is not None and status not in _WITHOUT_A_BODY:
+        if answer.stream is not None and status not in _WITHOUT_A_BODY:
             response = web.StreamResponse(status=status, reason=reason, headers=fields)
             if close:
                 response.force_close()
-            await self._stream(request, response, answer.body, answer.more)
+            await self._stream(request, response, answer.body, answer.stream)
             return response
         response = web.Response(body=answer.body, status=status, reason=reason, headers=fields)
         if close:
@@ -151,7 +153,7 @@ class Exchange:
         return response
 
     async def _stream(
-        self, request: web.Request, response: web.StreamResponse, first: bytes, more: AsyncGenerator[bytes, None]
+        self, request: web.Request, response: web.StreamResponse, first: Buffer, stream: AnswerStream
     ) -> None:
         """A failure after the first piece can only be told by ending the body without its end mark."""
         connection = cast(Connection, request.protocol)
@@ -161,7 +163,7 @@ class Exchange:
             await response.prepare(request)
             if first:
                 await response.write(first)
-            async with aclosing(more) as pieces:
+            async with stream as pieces:
                 async for piece in pieces:
                     if piece:
                         connection.written += len(piece)

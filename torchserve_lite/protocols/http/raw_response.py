@@ -23,7 +23,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 def fits(request: web.Request, answer: InferenceResponse) -> bool:
     """Whether ``answer`` may go out in one piece: small, complete, and with a body at all."""
     return (
-        answer.more is None
+        answer.stream is None
         and len(answer.body) <= _LARGEST
         and answer.status not in (204, 304)
         and request.method != "HEAD"
@@ -64,7 +64,7 @@ async def send(
     )
     if request.transport is None:
         raise ConnectionResetError("the client has gone")
-    request.transport.write(head.encode() + answer.body)
+    request.transport.write(b"".join((head.encode(), answer.body)))
     await request.writer.drain()
     return RawResponse(answer.status, keep_alive)
 

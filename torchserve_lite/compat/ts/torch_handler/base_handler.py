@@ -18,7 +18,8 @@ from ts.torch_handler import model_formats
 from ts.torch_handler.compilation import optimised, wants_aot_compiled
 from ts.torch_handler.devices import allow_tensor_cores, select_device
 from ts.torch_handler.explanations import UnknownTarget
-from ts.torch_handler.model_formats import ModelFormat, ModelNotLoadable
+from ts.torch_handler.formats import ModelFormat, format_of
+from ts.torch_handler.model_formats import ModelNotLoadable
 from ts.torch_handler.profiling import Region, profiled
 from ts.torch_handler.rows import one_row, target_of, value_of
 from ts.utils.util import (
@@ -107,7 +108,10 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
         model_file, serialized_file = files.get("modelFile"), files.get("serializedFile")
         self.model_pt_path = os.path.join(model_dir, serialized_file) if serialized_file else None
         if model_file:
-            return self._load_pickled_model(model_dir, model_file, self.model_pt_path).to(self.device).eval()
+            model = self._load_pickled_model(model_dir, model_file, self.model_pt_path)
+            model.to(self.device)  # what these two return is not used: a model's own may return nothing
+            model.eval()
+            return model
         if self.model_pt_path is None:
             raise ModelNotLoadable(
                 "MANIFEST.json",
@@ -117,9 +121,11 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
         return self.__load_complete_model(self.model_pt_path)
 
     def __load_complete_model(self, path: str) -> Any:
-        kind = model_formats.format_of(path)
+        kind = format_of(model_formats.existing(path))
         if kind is ModelFormat.TORCHSCRIPT:
-            return self._load_torchscript_model(path).eval()
+            model = self._load_torchscript_model(path)
+            model.eval()
+            return model
         if kind is ModelFormat.AOTI_LIBRARY and not wants_aot_compiled(self.model_yaml_config):
             allowed_by = "a library is loaded only with pt2: {export: {aot_compile: true}} in model-config.yaml."
             raise ModelNotLoadable(path, allowed_by)

@@ -7,7 +7,6 @@ workers of one model share one copy. Nothing is ever unpickled but tensors and p
 
 from __future__ import annotations
 
-import enum
 import importlib.util
 import json
 import logging
@@ -20,12 +19,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from ts.torch_handler.formats import SHARD_INDEX, ModelFormat, format_of
 from ts.utils.util import list_classes_from_module
 
 logger = logging.getLogger(__name__)
 
+_NOT_INSTALLED = "it needs {}, which is not installed."  # the worker adds how to install it
+
 State = dict[str, torch.Tensor]
-SHARD_INDEX = ".safetensors.index.json"
 
 
 class ModelNotLoadable(RuntimeError):
@@ -33,46 +34,6 @@ class ModelNotLoadable(RuntimeError):
 
     def __init__(self, path: str | Path, fault: str) -> None:
         super().__init__(f"No model weights could be loaded: {Path(path).name}: {fault}")
-
-
-class ModelFormat(enum.Enum):
-    STATE_DICT = "a state dict"
-    SAFETENSORS = "safetensors"
-    TORCHSCRIPT = "TorchScript"
-    EXPORTED_PROGRAM = "a torch.export program"
-    AOTI_PACKAGE = "an AOTInductor package"
-    AOTI_LIBRARY = "an AOTInductor library"
-    ONNX = "ONNX"
-
-
-_BY_ENDING = {
-    ".onnx": ModelFormat.ONNX,
-    ".so": ModelFormat.AOTI_LIBRARY,
-    ".safetensors": ModelFormat.SAFETENSORS,
-    SHARD_INDEX: ModelFormat.SAFETENSORS,
-}
-
-# What a zip archive of PyTorch holds below its top folder, the most telling first.
-_BY_ENTRY = (
-    ("/data/aotinductor/", ModelFormat.AOTI_PACKAGE),
-    ("/models/", ModelFormat.EXPORTED_PROGRAM),
-    ("serialized_exported_program.json", ModelFormat.EXPORTED_PROGRAM),
-    ("/constants.pkl", ModelFormat.TORCHSCRIPT),
-)
-
-
-def format_of(path: str | Path) -> ModelFormat:
-    """By content where the name leaves it open: `.pt` and `.pth` are a state dict or TorchScript."""
-    path = existing(path)
-    for ending, known in _BY_ENDING.items():
-        if path.name.endswith(ending):
-            return known
-    if not zipfile.is_zipfile(path):
-        return ModelFormat.STATE_DICT  # torch.save's format before 1.6, or no model: its reader will tell
-    with zipfile.ZipFile(path) as archive:
-        entries = ["/" + name for name in archive.namelist()]
-    found = (kind for mark, kind in _BY_ENTRY if any(mark in entry for entry in entries))
-    return next(found, ModelFormat.STATE_DICT)
 
 
 def existing(path: str | Path) -> Path:
@@ -128,7 +89,7 @@ def load_onnx(path: str | Path, device: torch.device) -> Callable[..., Any]:
     try:
         from ts.torch_handler.onnx_session import open_session
     except ModuleNotFoundError as error:
-        raise ModelNotLoadable(path, missing_extra("onnxruntime", "onnx")) from error
+        raise ModelNotLoadable(path, _NOT_INSTALLED.format("onnxruntime")) from error
     try:
         return open_session(path, device)
     except Exception as error:  # onnxruntime has its own exceptions, generated in C++ and not exported
@@ -145,7 +106,11 @@ COMPLETE: Mapping[ModelFormat, Callable[[str | Path, torch.device], Callable[...
 
 
 def load_complete(path: str | Path, device: torch.device) -> Callable[..., Any]:
-    kind = format_of(path)
+    kind = format_of(existing(path))
+    if kind is ModelFormat.UNKNOWN:
+        raise ModelNotLoadable(
+            path, "it is damaged, or no file of torch.save, TorchScript, torch.export or AOTInductor."
+        )
     if kind not in COMPLETE:
         raise ModelNotLoadable(path, weights_alone(path, kind))
     return COMPLETE[kind](path, device)
@@ -155,12 +120,18 @@ def load_complete(path: str | Path, device: torch.device) -> Callable[..., Any]:
 
 
 def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
-    """An instance of the one class that ``model_file`` defines."""
+    """An instance of the one class that ``model_file`` defines; of several, the one that is a network."""
     path = Path(model_dir, model_file)
     if not path.is_file():
         raise RuntimeError(f"Missing the model.py file: the archive does not hold {model_file}")
     module = _import_file(path)
     classes = list_classes_from_module(module)
+    if len(classes) > 1:  # an exception or a dataclass may stand beside the network, and what it extends
+        networks = [cls for cls in classes if issubclass(cls, torch.nn.Module)]
+        networks = [
+            cls for cls in networks if not any(other is not cls and issubclass(other, cls) for other in networks)
+        ]
+        classes = networks if len(networks) == 1 else classes
     if len(classes) != 1:
         raise ValueError(
             f"Expected only one class as model definition. {model_file} has {len(classes)}: "
@@ -172,8 +143,11 @@ def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
 def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device | None, *, mmap: bool = True) -> None:
     """Fills the model from any file that holds a state dict."""
     state = read_state(path, device, mmap=mmap)
-    _restore_tied(model, state)
     try:
+        if not _loads_as_torch_does(model):
+            model.load_state_dict(state)
+            return
+        _restore_tied(model, state)
         model.load_state_dict(state, assign=mmap and _same_tensors(model, state))
     except RuntimeError as error:
         fault = f"its weights are not those of {type(model).__name__}: {error}"
@@ -182,12 +156,12 @@ def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device 
 
 def read_state(path: str | Path, device: torch.device | None = None, *, mmap: bool = True) -> State:
     """The state dict of a `torch.save`, safetensors, sharded safetensors or TorchScript file."""
-    kind = format_of(path)
+    kind = format_of(existing(path))
     if kind is ModelFormat.SAFETENSORS:
         return _read_safetensors(Path(path), device)
     if kind is ModelFormat.TORCHSCRIPT:
         return dict(load_torchscript(path, device).state_dict())
-    if kind is ModelFormat.STATE_DICT:
+    if kind in (ModelFormat.STATE_DICT, ModelFormat.UNKNOWN):  # its reader says what is wrong with an unknown one
         return _read_pickle(Path(path), device, mmap)
     raise ModelNotLoadable(path, f"it is {kind.value}, which is complete: leave modelFile out of the manifest.")
 
@@ -210,7 +184,7 @@ def _read_safetensors(path: Path, device: torch.device | None) -> State:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ModuleNotFoundError as error:
-        raise ModelNotLoadable(path, missing_extra("safetensors", "safetensors")) from error
+        raise ModelNotLoadable(path, _NOT_INSTALLED.format("safetensors")) from error
     state: State = {}
     for file in _shards(path):
         try:
@@ -232,6 +206,15 @@ def _shards(path: Path) -> list[Path]:
         fault = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
         raise ModelNotLoadable(path, fault)
     return [path.parent / name for name in names]
+
+
+def _loads_as_torch_does(model: torch.nn.Module) -> bool:
+    """Whether no part has its own idea of a state dict: those get the one argument that TorchServe gives them."""
+    return all(
+        getattr(getattr(module, name), "__func__", None) is getattr(torch.nn.Module, name)
+        for module in model.modules()
+        for name in ("load_state_dict", "state_dict")
+    )
 
 
 def _restore_tied(model: torch.nn.Module, state: State) -> None:
@@ -274,10 +257,6 @@ def _is_file(module: ModuleType, path: Path) -> bool:
 
 
 # Faults -----------------------------------------------------------------------------------------------------------
-
-
-def missing_extra(package: str, extra: str) -> str:
-    return f'it needs {package}, which is not installed: pip install "torchserve-lite[{extra}]".'
 
 
 def weights_alone(path: str | Path, kind: ModelFormat) -> str:

@@ -1,0 +1,42 @@
+"""What a wheel holds: all that the server needs, and no sample's weights."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.compat import handlers_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Name -> bytes of each file in it."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        return {info.filename: info.file_size for info in archive.infolist()}
+
+
+def test_wheel_holds_every_default_handler(wheel: dict[str, int]) -> None:
+    handlers = {f"torchserve_lite/handlers/{file.name}" for file in handlers_folder().glob("*.py")}
+    assert handlers <= wheel.keys()
+
+
+def test_wheel_holds_every_module_of_the_package_with_its_content(wheel: dict[str, int]) -> None:
+    """One module is a link in a checkout; a wheel has none."""
+    modules = {file.relative_to(ROOT).as_posix(): file.stat().st_size for file in ROOT.glob("torchserve_lite/**/*.py")}
+    assert {name: wheel.get(name) for name in modules} == modules
+
+
+def test_wheel_holds_no_weights_and_no_training_data(wheel: dict[str, int]) -> None:
+    """MNIST's weights made it 5 MB."""
+    assert [name for name in wheel if not name.endswith((".py", ".typed", ".yaml")) and ".dist-info/" not in name] == []
+    assert sum(wheel.values()) < 2_000_000

@@ -1,0 +1,21 @@
+"""The handlers that come with the server: what an archive may name without holding it."""
+
+from __future__ import annotations
+
+# Name -> the module that it needs and the server does not bring, "" for none.
+BUILT_IN_HANDLERS = {
+    "base_handler": "",
+    "dali_image_classifier": "nvidia.dali",
+    "densenet_handler": "",
+    "image_classifier": "",
+    "image_segmenter": "",
+    "object_detector": "",
+    "text_classifier": "",
+    "text_handler": "",
+    "trt_llm_handler": "tensorrt_llm",
+    "vision_handler": "",
+    "vllm_handler": "vllm",
+}
+
+# torch-model-archiver 0.12 takes these for the name of a file of the user's.
+UNKNOWN_TO_THE_ARCHIVER = frozenset({"densenet_handler", "text_handler", "vision_handler"})

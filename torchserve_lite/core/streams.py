@@ -1,0 +1,90 @@
+"""The pieces of an answer that a handler streams, between the engine that has them and the protocol that sends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from torchserve_lite.errors import ServingError
+
+Buffer = bytes | bytearray
+"""Bytes that nobody changes any more, wherever they lie."""
+
+_MOST_BYTES = 256 * 1024  # that wait for a slow reader, besides the piece that goes over it
+_MOST_PIECES = 64
+
+
+class AnswerStream:
+    """One reader iterates over the pieces inside ``async with``.
+
+    Bounded: a reader that is slow makes the writer wait. A reader that leaves before the end, or that calls ``close``
+    without ever having begun, is reported through ``on_abandoned``, once.
+    """
+
+    def __init__(self, on_abandoned: Callable[[], None]) -> None:
+        self._on_abandoned = on_abandoned
+        self._pieces: deque[Buffer] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._error: ServingError | None = None
+        self._news = asyncio.Event()  # something to read, or the end
+        self._room = asyncio.Event()
+        self._room.set()
+
+    @property
+    def ended(self) -> bool:
+        """No more pieces will be put, because the answer is complete, has failed, or nobody reads it."""
+        return self._ended
+
+    def put(self, piece: Buffer) -> None:
+        """Also when it is full: a writer that keeps the bound waits for ``room`` afterwards."""
+        if self._ended or not len(piece):
+            return
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        self._news.set()
+        if self._bytes > _MOST_BYTES or len(self._pieces) > _MOST_PIECES:
+            self._room.clear()
+
+    def end(self, error: ServingError | None = None) -> None:
+        """After the last piece. ``error``: what broke the answer off, raised for the reader once it has the rest."""
+        if not self._ended:
+            self._ended, self._error = True, error
+            self._news.set()
+            self._room.set()
+
+    async def room(self) -> None:
+        """Waits until the reader has caught up, or has gone."""
+        await self._room.wait()
+
+    async def __aenter__(self) -> AnswerStream:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is read any more."""
+        abandoned = not self._ended
+        self._pieces.clear()
+        self.end()
+        if abandoned:
+            self._on_abandoned()
+
+    def __aiter__(self) -> AnswerStream:
+        return self
+
+    async def __anext__(self) -> Buffer:
+        while not self._pieces:
+            if self._ended:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        piece = self._pieces.popleft()
+        self._bytes -= len(piece)
+        if self._bytes <= _MOST_BYTES // 2 and len(self._pieces) <= _MOST_PIECES // 2:
+            self._room.set()
+        return piece
