@@ -19,6 +19,7 @@ from torchserve_lite.errors import (
     NoWorkers,
     ServingError,
     Unavailable,
+    WorkerRestarting,
 )
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -124,7 +125,9 @@ class LocalDataPlane:
         if status.ready_workers >= (max(1, status.wanted) if every_worker else 1):
             return None
         failure = self._failed_models().get(key.name)
-        return ModelLoading(key.name) if failure is None else ModelFailed(key.name, failure)
+        if failure is not None:
+            return ModelFailed(key.name, failure)
+        return WorkerRestarting(key.name, status.last_failure) if status.last_failure else ModelLoading(key.name)
 
 
 def _shorter(first: float | None, second: float | None) -> float | None:
