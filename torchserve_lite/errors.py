@@ -3,7 +3,7 @@
 ServingError
 ├── BadRequest                 the request cannot be understood
 │   ├── InvalidInput           what is in it cannot be given to the handler
-│   ├── BodyTooLarge
+│   ├── BodyTooLarge, BodyTooSlow, ExpectationFailed
 │   └── ConfigurationError     a setting cannot be used (start-up)
 ├── RouteNotFound, MethodNotAllowed
 ├── NotFound
@@ -13,7 +13,7 @@ ServingError
 ├── Conflict                   already registered
 ├── InvalidArchive             an archive or its manifest cannot be used
 ├── Unavailable                not now; carries when to come back
-│   ├── NoWorkers, QueueFull, ModelLoading
+│   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
 │   └── ModelFailed            they are tried no more
 ├── DeadlineExceeded           the client's own time limit passed
@@ -49,6 +49,19 @@ class BodyTooLarge(BadRequest):
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than max_request_size={limit} bytes.")
         self.limit = limit
+
+
+class BodyTooSlow(BadRequest):
+    def __init__(self, least: int, window: float) -> None:
+        super().__init__(
+            f"The request body comes too slowly: fewer than {least} bytes in {window:g} s (slow_client_seconds, "
+            "slow_client_bytes_per_second)."
+        )
+
+
+class ExpectationFailed(BadRequest):
+    def __init__(self, expectation: str) -> None:
+        super().__init__(f"The header Expect is {expectation!r}; only 100-continue can be met.")
 
 
 class ConfigurationError(BadRequest):
@@ -138,6 +151,11 @@ class ModelLoading(Unavailable):
 
     def __init__(self, name: str) -> None:
         super().__init__(f'Model "{name}" is still loading. Try again in a few seconds.')
+
+
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
 
 
 class DeadlineExceeded(ServingError):

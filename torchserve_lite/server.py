@@ -24,7 +24,8 @@ from torchserve_lite.config.settings import Config, WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.local import LocalEngine
@@ -113,7 +114,7 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
         )
         await stack.enter_async_context(manager)
         failed, opening = (lambda: manager.failed), (lambda: manager.opening)
-        yield Core(manager, DataPlane(engine, manager.registry, metrics, failed, opening), metrics)
+        yield Core(manager, LocalDataPlane(engine, manager.registry, metrics, failed, opening), metrics)
 
 
 class _Events(EngineEvents):

@@ -74,4 +74,5 @@ async def test_failed_installation_is_told_in_pips_words(tmp_path: Path, config:
     write_model_with_requirements(store, "./not_there-1.0-py3-none-any.whl", config=config)
     async with running(tmp_path, store, {"install_py_dep_per_model": "true"}) as server:
         await server.line("failed: m: .*not_there")
-        assert await server.get("/ping") == (500, {"status": "Unhealthy"})
+        status, health = await server.get("/ping")
+        assert (status, health["status"]) == (500, "Unhealthy")  # type: ignore[index]

@@ -88,10 +88,13 @@ _TABLE = (
     _key("management_address", address(8081), "http://127.0.0.1:8081", "http.management"),
     _key("metrics_address", address(8082), "http://127.0.0.1:8082", "http.metrics"),
     _key("max_request_size", integer(1), "6553500", "http.max_request_size"),
+    _key("slow_client_seconds", seconds, "30", "http.slow_client_seconds"),
+    _key("slow_client_bytes_per_second", number(), "500", "http.slow_client_rate"),
     _key("cors_allowed_origin", header_value, "", "http.cors.access-control-allow-origin"),
     _key("cors_allowed_methods", header_value, "", "http.cors.access-control-allow-methods"),
     _key("cors_allowed_headers", header_value, "", "http.cors.access-control-allow-headers"),
     _key("shutdown_grace_seconds", number(), "25", "http.shutdown_grace"),
+    _key("shutdown_linger_seconds", number(), "1", "http.shutdown_linger"),
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
     _key("load_models", parse_load_models, flag="--models"),

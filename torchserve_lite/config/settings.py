@@ -30,8 +30,11 @@ class HttpConfig:
     metrics: Address = Address(port=8082)
     enable_metrics_api: bool = True
     max_request_size: int = 6553500
+    slow_client_seconds: float = 30.0
+    slow_client_rate: float = 500.0  # bytes a second, on average over slow_client_seconds, below which a client is cut
     cors: Mapping[str, str] = field(default_factory=dict)  # access-control-allow-... header -> value
-    shutdown_grace: float = 25.0  # seconds that in-flight requests get after SIGTERM
+    shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included
+    shutdown_linger: float = 1.0  # seconds for which a server that stops goes on accepting, while it is not ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
-from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
+from torchserve_lite.core.models import ModelKey, ModelSpec
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.dataplane.interface import ModelSummary, Readiness
 from torchserve_lite.engine.interface import Engine
-from torchserve_lite.errors import DeadlineExceeded, ModelFailed, ModelLoading, ServingError
+from torchserve_lite.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    ModelLoading,
+    ModelNotFound,
+    NoWorkers,
+    ServingError,
+    Unavailable,
+    WorkerRestarting,
+)
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 
-class DataPlane:
-    """Answers requests and says what is ready. ``failed_models``: names that could not be registered, and why.
+class LocalDataPlane:
+    """A ``DataPlane`` over the engine of this process. ``failed_models``: names that could not be registered, and why.
     ``opening``: whether some have not been looked at yet."""
 
     def __init__(
@@ -33,12 +43,13 @@ class DataPlane:
         self._failed_models = failed_models
         self._opening = opening
         self._loop = asyncio.get_running_loop()
-        metrics.registry.before_render.append(lambda: metrics.show(self.status(spec.key) for spec in registry))
+        metrics.registry.before_render.append(lambda: metrics.show(engine.status(spec.key) for spec in registry))
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
-        """Any ServingError of the way comes out of here; cancelling the call takes the job out of the queue."""
-        spec = self._registry.resolve(request.model, request.version)
-        self._metrics.model(spec.key).requests.inc()
+        spec = self._resolve(request.model, request.version)
+        inference = request.verb is not Verb.DESCRIBE  # a question of management is in no figure of the model
+        if inference:
+            self._metrics.model(spec.key).requests.inc()
         begun = perf_counter()
         arrived = self._loop.time()
         timeout = _shorter(request.timeout, spec.client_timeout)
@@ -46,9 +57,11 @@ class DataPlane:
         try:
             response = await self._answer(job, timeout)
         except ServingError as error:
-            self._metrics.failed(spec.key, type(error).__name__)
+            if inference:
+                self._metrics.failed(spec.key, type(error).__name__)
             raise
-        self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
+        if inference:
+            self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
         return response
 
     async def _answer(self, job: Job, timeout: float | None) -> InferenceResponse:
@@ -65,38 +78,56 @@ class DataPlane:
             if timer is not None:
                 timer.cancel()
 
-    def status(self, key: ModelKey) -> ModelStatus:
-        return self._engine.status(key)
+    async def check_known(self, name: str, version: str | None) -> None:
+        self._resolve(name, version)
 
-    def spec(self, name: str, version: str | None = None) -> ModelSpec:
-        return self._registry.resolve(name, version)
+    async def readiness(self, name: str, version: str | None) -> Readiness:
+        try:
+            error = self._unreadiness(self._resolve(name, version).key)
+        except ModelFailed as failed:
+            error = failed
+        return Readiness(models={} if error is None else {name: error})
 
-    def only_startup_model(self) -> str | None:
-        """The model that requests without a name mean, when there is just one that was loaded at start."""
-        names = {spec.key.name for spec in self._registry if spec.loaded_at_startup}
-        return names.pop() if len(names) == 1 else None
+    async def models(self) -> Sequence[ModelSummary]:
+        return [
+            ModelSummary(
+                name=name,
+                versions=tuple(spec.key.version for spec in self._registry.versions(name)),
+                loaded_at_startup=any(spec.loaded_at_startup for spec in self._registry.versions(name)),
+            )
+            for name in self._registry.names()
+        ]
 
-    def names(self) -> list[str]:
-        return self._registry.names()
+    async def server_ready(self) -> Readiness:
+        causes: dict[str, ServingError] = {name: ModelFailed(name, why) for name, why in self._failed_models().items()}
+        for spec in self._registry.defaults():
+            error = self._unreadiness(spec.key, every_worker=True)
+            if error is not None and not isinstance(error, NoWorkers):
+                causes.setdefault(spec.key.name, error)
+        opening = Unavailable("The server is still opening archives.") if self._opening() else None
+        return Readiness(models=causes, server=opening)
 
-    def versions(self, name: str) -> list[str]:
-        return [spec.key.version for spec in self._registry.versions(name)]
+    def _resolve(self, name: str, version: str | None) -> ModelSpec:
+        try:
+            return self._registry.resolve(name, version)
+        except ModelNotFound:
+            if name in self._failed_models():
+                raise ModelFailed(name, self._failed_models()[name]) from None
+            raise
 
-    def check_ready(self, name: str, version: str | None = None) -> None:
-        """Raises what keeps the model from being served: unknown, failed, still loading."""
-        if version is None and name in self._failed_models():
-            raise ModelFailed(name, self._failed_models()[name])
-        status = self.status(self._registry.resolve(name, version).key)
+    def _unreadiness(self, key: ModelKey, *, every_worker: bool = False) -> ServingError | None:
+        """What keeps a registered model from being served, or from having every worker it should have."""
+        status = self._engine.status(key)
         if status.failed:
-            raise ModelFailed(name, status.last_failure)
-        if not status.ready_workers:
-            raise ModelLoading(name)
-
-    def all_ready(self) -> bool:
-        """Every model has all its workers, and every model that was to be loaded is here."""
-        if self._opening() or self._failed_models():
-            return False
-        return all(self.status(spec.key).ready for spec in self._registry.defaults())
+            return ModelFailed(key.name, status.last_failure)
+        if status.wanted == 0 and status.queue_size:  # a model that has not begun to load has no queue
+            return NoWorkers(key.name)
+        if status.ready_workers >= (max(1, status.wanted) if every_worker else 1):
+            return None
+        failure = self._failed_models().get(key.name)
+        if failure is not None:
+            return ModelFailed(key.name, failure)
+        return WorkerRestarting(key.name, status.last_failure) if status.last_failure else ModelLoading(key.name)
 
 
 def _shorter(first: float | None, second: float | None) -> float | None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
-from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
-from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, LoadFailed, ServingError
 from torchserve_lite.management.registry import ModelRegistry
@@ -38,7 +34,6 @@ class ModelDescription:
     max_workers: int
     start_times: Sequence[str]
     memory: Sequence[int]
-    customized: dict[str, Any] | None = None
 
 
 class Homes:
@@ -242,14 +237,10 @@ class ModelManager:
         except ServingError as error:
             log.error("Scaling model %s to %d workers failed: %s", name, low, error)
 
-    async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
-        """``version`` may be ``all``. ``customized`` asks the handler as well."""
-        if version == "all":
-            return [await self._describe(spec) for spec in self.registry.versions(name)]
-        description = await self._describe(self.registry.resolve(name, version))
-        if not customized:
-            return [description]
-        return [replace(description, customized=await self._ask_handler(description.spec))]
+    async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
+        """``version`` may be ``all``."""
+        specs = self.registry.versions(name) if version == "all" else [self.registry.resolve(name, version)]
+        return [await self._describe(spec) for spec in specs]
 
     async def _describe(self, spec: ModelSpec) -> ModelDescription:
         status = self._engine.status(spec.key)
@@ -262,20 +253,6 @@ class ModelManager:
             start_times=[_local_time(worker.started) for worker in status.workers],
             memory=[_resident(worker.pid) for worker in status.workers],
         )
-
-    async def _ask_handler(self, spec: ModelSpec) -> dict[str, Any]:
-        """The handler's own description; ``{}`` when it gives none."""
-        request = InferenceRequest(
-            "describe", spec.key.name, spec.key.version, Verb.DESCRIBE, (), (("describe", "True"),)
-        )
-        job = Job(request, spec.key, asyncio.get_running_loop().time())
-        self._engine.submit(job)
-        answer = await job.answer
-        try:
-            told = json.loads(answer.body)
-        except ValueError:
-            return {}
-        return told if isinstance(told, dict) else {}
 
 
 def _local_time(seconds: float) -> str:

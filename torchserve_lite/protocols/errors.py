@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,83 +14,89 @@ from torchserve_lite import errors
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class ErrorMapping:
     """``status`` None: the handler chose it, and the exception carries it."""
 
     status: int | None
     type: str
 
 
-TABLE: dict[type[errors.ServingError], Wire] = {
-    errors.BadRequest: Wire(400, "BadRequestException"),
-    errors.InvalidInput: Wire(400, "InternalServerException"),
-    errors.ConfigurationError: Wire(400, "BadRequestException"),
-    errors.BodyTooLarge: Wire(413, "BadRequestException"),
-    errors.RouteNotFound: Wire(404, "ResourceNotFoundException"),
-    errors.MethodNotAllowed: Wire(405, "MethodNotAllowedException"),
-    errors.NotFound: Wire(404, "ResourceNotFoundException"),
-    errors.ModelNotFound: Wire(404, "ModelNotFoundException"),
-    errors.ModelVersionNotFound: Wire(404, "ModelVersionNotFoundException"),
-    errors.ArchiveNotFound: Wire(404, "ModelNotFoundException"),
-    errors.Conflict: Wire(409, "ConflictStatusException"),
-    errors.InvalidArchive: Wire(400, "InvalidModelException"),
-    errors.Unavailable: Wire(503, "ServiceUnavailableException"),
-    errors.NoWorkers: Wire(503, "ServiceUnavailableException"),
-    errors.QueueFull: Wire(503, "ServiceUnavailableException"),
-    errors.WorkerRestarting: Wire(503, "ServiceUnavailableException"),
-    errors.ModelFailed: Wire(503, "ServiceUnavailableException"),
-    errors.ModelLoading: Wire(503, "ServiceUnavailableException"),
-    errors.DeadlineExceeded: Wire(504, "RequestTimeoutException"),
-    errors.OutOfMemory: Wire(507, "InternalServerException"),
-    errors.PredictionFailed: Wire(503, "InternalServerException"),
-    errors.HandlerError: Wire(None, "InternalServerException"),
-    errors.AnswerTooLarge: Wire(500, "InternalServerException"),
-    errors.WorkerFailure: Wire(500, "InternalServerException"),
-    errors.WorkerDied: Wire(500, "InternalServerException"),
-    errors.WorkerKilled: Wire(507, "InternalServerException"),
-    errors.ResponseTimeout: Wire(500, "InternalServerException"),
-    errors.LoadFailed: Wire(500, "InternalServerException"),
-    errors.LoadOutOfMemory: Wire(507, "InternalServerException"),
-    errors.SlotFailed: Wire(500, "InternalServerException"),
-    errors.ServingError: Wire(500, "InternalServerException"),
+TABLE: dict[type[errors.ServingError], ErrorMapping] = {
+    errors.BadRequest: ErrorMapping(400, "BadRequestException"),
+    errors.InvalidInput: ErrorMapping(400, "InternalServerException"),
+    errors.ConfigurationError: ErrorMapping(400, "BadRequestException"),
+    errors.BodyTooLarge: ErrorMapping(413, "BadRequestException"),
+    errors.BodyTooSlow: ErrorMapping(408, "RequestTimeoutException"),
+    errors.ExpectationFailed: ErrorMapping(417, "BadRequestException"),
+    errors.RouteNotFound: ErrorMapping(404, "ResourceNotFoundException"),
+    errors.MethodNotAllowed: ErrorMapping(405, "MethodNotAllowedException"),
+    errors.NotFound: ErrorMapping(404, "ResourceNotFoundException"),
+    errors.ModelNotFound: ErrorMapping(404, "ModelNotFoundException"),
+    errors.ModelVersionNotFound: ErrorMapping(404, "ModelVersionNotFoundException"),
+    errors.ArchiveNotFound: ErrorMapping(404, "ModelNotFoundException"),
+    errors.Conflict: ErrorMapping(409, "ConflictStatusException"),
+    errors.InvalidArchive: ErrorMapping(400, "InvalidModelException"),
+    errors.Unavailable: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.NoWorkers: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.WorkerRestarting: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.ModelFailed: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.ModelLoading: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.ShuttingDown: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.DeadlineExceeded: ErrorMapping(504, "RequestTimeoutException"),
+    errors.OutOfMemory: ErrorMapping(507, "InternalServerException"),
+    errors.PredictionFailed: ErrorMapping(503, "InternalServerException"),
+    errors.HandlerError: ErrorMapping(None, "InternalServerException"),
+    errors.AnswerTooLarge: ErrorMapping(500, "InternalServerException"),
+    errors.WorkerFailure: ErrorMapping(500, "InternalServerException"),
+    errors.WorkerDied: ErrorMapping(500, "InternalServerException"),
+    errors.WorkerKilled: ErrorMapping(507, "InternalServerException"),
+    errors.ResponseTimeout: ErrorMapping(500, "InternalServerException"),
+    errors.LoadFailed: ErrorMapping(500, "InternalServerException"),
+    errors.LoadOutOfMemory: ErrorMapping(507, "InternalServerException"),
+    errors.SlotFailed: ErrorMapping(500, "InternalServerException"),
+    errors.ServingError: ErrorMapping(500, "InternalServerException"),
 }
 
-_UNEXPECTED = Wire(500, "InternalServerException")
+_UNEXPECTED = ErrorMapping(500, "InternalServerException")
+
+
+class ErrorForm(enum.Enum):
+    """How a group of routes tells of an error: the triple that TorchServe's clients read, or the triple and ``error``,
+    which KServe's clients read."""
+
+    TORCHSERVE = "torchserve"
+    KSERVE = "kserve"
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorReply:
     status: int
-    told: Mapping[str, object]
+    body: Mapping[str, object]
     headers: tuple[tuple[str, str], ...] = ()
 
     @property
-    def body(self) -> bytes:
-        return (json.dumps(self.told, indent=2, ensure_ascii=False) + "\n").encode()
+    def json(self) -> bytes:
+        """A message may quote text that has no encoding; it must not cost the client its answer."""
+        return (json.dumps(self.body, indent=2, ensure_ascii=False) + "\n").encode(errors="replace")
 
 
-def reply_to(error: Exception, *, kserve: bool = False) -> ErrorReply:
-    """The reply that tells of ``error``. ``kserve``: for V1 and V2 routes, where clients read ``error``, and where 503
-    means "try another pod", so that a handler's own failure is 500 there."""
-    wire = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
-    status = _status(error, wire, kserve)
+def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorReply:
+    """The reply that tells of ``error``. In KServe 503 means "try another pod", so that a handler's own failure is 500
+    in its form."""
+    mapping = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
+    status = mapping.status if mapping.status is not None else int(getattr(error, "code", 500))
+    if not 200 <= status <= 599:
+        status = 500  # a code that a handler raised, which is no status of an HTTP answer
+    if form is ErrorForm.KSERVE and status == 503 and isinstance(error, errors.PredictionFailed):
+        status = 500
     message = str(error) if isinstance(error, errors.ServingError) else "The server failed; its log says why."
-    told: dict[str, object] = {"code": status, "type": wire.type, "message": message}
-    if kserve:
-        told["error"] = message
-    return ErrorReply(status, told, _headers(error))
-
-
-def _status(error: Exception, wire: Wire, kserve: bool) -> int:
-    status = wire.status if wire.status is not None else int(getattr(error, "code", 500))
-    if kserve and status == 503 and isinstance(error, errors.PredictionFailed):
-        return 500
-    return status
-
-
-def _headers(error: Exception) -> tuple[tuple[str, str], ...]:
+    body: dict[str, object] = {"code": status, "type": mapping.type, "message": message}
+    if form is ErrorForm.KSERVE:
+        body["error"] = message
+    headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, errors.Unavailable):
-        return (("Retry-After", str(error.retry_after)),)
-    if isinstance(error, errors.MethodNotAllowed) and error.allowed:
-        return (("Allow", ", ".join(error.allowed)),)
-    return ()
+        headers = (("Retry-After", str(error.retry_after)),)
+    elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
+        headers = (("Allow", ", ".join(error.allowed)),)
+    return ErrorReply(status, body, headers)

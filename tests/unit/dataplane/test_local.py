@@ -12,13 +12,15 @@ from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.models import ModelKey, WorkerState
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.interface import ModelSummary
+from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.errors import (
     DeadlineExceeded,
     ModelFailed,
     ModelLoading,
     ModelNotFound,
     ModelVersionNotFound,
+    NoWorkers,
     QueueFull,
     ServingError,
 )
@@ -39,7 +41,7 @@ class Parts:
         self.metrics = ServerMetrics(MetricsConfig())
         self.failed: dict[str, str] = {}
         self.opening = False
-        self.plane = DataPlane(self.engine, self.registry, self.metrics, lambda: self.failed, lambda: self.opening)
+        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed, lambda: self.opening)
 
     def shown(self, sample: str) -> str | None:
         """The value behind a sample's name and labels on the metrics page."""
@@ -181,20 +183,29 @@ async def test_readiness_tells_what_keeps_a_model_from_serving(
 ) -> None:
     parts = Parts()
     parts.engine.states[KEY] = state
-    assert parts.plane.all_ready() is (error is None)
-    if error is not None:
-        with pytest.raises(error):
-            parts.plane.check_ready("tiny")
+    for found in (await parts.plane.server_ready(), await parts.plane.readiness("tiny", None)):
+        assert found.ready is (error is None)
+        assert [type(cause) for cause in found.models.values()] == ([] if error is None else [error])
 
 
 @virtual_time
-async def test_model_that_could_not_be_registered_is_not_ready_and_says_why() -> None:
+async def test_model_that_could_not_be_registered_is_not_ready_and_says_why_to_everybody() -> None:
     parts = Parts()
     parts.failed["broken"] = "broken.mar: is empty"
-    with pytest.raises(ModelFailed, match=r"broken\.mar: is empty"):
-        parts.plane.check_ready("broken")
-    parts.plane.check_ready("tiny")
-    assert not parts.plane.all_ready()
+    assert "broken.mar: is empty" in str((await parts.plane.readiness("broken", None)).models["broken"])
+    assert "broken.mar: is empty" in str((await parts.plane.server_ready()).models["broken"])
+    for question in (parts.plane.infer(request(model="broken")), parts.plane.check_known("broken", None)):
+        with pytest.raises(ModelFailed, match=r"broken\.mar: is empty"):
+            await question
+    assert (await parts.plane.readiness("tiny", None)).ready
+
+
+@virtual_time
+async def test_model_scaled_to_nothing_leaves_the_server_ready_but_is_not_itself() -> None:
+    parts = Parts()
+    await parts.engine.scale(KEY, 0)
+    assert (await parts.plane.server_ready()).ready
+    assert isinstance((await parts.plane.readiness("tiny", None)).models["tiny"], NoWorkers)
 
 
 @virtual_time
@@ -202,18 +213,27 @@ async def test_server_is_not_ready_while_archives_are_still_being_opened() -> No
     """Without it a probe found no model that was not ready, because there was none yet, and traffic came too early."""
     parts = Parts()
     parts.opening = True
-    assert not parts.plane.all_ready()
+    found = await parts.plane.server_ready()
+    assert (found.ready, found.causes) == (False, {"reason": "The server is still opening archives."})
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "error"), [("unknown", None, ModelNotFound), ("tiny", "3.0", ModelVersionNotFound)]
+)
+@virtual_time
+async def test_unknown_model_is_neither_known_nor_ready(
+    name: str, version: str | None, error: type[ServingError]
+) -> None:
+    plane = Parts().plane
+    for question in (plane.readiness(name, version), plane.check_known(name, version)):
+        with pytest.raises(error):
+            await question
 
 
 @virtual_time
-async def test_unknown_model_is_not_ready() -> None:
-    with pytest.raises(ModelNotFound):
-        Parts().plane.check_ready("unknown")
-
-
-@virtual_time
-async def test_versions_are_listed() -> None:
-    assert (Parts().plane.names(), Parts().plane.versions("tiny")) == (["tiny"], ["1.0", "2.0"])
+async def test_models_are_summed_up() -> None:
+    expected = ModelSummary(name="tiny", versions=("1.0", "2.0"), loaded_at_startup=False)
+    assert await Parts().plane.models() == [expected]
 
 
 @virtual_time

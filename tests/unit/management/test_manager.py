@@ -15,9 +15,7 @@ import pytest
 from tests.fake_engine import FakeEngine
 from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
-from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
-from torchserve_lite.core.requests import InferenceResponse, Verb
 from torchserve_lite.errors import (
     ConfigurationError,
     LoadFailed,
@@ -230,26 +228,6 @@ async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path
         parts.manager._scaled.clear()
         (described,) = await parts.manager.describe("a", None)
         assert (described.min_workers, described.max_workers) == (3, 3)
-
-
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        pytest.param(b'{"classes": 10}', {"classes": 10}, id="object"),
-        pytest.param(b"[1]", {}, id="no object"),
-        pytest.param(b"nothing", {}, id="no json"),
-    ],
-)
-async def test_handler_is_asked_for_its_own_description(answer: bytes, told: dict[str, Any], tmp_path: Path) -> None:
-    def describe(job: Job) -> None:
-        assert (job.request.verb, job.request.parts) == (Verb.DESCRIBE, ())
-        job.succeed(InferenceResponse(answer))
-
-    async with managed(tmp_path) as parts:
-        parts.engine.answer = describe
-        await parts.start(StartupModel(url="a"))
-        (described,) = await parts.manager.describe("a", None, customized=True)
-        assert described.customized == told
 
 
 async def test_workers_find_the_unpacked_model_until_its_home_is_closed(tmp_path: Path) -> None:

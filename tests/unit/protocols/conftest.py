@@ -18,7 +18,7 @@ from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -51,7 +51,7 @@ class FakeManager:
     def list_models(self) -> list[tuple[str, str]]:
         return [(f"model-{number}", f"model-{number}.mar") for number in range(250)]
 
-    async def describe(self, name: str, version: str | None, *, customized: bool = False) -> list[ModelDescription]:
+    async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
         spec = self.registry.resolve(name, None if version == "all" else version)
         status: ModelStatus = self.engine.status(spec.key)
         return [
@@ -62,7 +62,6 @@ class FakeManager:
                 max_workers=3,
                 start_times=["2026-11-22T12:36:28.253Z"] * len(status.workers),
                 memory=[1000] * len(status.workers),
-                customized={"classes": 10} if customized else None,
             )
         ]
 
@@ -89,7 +88,7 @@ class Front:
         self.failed: dict[str, str] = {}
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)
-        plane = DataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
+        plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log)  # type: ignore[arg-type]
         self.access_log = log
@@ -138,7 +137,8 @@ class Front:
 @asynccontextmanager
 async def listening(**config: Any) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
-    facts = {"inference": anywhere, "management": anywhere, "metrics": anywhere, "max_request_size": LIMIT, **config}
+    roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
+    facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
     front = Front(HttpConfig(**facts))
     async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client

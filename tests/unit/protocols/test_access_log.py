@@ -74,6 +74,7 @@ async def test_client_on_a_unix_socket_is_shown_as_torchserve_does(peer: object)
     [
         pytest.param('/predictions/m" 200 1', id="quote"),
         pytest.param("/predictions/%0d%0aforged", id="encoded line break"),
+        pytest.param("/predictions/\udcff\u2028", id="no text"),
     ],
 )
 @virtual_time

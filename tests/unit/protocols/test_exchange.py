@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.http import StreamWriter
 from aiohttp.test_utils import make_mocked_request
 
+from torchserve_lite.config.settings import HttpConfig, MetricsConfig
+from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.http.exchange import REQUEST_ID, make_request, media_type, new_request_id
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.exchange import Exchange, new_request_id
+from torchserve_lite.protocols.http.requests import REQUEST_ID, make_request, media_type
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 
 def test_request_ids_are_random_uuids() -> None:
@@ -45,3 +57,21 @@ def test_time_limit_that_is_none_is_refused_by_name(text: str) -> None:
     request[REQUEST_ID] = "id"
     with pytest.raises(BadRequest, match="X-Request-Timeout-Ms"):
         make_request(request, model="m", parts=())
+
+
+@pytest.mark.parametrize("answer", [InferenceResponse(b"x"), InferenceResponse(b"x" * 100_000)], ids=["small", "large"])
+async def test_answer_to_a_client_that_has_gone_is_no_error(
+    answer: InferenceResponse, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(request: web.Request) -> InferenceResponse:
+        return answer
+
+    nobody: Any = SimpleNamespace(transport=None)
+    writer = StreamWriter(nobody, asyncio.get_running_loop())
+    request = make_mocked_request("POST", "/", writer=writer)
+    request.protocol.transport, request.protocol.written = None, 0  # type: ignore[attr-defined]
+    metrics = ServerMetrics(MetricsConfig())
+    health = Health(None)  # type: ignore[arg-type]
+    exchange = Exchange(HttpConfig(), health, metrics, AccessLog(lambda text: None))
+    response = await exchange.answer(request, handler, ErrorForm.TORCHSERVE)
+    assert (response.keep_alive, exchange.in_progress, caplog.records) == (False, 0, [])

@@ -7,7 +7,6 @@ import re
 import socket
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
@@ -347,6 +346,52 @@ async def test_answer_without_content_has_no_body(front: Front) -> None:
         assert (answer.status, answer.body) == (204, b"")
 
 
+@pytest.mark.parametrize("status", [100, 101, -1, 0, 99, 199, 600, 1000])
+async def test_status_that_is_none_is_a_failure_of_that_request_alone(front: Front, status: int) -> None:
+    answering(front, InferenceResponse(b"answer", status))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, answer.json["code"]) == (500, 500)
+    assert str(status) in answer.json["message"]
+
+
+@pytest.mark.parametrize("status", [100, -1, 600])
+async def test_code_that_is_no_http_status_is_500(front: Front, status: int) -> None:
+    failing(front, HandlerError("x", status))
+    assert (await front.post("/predictions/tiny")).status == 500
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answer_that_may_have_no_body_leaves_the_connection_in_step(
+    front: Front, status: int, streams: bool
+) -> None:
+    def answer(job: Job) -> None:
+        response = InferenceResponse(b"ignored", status, content_type="text/plain")
+        if streams:
+            job.add_piece(response)
+        job.succeed(response)
+
+    front.engine.answer = answer
+    for _ in range(2):
+        found = await front.post("/predictions/tiny")
+        assert (found.status, found.body) == (status, b"")
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\ud800", "\u00fc\u20ac", "\x85", "\u2028"])
+@pytest.mark.parametrize("size", [1, 100_000], ids=["in one piece", "by aiohttp"])
+async def test_text_of_a_handler_that_has_no_place_in_a_head_costs_nobody_the_answer(
+    front: Front, text: str, size: int
+) -> None:
+    answering(front, InferenceResponse(b"x" * size, 200, text, f"text/plain; a={text}", (("X-Own", text),)))
+    answer = await front.post("/predictions/tiny")
+    assert (answer.status, len(answer.body)) == (200, size)
+
+
+async def test_header_of_a_handler_may_repeat(front: Front) -> None:
+    answering(front, InferenceResponse(b"x", headers=(("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"))))
+    assert (await front.post("/predictions/tiny")).headers.getall("Set-Cookie") == ["a=1", "b=2"]
+
+
 # Streams
 
 
@@ -370,6 +415,16 @@ async def test_stream_is_sent_in_chunks(front: Front) -> None:
     assert {b"Transfer-Encoding: chunked", b"Content-Type: text/plain", b"X-Own: 1"} <= set(head.split(b"\r\n"))
     assert b"x-request-id: " in head
     assert body == b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"
+
+
+async def test_stream_to_a_client_of_http_1_0_ends_with_the_connection(front: Front) -> None:
+    stream(front, b"one", b"two", last=b"end")
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.0\r\nContent-Length: 1\r\n\r\n7")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.0 201 Created", b"onetwoend")
+    assert b"chunked" not in head
+    writer.close()
 
 
 async def test_stream_that_breaks_off_has_no_end_mark(front: Front, caplog: pytest.LogCaptureFixture) -> None:
@@ -440,6 +495,42 @@ async def test_cors_headers_are_those_configured() -> None:
         assert (await front.ask("GET", "/ping")).headers["Access-Control-Allow-Origin"] == "*"
 
 
+CORS = {
+    "access-control-allow-origin": "https://shop.example",
+    "access-control-allow-methods": "GET, POST, PUT",
+    "access-control-allow-headers": "content-type",
+}
+
+
+@pytest.mark.parametrize("role", ["inference", "management", "metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/ping", *PREDICT, *EXPLAIN, "/v2", "/models", "/models/tiny", "/metrics", "/nowhere", "/v2/nowhere"]
+)
+async def test_preflight_is_answered_on_every_listener_and_path(role: str, path: str) -> None:
+    """It was 405 everywhere, so no browser got in."""
+    ports = [Address(port=0, host=host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
+    async with listening(inference=ports[0], management=ports[1], metrics=ports[2], cors=CORS) as front:
+        asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+        async with front.client.options(front.http.addresses[role] + path, headers=asked) as response:
+            assert (response.status, await response.read()) == (200, b"")
+            assert {name: response.headers[name] for name in CORS} == CORS
+        assert front.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/predictions/tiny", "POST, PUT, GET, OPTIONS"),
+        ("/models", "GET, HEAD, OPTIONS"),
+        ("/models/tiny", "GET, HEAD, PUT, OPTIONS"),
+        ("/v2/health/live", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_options_tell_what_a_path_allows(front: Front, path: str, allowed: str) -> None:
+    answer = await front.ask("OPTIONS", path)
+    assert (answer.status, answer.headers["Allow"]) == (200, allowed)
+
+
 async def test_roles_with_their_own_addresses_serve_their_own_routes_only() -> None:
     ports = [Address(port=0, host=host) for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3")]
     async with listening(inference=ports[0], management=ports[1], metrics=ports[2]) as front:
@@ -472,25 +563,6 @@ async def test_unix_socket_can_be_listened_on(tmp_path: object) -> None:
         writer.close()
         front.access_log.flush()
         assert ' - 127.0.0.1 "GET /ping' in front.log[0]
-
-
-async def test_request_in_flight_is_answered_when_the_server_stops() -> None:
-    came = asyncio.Event()
-    async with AsyncExitStack() as stack:
-        front = await stack.enter_async_context(listening())
-        front.engine.answer = lambda job: came.set()
-        reader, writer = await front.connect()
-        writer.write(b"POST /predictions/tiny HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n7")
-        await came.wait()
-        stopping = asyncio.create_task(stack.aclose())
-        await asyncio.sleep(0)
-        front.engine.jobs[0].succeed(InferenceResponse(b"the answer"))
-        answer = await reader.read()
-        await stopping
-        writer.close()
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert b"\r\nConnection: close\r\n" in answer
-    assert answer.endswith(b"\r\n\r\nthe answer")
 
 
 async def test_failed_model_says_why(front: Front) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.core.requests import InferenceResponse, Verb
 from torchserve_lite.errors import LoadFailed
 
 from .conftest import Front
@@ -79,10 +81,37 @@ async def test_worker_has_torchserves_two_words_and_our_state(front: Front, stat
     assert worker.get("lastFailure") == ("shot" if state is WorkerState.FAILED else None)
 
 
-@pytest.mark.parametrize(("query", "told"), [("", None), ("?customized=true", {"classes": 10})])
-async def test_handlers_own_description_is_shown_when_asked_for(front: Front, query: str, told: Any) -> None:
+@pytest.mark.parametrize(
+    ("query", "body", "told"),
+    [
+        pytest.param("", b'{"classes": 10}', None, id="not asked for"),
+        pytest.param("?customized=true", b'{"classes": 10}', {"classes": 10}, id="object"),
+        pytest.param("?customized=true", b"[1]", {}, id="no object"),
+        pytest.param("?customized=true", b"\xff", {}, id="no JSON"),
+        pytest.param("/1.0?customized=true", b'{"classes": 10}', {"classes": 10}, id="of a version"),
+    ],
+)
+async def test_handlers_own_description_is_shown_when_asked_for(
+    front: Front, query: str, body: bytes, told: Any
+) -> None:
+    front.engine.answer = lambda job: job.succeed(InferenceResponse(body))
     (described,) = (await front.ask("GET", f"/models/tiny{query}")).json
     assert described.get("customizedMetadata") == told
+    assert [job.request.verb for job in front.engine.jobs] == ([] if told is None else [Verb.DESCRIBE])
+    assert 'ts_inference_requests_total{model_name="tiny"' not in front.metrics.registry.render()
+
+
+async def test_handlers_description_is_not_wanted_any_more_when_its_client_leaves(front: Front) -> None:
+    came = asyncio.Event()
+    front.engine.answer = lambda job: came.set()
+    _, writer = await front.connect()
+    writer.write(b"GET /models/tiny?customized=true HTTP/1.1\r\nHost: x\r\n\r\n")
+    await came.wait()
+    (job,) = front.engine.jobs
+    writer.transport.abort()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(job.answer), 60)
+    assert not job.wanted
 
 
 async def test_layout_is_torchserves(front: Front) -> None:
@@ -109,6 +138,54 @@ async def test_scaling(front: Front, path: str, call: tuple[Any, ...], synchrono
     which = f", version: {call[1]}" if call[1] else ""
     done, begun = f"Workers scaled to {call[2]} for model: tiny{which}", "Processing worker updates..."
     assert (answer.status, answer.json["status"]) == ((200, done) if synchronous else (202, begun))
+
+
+ABSURD = [
+    "1000001",
+    "1000000000",
+    "9" * 5000,
+    "-9999999999",
+    "1e3",
+    "1_0",
+    "0x5",
+    "",
+    " ",
+    "1.0",
+    "\u0663",
+    "nan",
+    "None",
+]
+
+
+@pytest.mark.parametrize("text", ABSURD)
+@pytest.mark.parametrize(
+    ("method", "path", "name", "bound"),
+    [
+        ("PUT", "/models/tiny", "min_worker", "from 0 to 1000"),
+        ("PUT", "/models/tiny/2.0", "max_worker", "from 0 to 1000"),
+        ("GET", "/models", "limit", "at most 1000000"),
+        ("GET", "/models", "next_page_token", "at most 1000000"),
+    ],
+)
+async def test_absurd_number_is_refused_with_its_bound(
+    front: Front, method: str, path: str, name: str, bound: str, text: str
+) -> None:
+    """A million workers asked for stood the event loop still while their slots were made."""
+    answer = await front.ask(method, path, params={name: text})
+    assert (answer.status, front.manager.scaled) == (400, [])
+    assert name in answer.json["message"]
+    assert bound in answer.json["message"]
+
+
+@pytest.mark.parametrize("workers", [1001, 65536])
+async def test_more_workers_than_a_machine_can_have_are_refused(front: Front, workers: int) -> None:
+    answer = await front.ask("PUT", f"/models/tiny?min_worker={workers}")
+    assert (answer.status, "from 0 to 1000" in answer.json["message"]) == (400, True)
+
+
+async def test_number_given_twice_is_refused(front: Front) -> None:
+    answer = await front.ask("PUT", "/models/tiny?min_worker=1&min_worker=2")
+    assert (answer.status, "min_worker is given 2 times" in answer.json["message"]) == (400, True)
 
 
 @pytest.mark.parametrize(

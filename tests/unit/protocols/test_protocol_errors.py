@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from torchserve_lite import errors
-from torchserve_lite.protocols.errors import TABLE, reply_to
+from torchserve_lite.protocols.errors import TABLE, ErrorForm, reply_to
+
+TORCHSERVE, KSERVE = ErrorForm.TORCHSERVE, ErrorForm.KSERVE
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 
 EXAMPLES: dict[type[Exception], Exception] = {
     errors.BodyTooLarge: errors.BodyTooLarge(100),
+    errors.BodyTooSlow: errors.BodyTooSlow(100, 30.0),
     errors.RouteNotFound: errors.RouteNotFound(),
     errors.MethodNotAllowed: errors.MethodNotAllowed(("GET", "PUT")),
     errors.ModelNotFound: errors.ModelNotFound("m"),
@@ -24,6 +27,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.WorkerRestarting: errors.WorkerRestarting("m", "no such weights"),
     errors.ModelFailed: errors.ModelFailed("m", "no such weights"),
     errors.ModelLoading: errors.ModelLoading("m"),
+    errors.ShuttingDown: errors.ShuttingDown(),
     errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
     errors.HandlerError: errors.HandlerError("no such customer", 404),
     errors.WorkerDied: errors.WorkerDied("It was shot."),
@@ -36,9 +40,9 @@ def example(kind: type[Exception]) -> Exception:
     return EXAMPLES[kind] if kind in EXAMPLES else kind("the cause")
 
 
-def told(error: Exception, *, kserve: bool = False) -> tuple[int, dict[str, Any], dict[str, str]]:
-    reply = reply_to(error, kserve=kserve)
-    return reply.status, json.loads(reply.body), dict(reply.headers)
+def told(error: Exception, form: ErrorForm = TORCHSERVE) -> tuple[int, dict[str, Any], dict[str, str]]:
+    reply = reply_to(error, form)
+    return reply.status, json.loads(reply.json), dict(reply.headers)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -51,11 +55,11 @@ def test_table_holds_nothing_that_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("kserve", [False, True], ids=["torchserve", "kserve"])
-def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Exception], kserve: bool) -> None:
+@pytest.mark.parametrize("form", ErrorForm)
+def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Exception], form: ErrorForm) -> None:
     error = example(kind)
-    status, body, _ = told(error, kserve=kserve)
-    assert list(body) == ["code", "type", "message", *(["error"] if kserve else [])]
+    status, body, _ = told(error, form)
+    assert list(body) == ["code", "type", "message", *(["error"] if form is KSERVE else [])]
     assert body["code"] == status
     assert {body["message"], body.get("error", str(error))} == {str(error)}
 
@@ -88,16 +92,16 @@ def test_status_and_type_are_torchserves(error: Exception, status: int, kind: st
 
 
 @pytest.mark.parametrize(
-    ("error", "kserve", "status"),
+    ("error", "form", "status"),
     [
-        pytest.param(errors.PredictionFailed("Prediction failed"), False, 503, id="handler, torchserve route"),
-        pytest.param(errors.PredictionFailed("Prediction failed"), True, 500, id="handler, kserve route"),
-        pytest.param(errors.OutOfMemory("x"), True, 507, id="out of memory"),
-        pytest.param(errors.QueueFull("m", 1), True, 503, id="another pod may have room"),
+        pytest.param(errors.PredictionFailed("Prediction failed"), TORCHSERVE, 503, id="handler, torchserve route"),
+        pytest.param(errors.PredictionFailed("Prediction failed"), KSERVE, 500, id="handler, kserve route"),
+        pytest.param(errors.OutOfMemory("x"), KSERVE, 507, id="out of memory"),
+        pytest.param(errors.QueueFull("m", 1), KSERVE, 503, id="another pod may have room"),
     ],
 )
-def test_503_means_try_another_pod_on_kserve_routes(error: Exception, kserve: bool, status: int) -> None:
-    assert told(error, kserve=kserve)[0] == status
+def test_503_means_try_another_pod_on_kserve_routes(error: Exception, form: ErrorForm, status: int) -> None:
+    assert told(error, form)[0] == status
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if issubclass(kind, errors.Unavailable)])
@@ -115,7 +119,13 @@ def test_unexpected_error_tells_clients_nothing_of_the_inside() -> None:
 
 
 def test_body_is_laid_out_as_torchserves() -> None:
-    body = reply_to(errors.ModelNotFound("m\u00f6")).body
+    body = reply_to(errors.ModelNotFound("m\u00f6")).json
     assert body == (
         '{\n  "code": 404,\n  "type": "ModelNotFoundException",\n  "message": "Model not found: m\u00f6"\n}\n'.encode()
     )
+
+
+@pytest.mark.parametrize("text", ["\udcff", "a\ud800b", "ok \udc80"])
+def test_message_that_cannot_be_encoded_is_told_all_the_same(text: str) -> None:
+    status, body, _ = told(errors.BadRequest(text))
+    assert (status, body["message"]) == (400, text.encode(errors="replace").decode())

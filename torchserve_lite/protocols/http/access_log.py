@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -56,5 +57,9 @@ def _peer(request: web.Request) -> str:
 
 
 def _target(request: web.Request) -> str:
-    """The request target as it came, which aiohttp has checked to hold no line breaks; quotes would end the field."""
-    return request.raw_path.replace('"', "%22")
+    """The request target as it came, which aiohttp has checked to hold no line breaks. A quote would end the field, and
+    bytes that are no UTF-8 have no place in a log at all."""
+    target = request.raw_path
+    if not target.isascii():
+        target = "".join(c if c.isascii() else quote(c, errors="surrogateescape") for c in target)
+    return target.replace('"', "%22")

@@ -1,33 +1,47 @@
-"""The pieces of an HTTP exchange that all protocols share: reading a request, writing an answer."""
+"""The one exit of HTTP: an object for each listener that sends whatever a route answers."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
 import re
-from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import cast
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict
 
-from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.config.settings import HttpConfig
+from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import AnswerStream, Buffer
-from torchserve_lite.errors import BadRequest, MethodNotAllowed, ServingError
-from torchserve_lite.protocols.http.whole_response import WholeResponse, fits, one_line
+from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
+from torchserve_lite.protocols.errors import ErrorForm, reply_to
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http import raw_response
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
+from torchserve_lite.protocols.http.connections import Connection
+from torchserve_lite.protocols.http.raw_response import RawResponse, one_line
+from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
+from torchserve_lite.protocols.http.routing import Handler
+from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
-REQUEST_ID = web.RequestKey("x-request-id", str)
-_TIMEOUT = "X-Request-Timeout-Ms"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
-INFER_METHODS = ("POST", "PUT", "GET")
-READ = ("GET", "HEAD")
-COMPLETE: web.AppKey[Callable[[web.Request, web.StreamResponse], None]] = web.AppKey("complete")
-"""Puts on a response what every response carries; ``send`` needs it where the head goes out before the end."""
+_WITHOUT_A_BODY = (204, 304)
+_COMMON = {
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+    "Server": "torchserve-lite",
+}
 
 
 _random = random.Random(os.urandom(32))  # ids must differ, not be secret: a system call for each would cost more
@@ -39,108 +53,137 @@ def new_request_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
-def wire_headers(request: web.Request) -> Headers:
-    """All headers in the client's own spelling."""
-    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers])
+def json_answer(value: object, status: int = 200, *, indent: int | None = None) -> InferenceResponse:
+    """Content type exactly ``application/json``: KServe's SDK compares the whole string. ``indent`` for people: as
+    TorchServe lays its own answers out."""
+    text = json.dumps(value, indent=indent, ensure_ascii=indent is None) + ("\n" if indent else "")
+    return InferenceResponse(text.encode(errors="replace"), status, content_type=JSON)
 
 
-def media_type(request: web.Request) -> str:
-    """The content type without its parameters, as the client wrote it."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip()
+class Exchange:
+    """One for each listener: whatever a route answers, or raises, goes out here, with the headers, the figures and the
+    log line that all answers have in common."""
 
+    def __init__(self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog) -> None:
+        self.in_progress = 0  # requests whose answer has not been written yet
+        self._health = health
+        self._metrics = metrics
+        self._access_log = access_log
+        self._common = {**_COMMON, **config.cors}
+        self._common_lines = "".join(f"{name}: {value}\r\n" for name, value in self._common.items())
+        self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *(name.lower() for name in self._common)}
 
-def check_method(request: web.Request) -> None:
-    """A crawler's GET without a body, or a HEAD, must not run a model."""
-    method = request.method
-    if method in ("POST", "PUT") or (method == "GET" and (request.can_read_body or request.query_string)):
-        return
-    raise MethodNotAllowed(INFER_METHODS)
+    async def answer(self, request: web.Request, handler: Handler, form: ErrorForm) -> web.StreamResponse:
+        """One request, from the moment its head has been read until its answer has been written."""
+        response: web.StreamResponse
+        begun = perf_counter()
+        request[REQUEST_ID] = new_request_id()
+        self.in_progress += 1
+        cast(Connection, request.protocol).asked = True
+        try:
+            try:
+                check_target(request)
+                check_expectation(request)
+                answer = await handler(request)
+                if not 200 <= answer.status <= 599:
+                    raise ServingError(f"The handler set the status {answer.status}; an answer has 200 to 599.")
+            except Exception as error:
+                answer = self._refusal(request, error, form)
+            try:
+                response = await self._send(request, answer)
+            except ConnectionError:  # the client has gone, and nobody else has to hear of it
+                response = RawResponse(answer.status, keep_alive=False)
+            finally:
+                if answer.stream is not None:  # never begun, or left in the middle: its worker is free
+                    answer.stream.close()
+        finally:
+            self.in_progress -= 1
+        self._metrics.count_response(response.status)
+        self._access_log.add(request, response.status, perf_counter() - begun)
+        return response
 
+    def refuse(
+        self, request: web.BaseRequest, status: int, error: BaseException | None, message: str
+    ) -> web.StreamResponse:
+        """The answer to what did not come to a route: no HTTP, a target without a path, a failure of aiohttp."""
+        headers = CIMultiDict({**self._common, "Content-Type": JSON, "x-request-id": new_request_id()})
+        if status == 404 and request.method == "OPTIONS":
+            self._metrics.count_response(200)
+            return web.Response(headers=headers)
+        if status == 404:
+            reply = reply_to(RouteNotFound())
+        elif status == 400:
+            first_line = one_line(message.partition("\n")[0]).rstrip(":. ") or "it is malformed"
+            log.info("What %s sent is no HTTP request: %s", request.remote, first_line)
+            reply = reply_to(BadRequest(f"This is no HTTP request that can be read: {first_line}."))
+        else:
+            log.error("A request from %s failed unexpectedly", request.remote, exc_info=error)
+            reply = reply_to(RuntimeError())
+        self._metrics.count_response(reply.status)
+        return web.Response(body=reply.json, status=reply.status, headers=headers)
 
-def make_request(
-    request: web.Request,
-    *,
-    model: str,
-    version: str | None = None,
-    verb: Verb = Verb.PREDICT,
-    parts: Iterable[Part],
-    envelope: Envelope = Envelope.NONE,
-    more_headers: Headers = (),
-    tell_verb: bool = True,
-) -> InferenceRequest:
-    """An ``InferenceRequest`` with what every HTTP protocol takes from a request in the same way.
+    def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
+        if not isinstance(error, ServingError):
+            log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
+        reply = reply_to(error, form)
+        return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
-    ``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes.
-    """
-    told: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
-    return InferenceRequest(
-        request[REQUEST_ID],
-        model,
-        version,
-        verb,
-        tuple(parts),
-        (*wire_headers(request), *told, *more_headers),
-        envelope,
-        _timeout(request),
-        request.headers.get("traceparent", ""),
-    )
-
-
-def _timeout(request: web.Request) -> float | None:
-    text = request.headers.get(_TIMEOUT)
-    if text is None:
-        return None
-    try:
-        milliseconds = float(text)
-    except ValueError:
-        milliseconds = -1
-    if not 0 < milliseconds < float("inf"):
-        raise BadRequest(f"{_TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
-    return milliseconds / 1000
-
-
-async def send(request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
-    """The handler's answer: at once, or in chunks when the handler streams."""
-    if fits(request, answer):
-        return WholeResponse(answer)
-    headers, reason = _own_headers(answer), one_line(answer.reason) or None
-    if answer.stream is None:
-        return web.Response(body=answer.body, status=answer.status, reason=reason, headers=headers)
-    return await _send_chunks(
-        request, answer.body, answer.stream, web.StreamResponse(status=answer.status, reason=reason, headers=headers)
-    )
-
-
-async def _send_chunks(
-    request: web.Request, first: Buffer, stream: AnswerStream, response: web.StreamResponse
-) -> web.StreamResponse:
-    """A failure after the first chunk can only be told by ending the body without its end mark."""
-    response.enable_chunked_encoding()
-    request.app[COMPLETE](request, response)
-    try:
+    async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
+        unread = answer.status in (408, 413) or awaits_continue(request)  # the rest would be taken for a request
+        close = self._health.stopping or unread
+        headers = self._own_headers(answer)
+        connection = cast(Connection, request.protocol)
+        connection.written += len(answer.body)
+        if raw_response.fits(request, answer):
+            common = f"{self._common_lines}x-request-id: {request[REQUEST_ID]}\r\n"
+            return await raw_response.send(request, answer, headers, common, close=close)
+        headers += [*self._common.items(), ("x-request-id", request[REQUEST_ID])]
+        status, reason, fields = answer.status, one_line(answer.reason) or None, CIMultiDict(headers)
+        if answer.stream is not None and status not in _WITHOUT_A_BODY:
+            response = web.StreamResponse(status=status, reason=reason, headers=fields)
+            if close:
+                response.force_close()
+            await self._stream(request, response, answer.body, answer.stream)
+            return response
+        response = web.Response(body=answer.body, status=status, reason=reason, headers=fields)
+        if close:
+            response.force_close()
         await response.prepare(request)
-        if first:
-            await response.write(first)
-        async with stream as pieces:
-            async for piece in pieces:
-                await response.write(piece)
         await response.write_eof()
-    except ConnectionError:
-        log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
-    except ServingError as error:
-        log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+        return response
 
+    async def _stream(
+        self, request: web.Request, response: web.StreamResponse, first: Buffer, stream: AnswerStream
+    ) -> None:
+        """A failure after the first piece can only be told by ending the body without its end mark."""
+        connection = cast(Connection, request.protocol)
+        if request.version == HttpVersion11:
+            response.enable_chunked_encoding()  # a client of HTTP/1.0 reads until the connection is closed
+        try:
+            await response.prepare(request)
+            if first:
+                await response.write(first)
+            async with stream as pieces:
+                async for piece in pieces:
+                    if piece:
+                        connection.written += len(piece)
+                        await response.write(piece)
+            await response.write_eof()
+        except ConnectionError:
+            log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
+        except ServingError as error:
+            log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
+            if request.transport is not None:
+                request.transport.abort()
 
-def _own_headers(answer: InferenceResponse) -> dict[str, str]:
-    """The handler's, without those that belong to the connection and those that are no headers at all."""
-    headers = {
-        name: one_line(value)
-        for name, value in answer.headers
-        if _NAME.fullmatch(name) and name.lower() not in _OF_THE_CONNECTION
-    }
-    if answer.content_type and answer.status != 204:
-        headers["Content-Type"] = one_line(answer.content_type)
-    return headers
+    def _own_headers(self, answer: InferenceResponse) -> list[tuple[str, str]]:
+        """The answer's, without those that are ours or the connection's, and those that are no headers at all."""
+        headers = [
+            (name, one_line(value))
+            for name, value in answer.headers
+            if _NAME.fullmatch(name) and name.lower() not in self._not_of_the_handler
+        ]
+        if answer.content_type and answer.status not in _WITHOUT_A_BODY:
+            headers = [pair for pair in headers if pair[0].lower() != "content-type"]
+            headers.append(("Content-Type", one_line(answer.content_type)))
+        return headers

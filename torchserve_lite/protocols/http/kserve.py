@@ -1,26 +1,17 @@
-"""What KServe's two REST protocols have in common: their JSON answers and how they tell of readiness."""
+"""What KServe's two REST protocols have in common: how they tell of a model's readiness."""
 
 from __future__ import annotations
 
-import json
-
-from aiohttp import web
-
-from torchserve_lite.dataplane.local import DataPlane
-from torchserve_lite.errors import Unavailable
-from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.http.exchange import JSON
+from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.protocols.errors import ErrorForm, reply_to
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.exchange import json_answer
 
 
-def json_answer(value: object, status: int = 200) -> web.Response:
-    """Content type exactly ``application/json``: KServe's SDK compares the whole string."""
-    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": JSON})
-
-
-def readiness(plane: DataPlane, name: str, version: str | None = None) -> web.Response:
+async def readiness(health: Health, name: str, version: str | None = None) -> InferenceResponse:
     """503 while the model cannot answer, because a Kubernetes probe sees the status only."""
-    try:
-        plane.check_ready(name, version)
-    except Unavailable as cause:
-        return json_answer({"name": name, "ready": False, **reply_to(cause, kserve=True).told}, 503)
-    return json_answer({"name": name, "ready": True})
+    found = await health.model(name, version)
+    cause = found.server or found.models.get(name)
+    if cause is None:
+        return json_answer({"name": name, "ready": True})
+    return json_answer({"name": name, "ready": False, **reply_to(cause, ErrorForm.KSERVE).body}, 503)

@@ -8,59 +8,70 @@ from __future__ import annotations
 from aiohttp import web
 
 from torchserve_lite import __version__
-from torchserve_lite.core.requests import Envelope, Part, Verb
-from torchserve_lite.dataplane.local import DataPlane
+from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.http.exchange import JSON, READ, check_method, make_request, send
-from torchserve_lite.protocols.http.kserve import json_answer, readiness
-from torchserve_lite.protocols.http.routing import ANY, RouteTable
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.exchange import JSON, json_answer
+from torchserve_lite.protocols.http.kserve import readiness
+from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, check_method, make_request
+from torchserve_lite.protocols.http.routing import RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 
 class KServeV2Routes:
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
         self._plane = plane
+        self._health = health
+        self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/v2", self.server)
-        table.add(READ, "/v2/", self.server)
-        table.add(READ, "/v2/health/live", self.live)
-        table.add(READ, "/v2/health/ready", self.ready)
-        table.add(READ, "/v2/models", self.models)
+        group = table.group(ErrorForm.KSERVE)
+        group.add(READ, "/v2", self.server)
+        group.add(READ, "/v2/", self.server)
+        group.add(READ, "/v2/health/live", self.live)
+        group.add(READ, "/v2/health/ready", self.ready)
+        group.add(READ, "/v2/models", self.models)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            table.add(READ, model, self.metadata)
-            table.add(READ, f"{model}/ready", self.model_ready)
-            table.add(ANY, f"{model}/{{verb:infer|explain}}", self.infer)
+            group.add(READ, model, self.metadata)
+            group.add(READ, f"{model}/ready", self.model_ready)
+            group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer)
+        group.add_unknown("/v2/{path:.*}")
 
-    async def server(self, request: web.Request) -> web.Response:
+    async def server(self, request: web.Request) -> InferenceResponse:
         return json_answer({"name": "torchserve-lite", "version": __version__, "extensions": []})
 
-    async def live(self, request: web.Request) -> web.Response:
+    async def live(self, request: web.Request) -> InferenceResponse:
         return json_answer({"live": True})
 
-    async def ready(self, request: web.Request) -> web.Response:
-        ready = self._plane.all_ready()
-        return json_answer({"ready": ready}, 200 if ready else 503)
+    async def ready(self, request: web.Request) -> InferenceResponse:
+        found = await self._health.server()
+        return json_answer({"ready": found.ready, **found.causes}, 200 if found.ready else 503)
 
-    async def models(self, request: web.Request) -> web.Response:
-        return json_answer({"models": self._plane.names()})
+    async def models(self, request: web.Request) -> InferenceResponse:
+        return json_answer({"models": [model.name for model in await self._plane.models()]})
 
-    async def metadata(self, request: web.Request) -> web.Response:
+    async def metadata(self, request: web.Request) -> InferenceResponse:
         """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
         name, version = _model(request)
-        self._plane.spec(name, version)
-        versions = self._plane.versions(name) if version is None else [version]
+        await self._plane.check_known(name, version)
+        if version is None:
+            versions = next((model.versions for model in await self._plane.models() if model.name == name), ())
+        else:
+            versions = (version,)
         return json_answer({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
 
-    async def model_ready(self, request: web.Request) -> web.Response:
-        return readiness(self._plane, *_model(request))
+    async def model_ready(self, request: web.Request) -> InferenceResponse:
+        return await readiness(self._health, *_model(request))
 
-    async def infer(self, request: web.Request) -> web.StreamResponse:
+    async def infer(self, request: web.Request) -> InferenceResponse:
         check_method(request)
         name, version = _model(request)
-        self._plane.spec(name, version)
+        await self._plane.check_known(name, version)
         if _BINARY in request.headers:
             raise BadRequest(f"Binary tensors ({_BINARY}) are not understood by this version: send the data as JSON.")
         question = make_request(
@@ -68,10 +79,10 @@ class KServeV2Routes:
             model=name,
             version=version,
             verb=_VERBS[request.match_info["verb"]],
-            parts=(Part("body", await request.read(), JSON),),
+            parts=(Part("body", await self._bodies.read(request), JSON),),
             envelope=Envelope.KSERVE_V2,
         )
-        return await send(request, await self._plane.infer(question))
+        return await self._plane.infer(question)
 
 
 def _model(request: web.Request) -> tuple[str, str | None]:

@@ -1,41 +1,37 @@
-"""The HTTP listeners: which routes stand on which address, and what every exchange has in common."""
+"""The HTTP listeners: which routes stand on which address, and how they stop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from time import perf_counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import Address, HttpConfig
-from torchserve_lite.dataplane.local import DataPlane
-from torchserve_lite.errors import BodyTooLarge, ConfigurationError, ServingError
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.manager import ModelManager
-from torchserve_lite.protocols.errors import reply_to
+from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
-from torchserve_lite.protocols.http.exchange import COMPLETE, JSON, REQUEST_ID, new_request_id
+from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.connections import Connection, SlowReaders, stop_accepting
+from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
-from torchserve_lite.protocols.http.routing import Handler, Routes, RouteTable
+from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
-from torchserve_lite.protocols.http.whole_response import WholeResponse
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75.0  # longer than the 60 s of the proxies before us, or they meet a closing connection
-_LINGER = 1.0  # seconds in which clients on open connections are told to close them before we do
-_COMMON = {
-    "Pragma": "no-cache",
-    "Cache-Control": "no-cache; no-store, must-revalidate, private",
-    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
-    "Server": "torchserve-lite",
-}
+_BACKLOG = 2048
+_LOOK_AGAIN = 0.02  # seconds between two looks at what is still to be answered
 
 
 class HttpFrontEnd:
@@ -54,23 +50,50 @@ class HttpFrontEnd:
         self._manager = manager
         self._metrics = metrics
         self._access_log = access_log
-        self._headers = CIMultiDict({**_COMMON, **config.cors})
-        self._header_lines = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items())
-        self._draining = False
+        self._health = Health(plane)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[HttpFrontEnd]:
-        """Entered: all sockets are open. Left: no new connections, and requests in flight have been answered."""
-        runners = [await self._listen(address, roles) for address, roles in self._listeners().items()]
-        try:
-            yield self
-        finally:
-            self._draining = True
-            await asyncio.gather(*(site.stop() for runner in runners for site in list(runner.sites)))
-            await self._let_clients_go(runners)
-            await asyncio.gather(*(runner.cleanup() for runner in runners))
-            self._access_log.flush()
+        """Entered: all sockets are open. Left: no new connections, and requests that had begun have been answered."""
+        async with AsyncExitStack() as stack:
+            listeners = [
+                await stack.enter_async_context(self._listening(address, roles))
+                for address, roles in self._listeners().items()
+            ]
+            # No TaskGroup: it would wrap whatever is raised while the server runs
+            watching = asyncio.create_task(SlowReaders(self._config).watch(lambda: _connections(listeners)))
+            try:
+                yield self
+            finally:
+                await self._stop(listeners)
+                watching.cancel()
+                self._access_log.flush()
+
+    async def _stop(self, listeners: Sequence[Listener]) -> None:
+        """Not ready any more; still accepting, while load balancers learn of it; then no new connections, and what has
+        begun is finished; all within ``shutdown_grace``, after which connections are cut.
+
+        A client that connected and has sent nothing yet gets the linger time once more. Neither aiohttp nor asyncio
+        tells when the last exchange or connection ends, so both are looked at again and again.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._config.shutdown_grace
+        self._health.stopping = True
+        await asyncio.sleep(min(self._config.shutdown_linger, self._config.shutdown_grace))
+        for listener in listeners:
+            await stop_accepting(listener.socket, listener.connect)
+        silent_until = min(deadline, loop.time() + self._config.shutdown_linger)
+        while loop.time() < deadline:
+            connections = _connections(listeners)
+            unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in connections)
+            silent = loop.time() < silent_until and not all(c.asked for c in connections)
+            if not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners):
+                return
+            await asyncio.sleep(_LOOK_AGAIN)
+        for connection in _connections(listeners):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     def _listeners(self) -> Mapping[Address, list[str]]:
         """Roles by address: equal addresses are one listener, as in the KServe set-up."""
@@ -82,101 +105,86 @@ class HttpFrontEnd:
             roles.setdefault(config.metrics, []).append("metrics")
         return roles
 
-    async def _listen(self, address: Address, roles: list[str]) -> web.AppRunner:
-        app = web.Application(client_max_size=self._config.max_request_size)
-        app[COMPLETE] = self._complete
-        table = RouteTable(self._exchange)
+    @asynccontextmanager
+    async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
+        exchange = Exchange(self._config, self._health, self._metrics, self._access_log)
+        app = web.Application()
+        table = RouteTable(exchange.answer)
         for routes in self._routes(roles):
             routes.add_to(table)
         table.fill(app)
         runner = web.AppRunner(
             app,
-            access_log=None,
             handler_cancellation=True,  # a client that goes away cancels its request
-            auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
-            keepalive_timeout=_KEEP_ALIVE,
-            shutdown_timeout=self._config.shutdown_grace,
+            shutdown_timeout=_LOOK_AGAIN,  # by then, whoever was to be waited for has been
         )
-        await runner.setup()
-        site = _site(runner, address)
-        try:
-            await site.start()
-        except OSError as fault:
-            await runner.cleanup()
-            raise ConfigurationError(
-                f"{roles[0]}_address={address} cannot be used: {fault.strerror or fault}"
-            ) from fault
-        for role in roles:
-            self.addresses[role] = _real_address(runner, address)
-        return runner
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(runner.cleanup)
+            await runner.setup()
+            connect = self._connector(runner, exchange)
+            socket = await _open_socket(address, roles[0], connect)
+            stack.callback(socket.close)
+            for role in roles:
+                self.addresses[role] = _real_address(socket, address)
+            yield Listener(runner, socket, exchange, connect)
+
+    def _connector(self, runner: web.AppRunner, exchange: Exchange) -> Callable[[], Connection]:
+        loop = asyncio.get_running_loop()
+        server = runner.server
+        assert server is not None
+
+        def connect() -> Connection:
+            return Connection(
+                server,
+                exchange.refuse,
+                loop=loop,
+                access_log=None,
+                auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
+                keepalive_timeout=_KEEP_ALIVE,
+            )
+
+        return connect
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
         if "inference" in roles:
-            inference = TorchServeRoutes(self._plane, self._config.max_request_size)
-            routes += [inference, KServeV1Routes(self._plane), KServeV2Routes(self._plane)]
+            shared = (self._plane, self._health, Bodies(self._config))
+            routes += [TorchServeRoutes(*shared), KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
-            routes.append(ManagementRoutes(self._manager))
+            routes.append(ManagementRoutes(self._manager, self._plane))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
         return routes
 
-    async def _exchange(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """One request: its id, its answer or the error that stands for it, the common headers, figures and log."""
-        begun = perf_counter()
-        request[REQUEST_ID] = new_request_id()
-        try:
-            response = await handler(request)
-        except Exception as error:
-            response = self._error_response(request, error)
-        if not response.prepared:
-            self._complete(request, response)
-        self._metrics.count_response(response.status)
-        self._access_log.add(request, response.status, perf_counter() - begun)
-        return response
 
-    def _complete(self, request: web.Request, response: web.StreamResponse) -> None:
-        if isinstance(response, WholeResponse):
-            response.common = f"{self._header_lines}x-request-id: {request[REQUEST_ID]}\r\n"
-        else:
-            response.headers.update(self._headers)
-            response.headers["x-request-id"] = request[REQUEST_ID]
-        if self._draining:
-            response.force_close()
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One address that is listened on."""
 
-    def _error_response(self, request: web.Request, error: Exception) -> web.Response:
-        error = self._translated(error)
-        if not isinstance(error, ServingError):
-            log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
-        reply = reply_to(error, kserve=request.path.startswith(("/v1/", "/v2")))
-        headers = {"Content-Type": JSON, **dict(reply.headers)}
-        return web.Response(body=reply.body, status=reply.status, headers=headers)
-
-    def _translated(self, error: Exception) -> Exception:
-        """aiohttp's own refusal as ours."""
-        if isinstance(error, web.HTTPRequestEntityTooLarge):
-            return BodyTooLarge(self._config.max_request_size)
-        return error
-
-    async def _let_clients_go(self, runners: list[web.AppRunner]) -> None:
-        """Nobody is let in any more, and answers carry ``Connection: close``. Clients that send something within the
-        linger time leave by themselves, instead of meeting a connection that is reset under their next request."""
-        deadline = asyncio.get_running_loop().time() + _LINGER
-        while asyncio.get_running_loop().time() < deadline:
-            if not any(runner.server is not None and runner.server.connections for runner in runners):
-                return
-            await asyncio.sleep(_LINGER / 20)
+    runner: web.AppRunner
+    socket: asyncio.Server
+    exchange: Exchange
+    connect: Callable[[], Connection]
 
 
-def _site(runner: web.AppRunner, address: Address) -> web.BaseSite:
-    if address.path:
-        return web.UnixSite(runner, address.path)
-    return web.TCPSite(runner, address.host, address.port, backlog=2048)
+async def _open_socket(address: Address, role: str, connect: Callable[[], Connection]) -> asyncio.Server:
+    """Not aiohttp's sites, because these connections are ours."""
+    loop = asyncio.get_running_loop()
+    try:
+        if address.path:
+            return await loop.create_unix_server(connect, address.path, backlog=_BACKLOG)
+        return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
 
 
-def _real_address(runner: web.AppRunner, address: Address) -> str:
+def _connections(listeners: Iterable[Listener]) -> list[Connection]:
+    servers = [listener.runner.server for listener in listeners]
+    return [cast(Connection, c) for server in servers if server is not None for c in server.connections]
+
+
+def _real_address(socket: asyncio.Server, address: Address) -> str:
     """With the port that the system chose, when 0 was asked for."""
     if address.path:
         return str(address)
-    port = runner.addresses[-1][1]
-    return str(Address(address.host, port))
+    return str(Address(address.host, socket.sockets[0].getsockname()[1]))

@@ -3,62 +3,79 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from aiohttp import web
 
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
-from torchserve_lite.protocols.http.exchange import JSON, READ
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.http.exchange import json_answer
+from torchserve_lite.protocols.http.requests import READ, REQUEST_ID
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
 
 _DEFAULT_PAGE = 100
+_MOST_MODELS = 1_000_000  # that a list can be paged through
+_MOST_WORKERS = 1000  # of one model; each is a process
 
 
 class ManagementRoutes:
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, plane: DataPlane) -> None:
         self._manager = manager
+        self._plane = plane
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/models", self.list_models)
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(READ, "/models", self.list_models)
         for path in ("/models/{model}", "/models/{model}/{version}"):
-            table.add(READ, path, self.describe)
-            table.add("PUT", path, self.scale)
+            group.add(READ, path, self.describe)
+            group.add("PUT", path, self.scale)
 
-    async def list_models(self, request: web.Request) -> web.Response:
-        limit = _whole_number(request, "limit", _DEFAULT_PAGE)
-        start = max(0, _whole_number(request, "next_page_token", 0))
+    async def list_models(self, request: web.Request) -> InferenceResponse:
+        limit = _whole_number(request, "limit", _DEFAULT_PAGE, most=_MOST_MODELS)
+        start = max(0, _whole_number(request, "next_page_token", 0, most=_MOST_MODELS))
         limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
         models = self._manager.list_models()
         page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
         page["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
-        return _json(page)
+        return json_answer(page, indent=2)
 
-    async def describe(self, request: web.Request) -> web.Response:
-        version = request.match_info.get("version")
-        customized = request.query.get("customized", "").lower() == "true"
-        described = await self._manager.describe(request.match_info["model"], version, customized=customized)
-        return _json([description_json(description) for description in described])
+    async def describe(self, request: web.Request) -> InferenceResponse:
+        name, version = request.match_info["model"], request.match_info.get("version")
+        described = [description_json(found) for found in await self._manager.describe(name, version)]
+        if request.query.get("customized", "").lower() == "true" and version != "all":
+            described[0]["customizedMetadata"] = await self._ask_handler(request, name, version)
+        return json_answer(described, indent=2)
 
-    async def scale(self, request: web.Request) -> web.Response:
+    async def _ask_handler(self, request: web.Request, name: str, version: str | None) -> dict[str, Any]:
+        """The handler's own description; ``{}`` when it gives none."""
+        question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, (), (("describe", "True"),))
+        try:
+            answer = json.loads((await self._plane.infer(question)).body)
+        except ValueError:
+            return {}
+        return answer if isinstance(answer, dict) else {}
+
+    async def scale(self, request: web.Request) -> InferenceResponse:
         name, version = (
             request.match_info["model"],
             request.match_info.get("version") or request.query.get("model_version"),
         )
-        low = _whole_number(request, "min_worker", 1)
-        high = _whole_number(request, "max_worker", low)
-        if min(low, high) < 0:
-            raise BadRequest(f"min_worker={low} and max_worker={high}: a number of workers cannot be negative.")
+        low = _whole_number(request, "min_worker", 1, least=0, most=_MOST_WORKERS)
+        high = _whole_number(request, "max_worker", low, least=0, most=_MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
             self._manager.scale_in_background(name, version, low, high)
-            return _status("Processing worker updates...", 202)
+            return json_answer({"status": "Processing worker updates..."}, 202, indent=2)
         workers = await self._manager.scale(name, version, low, high)
         which = f", version: {version}" if version else ""
-        return _status(f"Workers scaled to {workers} for model: {name}{which}")
+        return json_answer({"status": f"Workers scaled to {workers} for model: {name}{which}"}, indent=2)
 
 
 class MetricsRoutes:
@@ -66,11 +83,12 @@ class MetricsRoutes:
         self._metrics = metrics
 
     def add_to(self, table: RouteTable) -> None:
-        table.add(READ, "/metrics", self.show)
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(READ, "/metrics", self.show)
 
-    async def show(self, request: web.Request) -> web.Response:
+    async def show(self, request: web.Request) -> InferenceResponse:
         text = self._metrics.registry.render(request.query.getall("name[]", ()))
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+        return InferenceResponse(text.encode(), content_type=CONTENT_TYPE)
 
 
 def description_json(described: ModelDescription) -> dict[str, Any]:
@@ -107,7 +125,6 @@ def description_json(described: ModelDescription) -> dict[str, Any]:
             "remainingCapacity": status.queue_size - status.queued,
             "pendingRequests": status.queued,
         },
-        **({"customizedMetadata": described.customized} if described.customized is not None else {}),
     }
 
 
@@ -132,20 +149,17 @@ def _whole(seconds: float) -> int | float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-def _whole_number(request: web.Request, name: str, default: int) -> int:
-    text = request.query.get(name)
-    if text is None:
+def _whole_number(request: web.Request, name: str, default: int, *, most: int, least: int | None = None) -> int:
+    """``least`` None: what is too small means the default or the beginning, as in TorchServe."""
+    given = request.query.getall(name, [])
+    if not given:
         return default
-    try:
-        return int(text)
-    except ValueError:
-        raise BadRequest(f"{name} is {text!r}; it must be a whole number.") from None
-
-
-def _status(text: str, status: int = 200) -> web.Response:
-    return _json({"status": text}, status)
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    body = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    return web.Response(body=body.encode(), status=status, headers={"Content-Type": JSON})
+    bounds = f"at most {most}" if least is None else f"from {least} to {most}"
+    if len(given) > 1:
+        raise BadRequest(f"{name} is given {len(given)} times; give it once, a whole number {bounds}.")
+    if not re.fullmatch(r"-?[0-9]{1,9}", given[0]):
+        raise BadRequest(f"{name} is {given[0][:80]!r}; it must be a whole number {bounds}.")
+    number = int(given[0])
+    if number > most or (least is not None and number < least):
+        raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
+    return number

@@ -1,0 +1,59 @@
+"""The seam that protocols see: five verbs over the models that are served, wherever they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
+from torchserve_lite.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """What keeps requests from being answered: ``models`` has a cause for each model that is not ready, ``server``
+    one that concerns them all."""
+
+    models: Mapping[str, ServingError] = field(default_factory=dict)
+    server: ServingError | None = None
+
+    @property
+    def ready(self) -> bool:
+        return not self.models and self.server is None
+
+    @property
+    def causes(self) -> dict[str, object]:
+        """For the answer of a health route: fields that are there only when there is something to say."""
+        causes: dict[str, object] = {} if self.server is None else {"reason": str(self.server)}
+        if self.models:
+            causes["models"] = {name: str(error) for name, error in self.models.items()}
+        return causes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSummary:
+    """A model and its versions, in the order in which they were registered."""
+
+    name: str
+    versions: tuple[str, ...]
+    loaded_at_startup: bool
+
+
+class DataPlane(Protocol):
+    """Local today; a front process of its own would have one that sends the same verbs over a socket."""
+
+    async def infer(self, request: InferenceRequest) -> InferenceResponse:
+        """Any ServingError of the way comes out of here; cancelling the call takes the job out of the queue."""
+
+    async def check_known(self, name: str, version: str | None) -> None:
+        """Raises ModelNotFound, ModelVersionNotFound or, for a model that could not be registered, ModelFailed."""
+
+    async def readiness(self, name: str, version: str | None) -> Readiness:
+        """Whether requests to this model can be answered; raises what ``check_known`` raises for an unknown one."""
+
+    async def models(self) -> Sequence[ModelSummary]:
+        """All models, by name."""
+
+    async def server_ready(self) -> Readiness:
+        """Ready when every model has all its workers. One that was scaled to 0 on purpose has."""

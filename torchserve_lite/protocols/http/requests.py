@@ -1,0 +1,91 @@
+"""What every HTTP protocol takes from a request in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, Part, Verb
+from torchserve_lite.errors import BadRequest, MethodNotAllowed
+
+INFER_METHODS = ("POST", "PUT", "GET")
+READ = ("GET", "HEAD")
+REQUEST_ID = web.RequestKey("x-request-id", str)
+_TIMEOUT = "X-Request-Timeout-Ms"
+
+
+def wire_headers(request: web.Request) -> Headers:
+    """All headers in the client's own spelling."""
+    return tuple([(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.raw_headers])
+
+
+def header(request: web.Request, name: str) -> str:
+    """A header's text, empty when it is absent. aiohttp smuggles bytes that are no UTF-8 through as surrogates, which
+    nothing can encode again: such a text is read as Latin-1, as in ``wire_headers``."""
+    value = request.headers.get(name, "")
+    return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def media_type(request: web.Request) -> str:
+    """The content type without its parameters, as the client wrote it."""
+    return header(request, "Content-Type").partition(";")[0].strip()
+
+
+def check_target(request: web.Request) -> None:
+    """Model names, versions and query arguments come from here, and must be text that can be encoded again."""
+    target = request.raw_path
+    if not target.isascii():
+        try:
+            target.encode()
+        except UnicodeEncodeError:
+            raise BadRequest(
+                "The request target has bytes that are no UTF-8: percent-encode what is not ASCII in path and query."
+            ) from None
+
+
+def check_method(request: web.Request) -> None:
+    """A crawler's GET without a body, or a HEAD, must not run a model."""
+    method = request.method
+    if method in ("POST", "PUT") or (method == "GET" and (request.can_read_body or request.query_string)):
+        return
+    raise MethodNotAllowed(INFER_METHODS)
+
+
+def make_request(
+    request: web.Request,
+    *,
+    model: str,
+    version: str | None = None,
+    verb: Verb = Verb.PREDICT,
+    parts: Iterable[Part],
+    envelope: Envelope = Envelope.NONE,
+    more_headers: Headers = (),
+    tell_verb: bool = True,
+) -> InferenceRequest:
+    """``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes."""
+    verb_header: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
+    return InferenceRequest(
+        request[REQUEST_ID],
+        model,
+        version,
+        verb,
+        tuple(parts),
+        (*wire_headers(request), *verb_header, *more_headers),
+        envelope,
+        _timeout(request),
+        header(request, "traceparent"),
+    )
+
+
+def _timeout(request: web.Request) -> float | None:
+    if _TIMEOUT not in request.headers:
+        return None
+    text = header(request, _TIMEOUT)
+    try:
+        milliseconds = float(text) if text.isascii() and "_" not in text else -1
+    except ValueError:
+        milliseconds = -1
+    if not 0 < milliseconds < float("inf"):
+        raise BadRequest(f"{_TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
+    return milliseconds / 1000
