@@ -102,12 +102,12 @@ class Conflict(ServingError):
 
 
 class InvalidArchive(ServingError):
-    """``archive`` names the file, ``fault`` says what is wrong with it and how to mend it."""
+    """``archive`` names the file, ``problem`` says what is wrong with it and how to mend it."""
 
-    def __init__(self, archive: str, fault: str) -> None:
-        super().__init__(f"{archive}: {fault}")
+    def __init__(self, archive: str, problem: str) -> None:
+        super().__init__(f"{archive}: {problem}")
         self.archive = archive
-        self.fault = fault
+        self.problem = problem
 
 
 class Unavailable(ServingError):

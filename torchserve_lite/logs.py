@@ -72,8 +72,8 @@ def _file(folder: Path | None, name: str) -> logging.Handler | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return RotatingFileHandler(folder / name, maxBytes=_FILE_SIZE, backupCount=_FILES_KEPT)
-    except OSError as fault:
-        log.warning("No log file %s: %s. Set LOG_LOCATION to a folder that can be written.", folder / name, fault)
+    except OSError as error:
+        log.warning("No log file %s: %s. Set LOG_LOCATION to a folder that can be written.", folder / name, error)
         return None
 
 
@@ -81,9 +81,9 @@ class _MalformedRequests(logging.Filter):
     """A client that does not speak HTTP is worth a line, not an error with aiohttp's traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        fault = record.exc_info[1] if record.exc_info else None
-        if isinstance(fault, HttpProcessingError):
-            record.msg, record.args = f"{record.getMessage()}: {fault.message.splitlines()[0]}", ()
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.msg, record.args = f"{record.getMessage()}: {error.message.splitlines()[0]}", ()
             record.exc_info, record.levelno, record.levelname = None, logging.WARNING, "WARNING"
         return True
 

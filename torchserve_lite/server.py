@@ -32,7 +32,7 @@ from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone
 from torchserve_lite.logs import access_lines, logging_to
-from torchserve_lite.management.manager import Homes, ModelManager
+from torchserve_lite.management.manager import ModelManager, UnpackedModels
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -89,13 +89,13 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
         metrics = ServerMetrics(config.metrics)
-        homes = Homes()
-        stack.callback(homes.close)
+        unpacked = UnpackedModels()
+        stack.callback(unpacked.close)
         devices = Devices(_gpus(config.workers))
         engine = await stack.enter_async_context(
             LocalEngine(
                 config.workers,
-                homes.locate,
+                unpacked.locate,
                 devices,
                 cores=usable_cores(),
                 share_threads=config.workers.share_threads,
@@ -107,7 +107,7 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
             engine,
             ModelStore(folder=config.models.store, scratch=scratch),
             ModelRegistry(),
-            homes,
+            unpacked,
             config.workers,
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
             environments=_environments_folder(),

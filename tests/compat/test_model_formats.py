@@ -367,7 +367,7 @@ def test_missing_package_is_named_with_its_installation(
     monkeypatch.delitem(sys.modules, "ts.torch_handler.onnx_session", raising=False)
     with pytest.raises(ModelNotLoadable, match=f"needs {package}, which is not installed") as failure:
         loaded(folder, file, model_file)
-    assert "pip install 'torchserve-lite[" in explain_failure(failure.value).fault
+    assert "pip install 'torchserve-lite[" in explain_failure(failure.value).cause
 
 
 @pytest.mark.parametrize(

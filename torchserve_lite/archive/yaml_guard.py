@@ -34,7 +34,7 @@ def read_yaml(data: bytes) -> Any:
         raise ArchiveError(f"is not valid YAML: {problem}{_at(getattr(error, 'problem_mark', None))}") from error
     except ArchiveError:
         raise
-    except Exception as error:  # PyYAML has no list of what else it may raise, and the fault is the file's in any case
+    except Exception as error:  # PyYAML has no list of what else it may raise; the file is wrong in any case
         raise ArchiveError(f"cannot be read: {type(error).__name__}: {error}") from error
 
 

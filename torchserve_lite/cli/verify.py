@@ -59,9 +59,9 @@ async def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _serving_only(file: Path) -> Config:
-    from torchserve_lite.config.settings import Config, ModelsConfig, StartupModel, WorkerConfig
+    from torchserve_lite.config.settings import Config, ModelsConfig, ServingOptions, WorkerConfig
 
-    model = StartupModel(url=file.name, min_workers=1, max_workers=1)
+    model = ServingOptions(url=file.name, min_workers=1, max_workers=1)
     return Config(
         models=ModelsConfig(store=file.parent, startup=(model,)), workers=WorkerConfig(install_dependencies=True)
     )

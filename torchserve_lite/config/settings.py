@@ -62,7 +62,7 @@ class WorkerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartupModel:
+class ServingOptions:
     """A model to load at start. None means: the archive's own value, or the default.
 
     ``batch_delay`` and the timeouts are seconds.
@@ -89,8 +89,8 @@ class ModelsConfig:
 
     store: Path | None = None
     load_all: bool = False
-    startup: tuple[StartupModel, ...] = ()
-    overrides: Mapping[tuple[str, str], StartupModel] = field(default_factory=dict)
+    startup: tuple[ServingOptions, ...] = ()
+    overrides: Mapping[tuple[str, str], ServingOptions] = field(default_factory=dict)
     enable_model_api: bool = False
     watch: bool = False  # reload a model when its archive or folder in the store changes
 

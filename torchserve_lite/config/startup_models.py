@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchserve_lite.config.settings import StartupModel
+from torchserve_lite.config.settings import ServingOptions
 from torchserve_lite.config.values import Unacceptable
 
 _PLACEHOLDER = re.compile(r"<[^<>]*>")
@@ -19,7 +19,7 @@ class StartupList:
     """The models named by ``load_models`` or ``model_snapshot``; ``load_all``: whatever is in the model store."""
 
     load_all: bool = False
-    models: tuple[StartupModel, ...] = ()
+    models: tuple[ServingOptions, ...] = ()
 
 
 def parse_load_models(value: str) -> StartupList:
@@ -30,20 +30,20 @@ def parse_load_models(value: str) -> StartupList:
     return StartupList(models=tuple(_named_file(entry) for entry in entries if entry))
 
 
-def _named_file(entry: str) -> StartupModel:
+def _named_file(entry: str) -> ServingOptions:
     name, equals, url = (piece.strip() for piece in entry.partition("="))
     if not equals or "://" in name:  # the equals sign of a URL's query names nothing
-        return StartupModel(url=entry)
+        return ServingOptions(url=entry)
     if not name or not url:
         raise Unacceptable(f'expected file or name=file, comma separated, and not "{entry}"')
-    return StartupModel(url=url, name=name)
+    return ServingOptions(url=url, name=name)
 
 
-def parse_models(value: str) -> Mapping[tuple[str, str], StartupModel]:
+def parse_models(value: str) -> Mapping[tuple[str, str], ServingOptions]:
     """The ``models`` key: per (name, version) what shall hold instead of the defaults. Values up to 0 mean nothing."""
     models = _json_object(value)
     return {
-        (name, version): StartupModel(url="", name=name, version=version, **_overrides(where, fields))
+        (name, version): ServingOptions(url="", name=name, version=version, **_overrides(where, fields))
         for name, version, where, fields in _versions(models)
     }
 
@@ -64,11 +64,11 @@ def _is_empty(snapshot: Mapping[str, Any]) -> bool:
     return count is not None and count <= 0
 
 
-def _snapshot_models(models: Mapping[str, Any]) -> Iterator[StartupModel]:
+def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
     for name, version, where, fields in _versions(models):
         url = str(fields.get("marName") or f"{name}.mar")
         _refuse_placeholders(name, url)
-        yield StartupModel(
+        yield ServingOptions(
             url=url,
             name=name,
             version=version,
@@ -119,7 +119,7 @@ def _versions(models: Mapping[str, Any]) -> Iterator[tuple[str, str, str, dict[s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Number:
-    """Where a JSON number goes in ``StartupModel``, and what it counts."""
+    """Where a JSON number goes in ``ServingOptions``, and what it counts."""
 
     attribute: str
     unit: float = 1  # 1: a count; otherwise seconds

@@ -13,7 +13,7 @@ import psutil
 
 from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
+from torchserve_lite.config.settings import ModelsConfig, ServingOptions, WorkerConfig
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
@@ -36,30 +36,30 @@ class ModelDescription:
     memory: Sequence[int]
 
 
-class Homes:
+class UnpackedModels:
     """Where each served version lies unpacked on this machine, and what runs it."""
 
     def __init__(self) -> None:
-        self._homes: dict[tuple[ModelKey, int], tuple[Archive, Environment | None]] = {}
+        self._unpacked: dict[tuple[ModelKey, int], tuple[Archive, Environment | None]] = {}
 
     def add(self, spec: ModelSpec, archive: Archive, environment: Environment | None) -> None:
-        self._homes[spec.key, spec.generation] = (archive, environment)
+        self._unpacked[spec.key, spec.generation] = (archive, environment)
 
     def remove(self, spec: ModelSpec) -> None:
         """Of a generation that has no workers any more."""
-        archive, _ = self._homes.pop((spec.key, spec.generation))
+        archive, _ = self._unpacked.pop((spec.key, spec.generation))
         archive.close()
 
     def locate(self, spec: ModelSpec) -> ModelFiles:
-        archive, environment = self._homes[spec.key, spec.generation]
+        archive, environment = self._unpacked[spec.key, spec.generation]
         if environment is None:
             return ModelFiles(str(archive.path))
         return ModelFiles(str(archive.path), environment.python, environment.python_path)
 
     def close(self) -> None:
-        for archive, _ in self._homes.values():
+        for archive, _ in self._unpacked.values():
             archive.close()
-        self._homes.clear()
+        self._unpacked.clear()
 
 
 class ModelManager:
@@ -70,7 +70,7 @@ class ModelManager:
         engine: Engine,
         store: ModelStore,
         registry: ModelRegistry,
-        homes: Homes,
+        unpacked: UnpackedModels,
         workers: WorkerConfig,
         *,
         default_workers: int,
@@ -82,12 +82,12 @@ class ModelManager:
         self.opening = True  # until every model that is served from the start has been registered or has failed
         self._engine = engine
         self._store = store
-        self._homes = homes
+        self._unpacked = unpacked
         self._workers = workers
         self._default_workers = default_workers
         self._environments = environments
         self._scaled: dict[ModelKey, tuple[int, int]] = {}
-        self._asked: dict[ModelKey, tuple[StartupModel, StartupModel | None]] = {}  # as asked for, and its override
+        self._asked: dict[ModelKey, tuple[ServingOptions, ServingOptions | None]] = {}  # as asked for, and its override
         self._background = asyncio.TaskGroup()
         self._scaling: set[asyncio.Task[None]] = set()
 
@@ -110,21 +110,21 @@ class ModelManager:
         self.opening = False
         await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
 
-    async def _wanted(self, config: ModelsConfig) -> list[StartupModel]:
+    async def _wanted(self, config: ModelsConfig) -> list[ServingOptions]:
         if not config.load_all:
             return list(config.startup)
         manifest_needed = not self._workers.service_handler
         names = await asyncio.to_thread(self._store.all_archives, manifest_needed=manifest_needed)
-        return [StartupModel(url=name) for name in names]
+        return [ServingOptions(url=name) for name in names]
 
-    async def _open(self, wanted: StartupModel) -> Archive | ServingError:
+    async def _open(self, wanted: ServingOptions) -> Archive | ServingError:
         try:
             return await asyncio.to_thread(self._store.open, wanted.url)
         except ServingError as error:
             return error
 
     async def _register(
-        self, wanted: StartupModel, archive: Archive | ServingError, config: ModelsConfig, progress: StartupProgress
+        self, wanted: ServingOptions, archive: Archive | ServingError, config: ModelsConfig, progress: StartupProgress
     ) -> ModelSpec | None:
         """Puts its spec into the registry, so that all specs are known before workers share the cores."""
         name = wanted.name or Path(wanted.url).name.split(".")[0]
@@ -138,7 +138,7 @@ class ModelManager:
             progress.model_failed(name, str(error))
             return None
 
-    async def _adopt(self, archive: Archive, wanted: StartupModel, config: ModelsConfig) -> ModelSpec:
+    async def _adopt(self, archive: Archive, wanted: ServingOptions, config: ModelsConfig) -> ModelSpec:
         try:
             key = model_key(archive, wanted)
             override = config.overrides.get((key.name, key.version))
@@ -148,11 +148,11 @@ class ModelManager:
             archive.close()
             raise
         self._asked[spec.key] = (wanted, override)
-        self._homes.add(spec, archive, environment)
+        self._unpacked.add(spec, archive, environment)
         return spec
 
     async def _prepared(
-        self, archive: Archive, wanted: StartupModel, override: StartupModel | None
+        self, archive: Archive, wanted: ServingOptions, override: ServingOptions | None
     ) -> tuple[ModelSpec, Environment | None]:
         for warning in (*archive.warnings, *features_to_come(archive.config)):
             log.warning("%s: %s", archive.url, warning)
@@ -183,14 +183,14 @@ class ModelManager:
         if spec.key != old.key:
             raise Conflict(f"Its manifest now says {spec.key}, which is another model: restart to serve it.")
         spec = replace(spec, generation=old.generation + 1)
-        self._homes.add(spec, archive, environment)
+        self._unpacked.add(spec, archive, environment)
         try:
             await self._engine.load(spec, self._engine.status(old.key).wanted)
         except ServingError:
-            self._homes.remove(spec)
+            self._unpacked.remove(spec)
             raise
         self.registry.replace(spec)
-        self._homes.remove(old)
+        self._unpacked.remove(old)
         log.info("Model %s has changed and is reloaded (generation %d).", spec.key, spec.generation)
 
     async def _environment(self, archive: Archive) -> Environment | None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.config.settings import StartupModel, WorkerConfig
+from torchserve_lite.config.settings import ServingOptions, WorkerConfig
 from torchserve_lite.core.models import BatchPolicy, DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.errors import InvalidArchive
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 _DEFAULT_DELAY = 0.1
 _ASYNC_LANES = 64  # requests that a coroutine handler (asyncCommunication) has under way at most
-_NO_OVERRIDE = StartupModel(url="")
+_NO_OVERRIDE = ServingOptions(url="")
 
 
-def model_key(archive: Archive, wanted: StartupModel) -> ModelKey:
+def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
     """Name as asked for, else the manifest's, else the file's; the version is the manifest's."""
     name = wanted.name or archive.manifest.model_name or _name_from_file(archive.url)
     return ModelKey(name, archive.manifest.model_version)
@@ -31,8 +31,8 @@ def model_key(archive: Archive, wanted: StartupModel) -> ModelKey:
 
 def build_spec(
     archive: Archive,
-    wanted: StartupModel,
-    override: StartupModel | None,
+    wanted: ServingOptions,
+    override: ServingOptions | None,
     workers: WorkerConfig,
     default_workers: int,
 ) -> ModelSpec:
@@ -82,10 +82,10 @@ def features_to_come(config: ModelConfig) -> tuple[str, ...]:
     return tuple(f"{key} comes later and has no effect: {instead}." for key, (value, instead) in asked.items() if value)
 
 
-def _sources(archive: Archive, wanted: StartupModel, override: StartupModel) -> tuple[StartupModel, ...]:
+def _sources(archive: Archive, wanted: ServingOptions, override: ServingOptions) -> tuple[ServingOptions, ...]:
     """Who says how many, how long and how large: strongest first."""
     config = archive.config
-    yaml = StartupModel(
+    yaml = ServingOptions(
         url="",
         min_workers=config.min_workers,
         max_workers=config.max_workers,

@@ -121,8 +121,8 @@ class ServerMetrics:
             family = self._detect(metric)
         try:
             figure = family.of(*(value for _, value in metric.labels), self.hostname)
-        except ValueError as fault:
-            log.warning("The handler metric is dropped: %s", fault)
+        except ValueError as error:
+            log.warning("The handler metric is dropped: %s", error)
             return
         _update(figure, metric)
 

@@ -29,13 +29,13 @@ def _value(part: SentPart) -> Any:
     if _is_json(kind):
         try:
             return json.loads(_received(part))
-        except (ValueError, RecursionError) as fault:
-            log.warning("part %r claims to be %s but is not: %s", part.name, part.content_type, fault)
+        except (ValueError, RecursionError) as error:
+            log.warning("part %r claims to be %s but is not: %s", part.name, part.content_type, error)
     elif kind.startswith("text"):
         try:
             return _received(part).decode()
-        except UnicodeDecodeError as fault:
-            log.warning("part %r claims to be text but is no UTF-8: %s", part.name, fault)
+        except UnicodeDecodeError as error:
+            log.warning("part %r claims to be text but is no UTF-8: %s", part.name, error)
     return _received(part)
 
 

@@ -80,7 +80,7 @@ class WorkerLoop:
             handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
         except Exception as error:
             failure = explain_failure(error)
-            self._send(LoadFailure(failure.fault, failure.traceback, is_out_of_memory(error)))
+            self._send(LoadFailure(failure.cause, failure.traceback, is_out_of_memory(error)))
             return None
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again

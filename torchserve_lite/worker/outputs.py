@@ -32,8 +32,8 @@ def encode(value: Any) -> tuple[bytes, str]:
         if isinstance(value, str):
             return value.encode(), TEXT
         return json.dumps(value, indent=2).encode(), JSON
-    except _NO_WIRE_FORM as fault:
-        raise Unserialisable(f"{type(value).__name__}: {fault}") from fault
+    except _NO_WIRE_FORM as error:
+        raise Unserialisable(f"{type(value).__name__}: {error}") from error
 
 
 def encode_enveloped(value: Any) -> tuple[bytes, str]:
@@ -49,8 +49,8 @@ def encode_enveloped(value: Any) -> tuple[bytes, str]:
 def _encode_replaced(value: Any) -> bytes:
     try:
         return json.dumps(json_ready(value), allow_nan=False).encode()
-    except _NO_WIRE_FORM as fault:
-        raise Unserialisable(str(fault)) from fault
+    except _NO_WIRE_FORM as error:
+        raise Unserialisable(str(error)) from error
 
 
 def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:

@@ -13,9 +13,9 @@ _OUR_FOLDER = str(Path(__file__).parent.parent)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """``fault``: the exception in one line, and how to mend it where that is known; ``traceback``: all of it."""
+    """``cause``: the exception in one line, and how to mend it where that is known; ``traceback``: all of it."""
 
-    fault: str
+    cause: str
     traceback: str
 
 
@@ -23,10 +23,10 @@ def explain_failure(error: BaseException) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     _fold(summary)
     text = " ".join(text_of(error).split())  # torch tells a wrong state dict in many lines
-    fault = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if advice := advice_on(error):
-        fault = f"{fault.rstrip('.')}. {advice}."
-    return Failure(fault, "".join(summary.format()).rstrip())
+        cause = f"{cause.rstrip('.')}. {advice}."
+    return Failure(cause, "".join(summary.format()).rstrip())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

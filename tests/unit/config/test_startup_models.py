@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torchserve_lite.config.settings import StartupModel
+from torchserve_lite.config.settings import ServingOptions
 from torchserve_lite.config.startup_models import StartupList, parse_load_models, parse_model_snapshot, parse_models
 from torchserve_lite.config.values import Unacceptable
 
@@ -16,7 +16,7 @@ def _snapshot(fields: dict[str, Any], **more: Any) -> str:
     return json.dumps({"models": {"mnist": {"1.0": fields}}} | more)
 
 
-def _only(value: str) -> StartupModel:
+def _only(value: str) -> ServingOptions:
     (model,) = parse_model_snapshot(value).models
     return model
 
@@ -25,17 +25,17 @@ def _only(value: str) -> StartupModel:
     ("text", "expected"),
     [
         pytest.param("ALL", StartupList(load_all=True), id="all"),
-        pytest.param("a.mar", StartupList(models=(StartupModel(url="a.mar"),)), id="file"),
-        pytest.param("a=b.mar", StartupList(models=(StartupModel(url="b.mar", name="a"),)), id="named file"),
+        pytest.param("a.mar", StartupList(models=(ServingOptions(url="a.mar"),)), id="file"),
+        pytest.param("a=b.mar", StartupList(models=(ServingOptions(url="b.mar", name="a"),)), id="named file"),
         pytest.param(
             " a.mar , b = c.mar,",
-            StartupList(models=(StartupModel(url="a.mar"), StartupModel(url="c.mar", name="b"))),
+            StartupList(models=(ServingOptions(url="a.mar"), ServingOptions(url="c.mar", name="b"))),
             id="blanks and a last comma",
         ),
-        pytest.param("http://h/a.mar?v=1", StartupList(models=(StartupModel(url="http://h/a.mar?v=1"),)), id="query"),
+        pytest.param("http://h/a.mar?v=1", StartupList(models=(ServingOptions(url="http://h/a.mar?v=1"),)), id="query"),
         pytest.param(
             "a=http://h/b.mar?v=1",
-            StartupList(models=(StartupModel(url="http://h/b.mar?v=1", name="a"),)),
+            StartupList(models=(ServingOptions(url="http://h/b.mar?v=1", name="a"),)),
             id="named query",
         ),
     ],
@@ -52,14 +52,16 @@ def test_load_models_refuses_a_name_without_a_file() -> None:
 def test_models_gives_overrides_by_name_and_version() -> None:
     overrides = parse_models('{"m": {"1.0": {"minWorkers": "2", "maxBatchDelay": 250, "runtimeType": "python3"}}}')
     assert overrides == {
-        ("m", "1.0"): StartupModel(url="", name="m", version="1.0", min_workers=2, batch_delay=0.25, runtime="python3")
+        ("m", "1.0"): ServingOptions(
+            url="", name="m", version="1.0", min_workers=2, batch_delay=0.25, runtime="python3"
+        )
     }
 
 
 def test_models_ignores_what_torchserve_ignores() -> None:
     fields = {"minWorkers": 0, "batchSize": -1, "responseTimeout": None, "parallelLevel": 2, "marName": "x.mar"}
     overrides = parse_models(json.dumps({"m": {"1.0": fields}}))
-    assert overrides["m", "1.0"] == StartupModel(url="", name="m", version="1.0")
+    assert overrides["m", "1.0"] == ServingOptions(url="", name="m", version="1.0")
 
 
 def test_snapshot_says_exactly_how_a_model_is_served() -> None:
@@ -75,7 +77,7 @@ def test_snapshot_says_exactly_how_a_model_is_served() -> None:
         "runtimeType": "python",
         "parallelLevel": 1,
     }
-    assert _only(_snapshot(fields)) == StartupModel(
+    assert _only(_snapshot(fields)) == ServingOptions(
         url="digits.mar",
         name="mnist",
         version="1.0",
@@ -93,7 +95,7 @@ def test_snapshot_says_exactly_how_a_model_is_served() -> None:
 
 
 def test_snapshot_is_lenient_with_missing_fields() -> None:
-    assert _only(_snapshot({})) == StartupModel(
+    assert _only(_snapshot({})) == ServingOptions(
         url="mnist.mar", name="mnist", version="1.0", default_version=True, from_snapshot=True
     )
 

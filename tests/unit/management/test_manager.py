@@ -14,7 +14,7 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.config.settings import ModelsConfig, StartupModel, WorkerConfig
+from torchserve_lite.config.settings import ModelsConfig, ServingOptions, WorkerConfig
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.errors import (
     ConfigurationError,
@@ -23,7 +23,7 @@ from torchserve_lite.errors import (
     ModelVersionNotFound,
     WorkerDied,
 )
-from torchserve_lite.management.manager import Homes, ModelManager
+from torchserve_lite.management.manager import ModelManager, UnpackedModels
 from torchserve_lite.management.registry import ModelRegistry
 
 A, B = ModelKey("a", "1.0"), ModelKey("b", "1.0")
@@ -70,19 +70,19 @@ class Managed:
             add_model(self.folder, name)
         self.engine = FakeEngine()
         self.progress = Progress()
-        self.homes = Homes()
+        self.unpacked = UnpackedModels()
         opener = store(folder=self.folder, scratch=folder / "scratch")
         self.manager = ModelManager(
             self.engine,
             opener,
             ModelRegistry(),
-            self.homes,
+            self.unpacked,
             WorkerConfig(),
             default_workers=2,
             environments=folder / "environments",
         )
 
-    async def start(self, *models: StartupModel, **config: Any) -> None:
+    async def start(self, *models: ServingOptions, **config: Any) -> None:
         await self.manager.load_initial_models(ModelsConfig(startup=models, **config), self.progress)
 
 
@@ -103,13 +103,13 @@ async def test_every_archive_of_the_store_is_loaded(tmp_path: Path) -> None:
 
 async def test_model_is_served_under_the_name_and_with_the_workers_asked_for(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a", name="mine", min_workers=3))
+        await parts.start(ServingOptions(url="a", name="mine", min_workers=3))
         assert parts.engine.workers == {ModelKey("mine", "1.0"): 3}
 
 
 async def test_override_is_found_by_name_and_version(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a"), overrides={("a", "1.0"): StartupModel(url="", min_workers=4)})
+        await parts.start(ServingOptions(url="a"), overrides={("a", "1.0"): ServingOptions(url="", min_workers=4)})
         assert parts.engine.workers == {A: 4}
 
 
@@ -124,7 +124,7 @@ async def test_model_that_cannot_be_opened_is_told_and_the_others_are_served(
     url: str, told: str, tmp_path: Path
 ) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url=url, name="bad"), StartupModel(url="a"))
+        await parts.start(ServingOptions(url=url, name="bad"), ServingOptions(url="a"))
         assert told in parts.progress.failed["bad"]
         assert told in parts.manager.failed["bad"]
         assert parts.engine.workers == {A: 2}
@@ -133,7 +133,7 @@ async def test_model_that_cannot_be_opened_is_told_and_the_others_are_served(
 async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         add_model(parts.folder, "a", folder="copy")
-        await parts.start(StartupModel(url="a"), StartupModel(url="copy"))
+        await parts.start(ServingOptions(url="a"), ServingOptions(url="copy"))
         assert "already registered" in parts.manager.failed["copy"]
 
 
@@ -141,7 +141,7 @@ async def test_failed_load_is_told_but_not_final(tmp_path: Path) -> None:
     """Its workers are tried again; the readiness of the model follows them."""
     async with managed(tmp_path) as parts:
         parts.engine.failures["a"] = LoadFailed("no such weights")
-        await parts.start(StartupModel(url="a"))
+        await parts.start(ServingOptions(url="a"))
         assert parts.progress.failed == {"a": "no such weights"}
         assert parts.manager.failed == {}
 
@@ -150,7 +150,7 @@ async def test_model_that_can_never_load_stays_failed(tmp_path: Path) -> None:
     """It names a GPU that is not there, say: nobody tries again."""
     async with managed(tmp_path) as parts:
         parts.engine.failures["a"] = ConfigurationError("deviceIds names [7]")
-        await parts.start(StartupModel(url="a"))
+        await parts.start(ServingOptions(url="a"))
         assert parts.manager.failed == {"a": "deviceIds names [7]"}
 
 
@@ -164,7 +164,7 @@ async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) ->
 
     async with managed(tmp_path, SlowStore) as parts:
         assert parts.manager.opening
-        starting = asyncio.create_task(parts.start(StartupModel(url="a")))
+        starting = asyncio.create_task(parts.start(ServingOptions(url="a")))
         await asyncio.sleep(0)
         assert parts.manager.opening
         let_go.set()
@@ -183,7 +183,7 @@ async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) ->
 )
 async def test_scaling_goes_no_further_than_it_must(now: int, low: int, high: int, then: int, tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a", min_workers=now))
+        await parts.start(ServingOptions(url="a", min_workers=now))
         assert await parts.manager.scale("a", None, low, high) == then
         assert parts.engine.workers == {A: then}
         (described,) = await parts.manager.describe("a", None)
@@ -202,7 +202,7 @@ async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
 ) -> None:
     """A worker that died meanwhile once ended the whole server: the error left the manager's task group."""
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a"))
+        await parts.start(ServingOptions(url="a"))
         parts.engine.failures["a"] = failure
         parts.manager.scale_in_background("a", None, 5, 5)
         await asyncio.gather(*parts.manager._scaling)
@@ -212,7 +212,7 @@ async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
 async def test_describe_shows_one_version_or_all(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         add_model(parts.folder, "a", "2.0", folder="second")
-        await parts.start(StartupModel(url="a"), StartupModel(url="second"))
+        await parts.start(ServingOptions(url="a"), ServingOptions(url="second"))
         described = {
             asked: [str(one.spec.key) for one in await parts.manager.describe("a", asked)]
             for asked in (None, "2.0", "all")
@@ -224,7 +224,7 @@ async def test_describe_shows_one_version_or_all(tmp_path: Path) -> None:
 
 async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a", min_workers=3))
+        await parts.start(ServingOptions(url="a", min_workers=3))
         parts.manager._scaled.clear()
         (described,) = await parts.manager.describe("a", None)
         assert (described.min_workers, described.max_workers) == (3, 3)
@@ -232,8 +232,8 @@ async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path
 
 async def test_workers_find_the_unpacked_model_until_its_home_is_closed(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(StartupModel(url="a"))
+        await parts.start(ServingOptions(url="a"))
         spec = parts.manager.registry.resolve("a")
-        assert parts.homes.locate(spec).folder == str((parts.folder / "a").resolve())
-        parts.homes.close()
+        assert parts.unpacked.locate(spec).folder == str((parts.folder / "a").resolve())
+        parts.unpacked.close()
         assert list((tmp_path / "scratch" / "models").iterdir()) == []

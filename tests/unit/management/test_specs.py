@@ -10,7 +10,7 @@ import pytest
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.config.settings import StartupModel, WorkerConfig
+from torchserve_lite.config.settings import ServingOptions, WorkerConfig
 from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.errors import InvalidArchive
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
@@ -30,18 +30,18 @@ def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: A
 
 def spec(
     config: ModelConfig | None = None,
-    wanted: StartupModel | None = None,
-    override: StartupModel | None = None,
+    wanted: ServingOptions | None = None,
+    override: ServingOptions | None = None,
     workers: WorkerConfig | None = None,
     default_workers: int = 2,
 ) -> ModelSpec:
     return build_spec(
-        archive(config), wanted or StartupModel(url="m.mar"), override, workers or WorkerConfig(), default_workers
+        archive(config), wanted or ServingOptions(url="m.mar"), override, workers or WorkerConfig(), default_workers
     )
 
 
-def said(**values: Any) -> StartupModel:
-    return StartupModel(url="m.mar", **values)
+def said(**values: Any) -> ServingOptions:
+    return ServingOptions(url="m.mar", **values)
 
 
 def of_spec(made: ModelSpec, name: str) -> Any:
@@ -113,7 +113,7 @@ def test_min_above_max_is_an_error_that_names_both() -> None:
     ],
 )
 def test_model_is_named(wanted: str | None, in_manifest: str, url: str, name: str) -> None:
-    found = model_key(archive(url=url, model_name=in_manifest), StartupModel(url=url, name=wanted))
+    found = model_key(archive(url=url, model_name=in_manifest), ServingOptions(url=url, name=wanted))
     assert found == ModelKey(name, "1.0")
 
 

@@ -49,13 +49,13 @@ def test_missing_import_is_told_with_what_to_install(
     """Most image handlers import torchvision, the guide's own among them."""
     for name in ("torchvision", "cv2", "sklearn", "nvidia"):
         monkeypatch.setitem(importlib.sys.modules, name, None)
-    assert advice in failure_of(code, tmp_path, monkeypatch).fault
+    assert advice in failure_of(code, tmp_path, monkeypatch).cause
 
 
 def test_missing_handler_is_no_missing_package() -> None:
     with pytest.raises(ModuleNotFoundError) as failure:
         importlib.import_module("ts.model_loader").find_entry_point("no_such_handler")
-    assert "pip install" not in explain_failure(failure.value).fault
+    assert "pip install" not in explain_failure(failure.value).cause
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_fault_is_one_line_that_names_the_exception(
     code: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failure = failure_of(code, tmp_path, monkeypatch)
-    assert failure.fault == fault
+    assert failure.cause == fault
     assert files_in(failure.traceback) == ["failing_handler.py"]
 
 

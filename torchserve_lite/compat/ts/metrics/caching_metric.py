@@ -70,9 +70,9 @@ class CachingMetric:
         self.metric_type = metric_type
 
     def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "") -> None:
-        fault = self._fault(value, dimension_values)
-        if fault:
-            logger.error("Metric %s not updated with %s: %s", self.metric_name, value, fault)
+        error = self._fault(value, dimension_values)
+        if error:
+            logger.error("Metric %s not updated with %s: %s", self.metric_name, value, error)
             return
         labels = list(zip(self.dimension_names, map(str, dimension_values), strict=True))
         number = value if isinstance(value, int | float) else float(value)  # a numpy or torch scalar

@@ -32,8 +32,8 @@ State = dict[str, torch.Tensor]
 class ModelNotLoadable(RuntimeError):
     """Names the file, why it cannot be used, and how to mend it."""
 
-    def __init__(self, path: str | Path, fault: str) -> None:
-        super().__init__(f"No model weights could be loaded: {Path(path).name}: {fault}")
+    def __init__(self, path: str | Path, problem: str) -> None:
+        super().__init__(f"No model weights could be loaded: {Path(path).name}: {problem}")
 
 
 def existing(path: str | Path) -> Path:
@@ -56,8 +56,8 @@ def load_exported_program(path: str | Path, device: torch.device) -> torch.nn.Mo
     try:
         program = torch.export.load(str(path))
     except Exception as error:  # a program of another release fails in whatever way its reader fails
-        fault = f"torch.export.load of torch {torch.__version__} refuses it: {_first_line(error)} Export it again."
-        raise ModelNotLoadable(path, fault) from error
+        problem = f"torch.export.load of torch {torch.__version__} refuses it: {_first_line(error)} Export it again."
+        raise ModelNotLoadable(path, problem) from error
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
@@ -150,8 +150,8 @@ def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device 
         _restore_tied(model, state)
         model.load_state_dict(state, assign=mmap and _same_tensors(model, state))
     except RuntimeError as error:
-        fault = f"its weights are not those of {type(model).__name__}: {error}"
-        raise ModelNotLoadable(path, fault) from error
+        problem = f"its weights are not those of {type(model).__name__}: {error}"
+        raise ModelNotLoadable(path, problem) from error
 
 
 def read_state(path: str | Path, device: torch.device | None = None, *, mmap: bool = True) -> State:
@@ -174,8 +174,8 @@ def _read_pickle(path: Path, device: torch.device | None, mmap: bool) -> State:
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ModelNotLoadable(path, f"it is damaged or no file of torch.save ({_first_line(error)}).") from error
     if not isinstance(state, Mapping):
-        fault = f"it holds {type(state).__name__}, not a state dict: torch.save(model.state_dict(), {path.name!r})."
-        raise ModelNotLoadable(path, fault)
+        problem = f"it holds {type(state).__name__}, not a state dict: torch.save(model.state_dict(), {path.name!r})."
+        raise ModelNotLoadable(path, problem)
     return dict(state)
 
 
@@ -203,8 +203,8 @@ def _shards(path: Path) -> list[Path]:
         raise ModelNotLoadable(path, f"it is no index of shards (a JSON object with 'weight_map'): {error}") from error
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
-        fault = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
-        raise ModelNotLoadable(path, fault)
+        problem = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
+        raise ModelNotLoadable(path, problem)
     return [path.parent / name for name in names]
 
 

@@ -47,7 +47,7 @@ class VisionHandler(BaseHandler):
         return self._stack_images([self.__tensor(request, row) for row, request in enumerate(data)])
 
     def _stack_images(self, images: list[Any]) -> Any:
-        """One tensor of all images. An odd shape is the fault of the request it came with, not of the others."""
+        """One tensor of all images. An odd shape is the error of the request it came with, not of the others."""
         _refuse_odd_shape(images)
         batch = torch.stack(images)
         return batch if self.device is None else batch.to(self.device)

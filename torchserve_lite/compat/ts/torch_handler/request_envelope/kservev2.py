@@ -252,7 +252,7 @@ def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
     if list in types:
         raise bad_request(f'{label}: "data" is ragged, its lists differ in length.')
     if not _all_fit(values, types, datatype):
-        _refuse_misfit(values, datatype, label)
+        _refuse_wrong_value(values, datatype, label)
     return array
 
 
@@ -269,7 +269,7 @@ def _all_fit(values: list[Any], types: set[type], datatype: str) -> bool:
     return types == {int} and lowest <= min(values) and max(values) <= highest
 
 
-def _refuse_misfit(values: list[Any], datatype: str, label: str) -> None:
+def _refuse_wrong_value(values: list[Any], datatype: str, label: str) -> None:
     for position, value in enumerate(values):
         if not _fits(value, datatype):
             shown = f"{value!r:.40}"
@@ -316,7 +316,7 @@ def _as_array(value: Any) -> np.ndarray:
     """An array of numbers where there are only numbers; else one of Python objects."""
     import numpy as np
 
-    value = [_untied(entry) for entry in value] if isinstance(value, list | tuple) else _untied(value)
+    value = [_to_array(entry) for entry in value] if isinstance(value, list | tuple) else _to_array(value)
     if isinstance(value, np.ndarray):
         return value
     try:
@@ -327,7 +327,7 @@ def _as_array(value: Any) -> np.ndarray:
         return np.fromiter(value, dtype=object, count=len(value))
 
 
-def _untied(value: Any) -> Any:
+def _to_array(value: Any) -> Any:
     """A tensor as an array, bytes as text, anything else as it is."""
     if isinstance(value, bytes | bytearray):
         return text_of(value)
