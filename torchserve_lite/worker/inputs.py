@@ -17,9 +17,14 @@ def row_of(call: Call, *, decode: bool) -> dict[str, Any]:
 
 
 def headers_of(call: Call) -> dict[str, Any]:
-    """What ``context.get_all_request_header`` shows: each part's content type (a dict!), then the HTTP headers."""
+    """What ``context.get_all_request_header`` shows: each part's content type (a dict!), then the HTTP headers, and
+    what is asked as TorchServe tells it, whatever a client says: ``describe``, or whether to ``explain``."""
     headers: dict[str, Any] = {part.name: {"content-type": part.content_type} for part in call.parts}
     headers.update(call.headers)
+    if call.verb == "describe":
+        headers["describe"] = "True"
+    else:
+        headers["explain"] = str(call.verb == "explain")
     return headers
 
 

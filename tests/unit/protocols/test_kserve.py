@@ -33,7 +33,6 @@ async def test_request_is_json_for_the_envelope_of_its_route(
     asked = front.asked
     assert (asked.model, asked.version, asked.verb, asked.envelope) == ("tiny", version, verb, envelope)
     assert asked.parts == (Part("body", b"{}", "application/json"),)
-    assert dict(asked.headers)["explain"] == str(verb is Verb.EXPLAIN)
 
 
 async def test_binary_tensors_are_refused_by_name(front: Front) -> None:

@@ -58,7 +58,6 @@ async def test_request_says_what_the_path_says(
     asked = front.asked
     assert (asked.model, asked.version, asked.verb) == ("tiny", version, verb)
     assert dict(asked.headers)["url_path"] == rest
-    assert dict(asked.headers)["explain"] == str(verb is Verb.EXPLAIN)
 
 
 @pytest.mark.parametrize(

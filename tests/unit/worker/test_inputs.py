@@ -50,4 +50,13 @@ def test_last_of_several_parts_with_one_name_counts() -> None:
 
 def test_headers_tell_the_type_of_each_part_and_keep_the_clients_spelling() -> None:
     headers = headers_of(call(Part("body", b"", "image/png"), headers=(("X-Own", "1"), ("x-own", "2"))))
-    assert headers == {"body": {"content-type": "image/png"}, "X-Own": "1", "x-own": "2"}
+    assert headers == {"body": {"content-type": "image/png"}, "X-Own": "1", "x-own": "2", "explain": "False"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "headers"),
+    [("predict", {"explain": "False"}), ("explain", {"explain": "True"}), ("describe", {"describe": "True"})],
+)
+def test_handler_is_told_what_is_asked_whatever_the_client_says(verb: str, headers: dict[str, str]) -> None:
+    told = headers_of(Call("id", verb, (), (("explain", "True"), ("describe", "no"))))
+    assert headers.items() <= told.items()

@@ -54,7 +54,7 @@ class ManagementRoutes:
 
     async def _ask_handler(self, request: web.Request, name: str, version: str | None) -> dict[str, Any]:
         """The handler's own description; ``{}`` when it gives none."""
-        question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, (), (("describe", "True"),))
+        question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, ())
         try:
             answer = json.loads((await self._plane.infer(question)).body)
         except ValueError:

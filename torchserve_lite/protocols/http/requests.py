@@ -61,17 +61,14 @@ def make_request(
     parts: Iterable[Part],
     envelope: Envelope = Envelope.NONE,
     more_headers: Headers = (),
-    tell_verb: bool = True,
 ) -> InferenceRequest:
-    """``tell_verb``: the handler sees it as the header ``explain``, as on all but TorchServe's oldest routes."""
-    verb_header: Headers = (("explain", str(verb is Verb.EXPLAIN)),) if tell_verb else ()
     return InferenceRequest(
         request[REQUEST_ID],
         model,
         version,
         verb,
         tuple(parts),
-        (*wire_headers(request), *verb_header, *more_headers),
+        (*wire_headers(request), *more_headers),
         envelope,
         _timeout(request),
         header(request, "traceparent"),

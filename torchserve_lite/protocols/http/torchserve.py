@@ -72,7 +72,7 @@ class TorchServeRoutes:
     async def _invoke(
         self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
     ) -> InferenceResponse:
-        question = make_request(request, model=model, version=version, parts=parts, tell_verb=False)
+        question = make_request(request, model=model, version=version, parts=parts)
         return await self._plane.infer(question)
 
     async def _infer(self, request: web.Request, verb: Verb) -> InferenceResponse:
