@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 
 def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None:
     """``own_process`` False: in a thread of the server, where the process' folder, signals and logging are not ours."""
-    WorkerLoop(BlockingFrames(link), StageMarker(stage_fd), own_process=own_process).run()
-    link.close()
+    with link, closing(StageMarker(stage_fd)) as marker:
+        WorkerLoop(BlockingFrames(link), marker, own_process=own_process).run()
 
 
 class WorkerLoop:
@@ -60,15 +61,15 @@ class WorkerLoop:
         load = self._receive()
         if not isinstance(load, Load):
             return
-        events = asyncio.new_event_loop()
-        asyncio.set_event_loop(events)  # handlers may run coroutines on it in initialize
-        runner = self._load(load)
-        if runner is None:
-            return
-        if runner.handler.is_async:
-            events.run_until_complete(self._serve_many(runner))
-        else:
-            self._serve_one_by_one(runner)
+        with closing(asyncio.new_event_loop()) as events:
+            asyncio.set_event_loop(events)  # handlers may run coroutines on it in initialize
+            runner = self._load(load)
+            if runner is None:
+                return
+            if runner.handler.is_async:
+                events.run_until_complete(self._serve_many(runner))
+            else:
+                self._serve_one_by_one(runner)
 
     def _load(self, load: Load) -> BatchRunner | None:
         self._marker.mark("loading")
