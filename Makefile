@@ -43,7 +43,8 @@ serve: model_store/mnist.mar
 	$(BIN)/torchserve-lite start --ts-config config.properties
 
 test: lint model_store/mnist.mar
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov=torchserve_lite --cov-report=
+	@echo "lines covered, of what runs in the tests' own process: $$($(BIN)/coverage report --format=total) %"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
