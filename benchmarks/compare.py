@@ -24,10 +24,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import processes
+import psutil
 import report
 from archives import SOURCES, build_archives, unpack
 from load import drive, write_script
@@ -102,7 +104,7 @@ def machine() -> Figures:
     java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True).stderr.splitlines()[0]
     return {
         "cpu": model.partition(":")[2].strip() or platform.machine(),
-        "cores": len(processes.psutil.Process().cpu_affinity()),
+        "cores": len(psutil.Process().cpu_affinity()),
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "aiohttp": importlib.metadata.version("aiohttp"),
@@ -169,8 +171,10 @@ def plain_loop(scenario: Scenario, setting: Setting, workers: int, seconds: floa
     body.write_bytes(scenario.body)
     sizes = ["--workers", str(workers), "--batch", str(scenario.batch_size), "--seconds", str(seconds)]
     handler = SOURCES[scenario.model].handler.removesuffix(".py")
-    command = [setting.python, HERE / "ceiling.py", folder, "--handler", handler, "--body", body, *sizes]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=HERE.parent).stdout)
+    arguments = [HERE / "ceiling.py", folder, "--handler", handler, "--body", body, *sizes]
+    command = [str(setting.python), *map(str, arguments)]
+    figures: Figures = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=HERE.parent).stdout)
+    return figures
 
 
 # --- alone: each server by itself, so that start-up has the cores and memory is shared with nobody --------------------
@@ -181,7 +185,7 @@ def alone(scenario: Scenario, chosen: argparse.Namespace, setting: Setting) -> F
     takes: dict[str, Callable[[], Figures]] = {"import torch": lambda: {"seconds": import_torch(setting)}}
     for name in SERVERS:
         if name in scenario.contenders:
-            takes[name] = lambda name=name: one_start(name, scenario, script, setting)
+            takes[name] = partial(one_start, name, scenario, script, setting)
     starts: dict[str, list[Figures]] = {name: [] for name in takes}
     for name in in_turns(tuple(takes), chosen.starts):
         starts[name].append(takes[name]())

@@ -187,7 +187,7 @@ def started(command: Command, folder: Path) -> Iterator[subprocess.Popen[bytes]]
     environment = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
     with open(folder / "output.log", "wb") as log:
         process = subprocess.Popen(
-            command.arguments, cwd=folder, env=environment | command.environment, stdout=log, stderr=log
+            command.arguments, cwd=folder, env={**environment, **command.environment}, stdout=log, stderr=log
         )
     try:
         yield process

@@ -68,7 +68,7 @@ def start_targets(results: Results) -> Iterator[Target]:
 
 
 def middle(starts: Results, contender: str, figure: str) -> float:
-    return median(start[figure] for start in starts[contender])
+    return float(median(start[figure] for start in starts[contender]))
 
 
 def own_start_targets(model: str, starts: Results, load_seconds: float) -> Iterator[Target]:
