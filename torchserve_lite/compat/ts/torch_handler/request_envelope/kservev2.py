@@ -76,7 +76,7 @@ class KServev2Envelope(BaseEnvelope):
         model = (context.manifest or {}).get("model") or {}
         return {
             "id": self._id,
-            "model_name": model.get("modelName") or context.model_name,
+            "model_name": context.model_name or model.get("modelName"),  # what it is served as
             "model_version": model.get("modelVersion") or "1.0",
             "outputs": [self._output(name, group) for name, group in self._grouped(results)],
         }
