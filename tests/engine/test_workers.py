@@ -206,6 +206,25 @@ async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
         assert await model.ask(b"echo") == b"echo"
 
 
+@process_launchers
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        pytest.param(b"arguments", b"{}", id="command line"),
+        pytest.param(b"pool", b"['set by initialize', 'set by initialize']", id="globals in a pool"),
+        pytest.param(b"start_method", b"None", id="start method"),
+        pytest.param(b"terminate", b"SIGTERM", id="signals of a child"),
+    ],
+)
+async def test_handler_and_its_children_find_the_world_as_in_torchserve(
+    launcher: str, word: bytes, answer: bytes
+) -> None:
+    """What the server set up for itself in a worker's process reached handlers: arguments that they could not parse,
+    a start method that was taken, children that no SIGTERM ended."""
+    async with served(launcher, "family") as model:
+        assert await model.ask(word) == answer
+
+
 # Output
 
 

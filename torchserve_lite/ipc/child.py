@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ def become_worker(link: Any, stage: Any, stdout: Any, stderr: Any) -> NoReturn:
     _redirect(stdout.detach(), 1)
     _redirect(stderr.detach(), 2)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
+    multiprocessing.set_start_method(None, force=True)  # what the fork server had is nothing that a handler chose
     run_worker(link.detach(), stage.detach())
 
 
@@ -77,9 +79,24 @@ def _ignore_terminal_signals() -> None:
     """Ctrl-C and a service manager's SIGTERM reach the whole group; a worker ends when its parent lets go of it.
 
     A handler that does nothing, not SIG_IGN: an ignored signal would be inherited by programs that a handler starts.
+    Processes that it forks get the signals' defaults back: a pool of them is ended by SIGTERM.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    signals, masks = {signal.SIGINT, signal.SIGTERM}, list[set[int]]()
+
+    def hold() -> None:  # a signal that comes before the child has its defaults would be lost
+        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, signals)))
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+    def release_with_defaults() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    for number in signals:
         signal.signal(number, _stay)
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_with_defaults)
 
 
 def _stay(number: int, frame: FrameType | None) -> None:

@@ -182,7 +182,7 @@ def _prepare_process(load: Load) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(load.threads))  # torch reads it when the handler imports it
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
     os.chdir(load.model_dir)
-    sys.argv = ["torchserve-lite-worker", load.model_name]
+    sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
