@@ -1,17 +1,16 @@
-"""Where log lines go: files in TorchServe's layout and names, and the console when nobody watches a display there."""
+"""Where log lines go: files in TorchServe's layout and names, besides the console."""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from logging.handlers import RotatingFileHandler
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.config.settings import LogConfig
+from torchserve_lite.telemetry.log_sinks import FileTarget, Sink, SinkHandler, running
 
 _FILE_SIZE = 100 * 1024 * 1024
 _FILES_KEPT = 5
@@ -22,56 +21,71 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def logging_to(config: LogConfig) -> Iterator[None]:
+def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
     """ts_log.log (everything of ours), model_log.log (what workers print) and access_log.log, besides the console.
 
-    On a terminal, where the display shows progress, only warnings are printed.
+    Nothing that logs ever waits for a file: see ``telemetry/log_sinks``. ``console`` is the start-up display's.
     """
     root = logging.getLogger()
-    attached: list[tuple[logging.Logger, logging.Handler]] = []
-
-    def attach(logger: logging.Logger, handler: logging.Handler, form: logging.Formatter) -> None:
-        handler.setFormatter(form)
-        logger.addHandler(handler)
-        attached.append((logger, handler))
-
-    root.setLevel(logging.INFO)
-    _ACCESS.propagate = False
-    malformed = _MalformedRequests()
-    _HTTP.addFilter(malformed)
-    console = logging.StreamHandler(sys.stdout)
-    console.setLevel(logging.WARNING if sys.stdout.isatty() else logging.INFO)
-    attach(root, console, _Layout())
-    if not sys.stdout.isatty():
-        attach(_ACCESS, logging.StreamHandler(sys.stdout), logging.Formatter("%(message)s"))
-    for logger, name, form in (
-        (root, "ts_log.log", _Layout()),
-        (_MODEL, "model_log.log", _Layout()),
-        (_ACCESS, "access_log.log", logging.Formatter("%(message)s")),
-    ):
-        if (handler := _file(config.folder, name)) is not None:
-            attach(logger, handler, form)
-    try:
+    console.setFormatter(_Layout())
+    with ExitStack() as stack:
+        stack.enter_context(_levels())
+        stack.enter_context(_attached(root, console))
+        stack.enter_context(_attached(_ACCESS, console))
+        files = [
+            (logger, sink)
+            for logger, name in ((root, "ts_log.log"), (_MODEL, "model_log.log"), (_ACCESS, "access_log.log"))
+            if (sink := _file(config.folder, name)) is not None
+        ]
+        stack.enter_context(running([sink for _, sink in files]))
+        for logger, sink in files:
+            handler = SinkHandler(sink)
+            handler.setFormatter(_Layout())
+            stack.enter_context(_attached(logger, handler))
         yield
-    finally:
-        _HTTP.removeFilter(malformed)
-        for logger, handler in attached:
-            logger.removeHandler(handler)
-            handler.close()
 
 
 def access_lines(text: str) -> None:
-    """Writes several finished lines at once."""
+    """Logs several finished lines at once."""
     _ACCESS.info("%s", text.rstrip("\n"))
 
 
-def _file(folder: Path | None, name: str) -> logging.Handler | None:
+@contextmanager
+def _attached(logger: logging.Logger, handler: logging.Handler) -> Iterator[None]:
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+@contextmanager
+def _levels() -> Iterator[None]:
+    """What a handler logs is shown down to DEBUG, if it asks for that; warnings of Python's come as log lines."""
+    levels = {logger: logger.level for logger in (logging.getLogger(), _MODEL)}
+    logging.getLogger().setLevel(logging.INFO)
+    _MODEL.setLevel(logging.DEBUG)
+    propagate, _ACCESS.propagate = _ACCESS.propagate, False
+    malformed = _MalformedRequests()
+    _HTTP.addFilter(malformed)
+    logging.captureWarnings(capture=True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        _HTTP.removeFilter(malformed)
+        _ACCESS.propagate = propagate
+        for logger, level in levels.items():
+            logger.setLevel(level)
+
+
+def _file(folder: Path | None, name: str) -> Sink | None:
     """None when there is to be no file, or none can be written: serving goes on, as on a read-only file system."""
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return RotatingFileHandler(folder / name, maxBytes=_FILE_SIZE, backupCount=_FILES_KEPT)
+        return Sink(FileTarget(folder / name, _FILE_SIZE, _FILES_KEPT))
     except OSError as error:
         log.warning("No log file %s: %s. Set LOG_LOCATION to a folder that can be written.", folder / name, error)
         return None
@@ -89,7 +103,7 @@ class _MalformedRequests(logging.Filter):
 
 
 class _Layout(logging.Formatter):
-    """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``"""
+    """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``; lines of the access log come laid out."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,6 +111,13 @@ class _Layout(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
+        """Made once for all places that the line goes to."""
+        line: str | None = getattr(record, "laid_out", None)
+        if line is None:
+            line = record.laid_out = record.getMessage() if record.name == _ACCESS.name else self._line(record)
+        return line
+
+    def _line(self, record: logging.LogRecord) -> str:
         if record.levelno == logging.WARNING:
             record.levelname = "WARN"
         if not hasattr(record, "source"):

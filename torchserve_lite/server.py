@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 _SCRATCH = "torchserve-lite-models-"
 
 
-def run(config: Config, progress: StartupProgress) -> int:
+def run(config: Config, progress: StartupProgress, console: logging.Handler) -> int:
     """Serves until a stop signal; returns the exit code. ConfigurationError when a socket cannot be opened."""
-    with logging_to(config.logs), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with logging_to(config.logs, console), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(config, progress))
     return 0
 

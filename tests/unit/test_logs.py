@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 
 import pytest
 
 from torchserve_lite.config.settings import LogConfig
 from torchserve_lite.logs import access_lines, logging_to
+from torchserve_lite.telemetry.log_sinks import SinkHandler
 
 
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """``logging_to`` sets levels and propagation for the life of a process."""
-    root, access = logging.getLogger(), logging.getLogger("ACCESS_LOG")
-    level, propagate = root.level, access.propagate
-    yield
-    root.setLevel(level)
-    access.propagate = propagate
+@pytest.fixture
+def console() -> io.StringIO:
+    return io.StringIO()
 
 
 def text(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def test_each_kind_of_line_goes_to_its_file(tmp_path: Path) -> None:
-    with logging_to(LogConfig(folder=tmp_path)):
+def test_each_kind_of_line_goes_to_its_file(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         logging.getLogger("torchserve_lite.engine.pool").info("ours")
         logging.getLogger("MODEL_LOG").info("printed by a worker", extra={"source": "W-m_1.0-stdout"})
         access_lines("one request\nanother\n")
@@ -42,61 +39,69 @@ def test_each_kind_of_line_goes_to_its_file(tmp_path: Path) -> None:
     ("level", "shown"),
     [(logging.INFO, "INFO "), (logging.WARNING, "WARN "), (logging.ERROR, "ERROR"), (logging.DEBUG, None)],
 )
-def test_line_has_torchserves_layout(level: int, shown: str | None, tmp_path: Path) -> None:
-    with logging_to(LogConfig(folder=tmp_path)):
+def test_line_has_torchserves_layout(level: int, shown: str | None, tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         logging.getLogger("some.module").log(level, "message")
     layout = rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{{3}} \[{shown}\] main some\.module - message\n"
     assert re.fullmatch(layout if shown else "", text(tmp_path / "ts_log.log"))
 
 
-def test_model_line_names_its_worker(tmp_path: Path) -> None:
-    with logging_to(LogConfig(folder=tmp_path)):
+def test_model_line_names_its_worker(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         logging.getLogger("MODEL_LOG").warning("trouble", extra={"source": "W-m_1.0-stderr"})
     assert "[WARN ] W-m_1.0-stderr MODEL_LOG - trouble\n" in text(tmp_path / "model_log.log")
 
 
-def test_console_gets_everything_when_it_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with logging_to(LogConfig(folder=tmp_path)):
+def test_console_gets_everything(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         logging.getLogger("some.module").info("ours")
         access_lines("a request\n")
-    shown = capsys.readouterr().out
-    assert "ours" in shown
-    assert shown.count("a request") == 1
+    assert "ours" in console.getvalue()
+    assert console.getvalue().count("a request") == 1
 
 
-def test_console_of_a_terminal_is_left_to_the_display(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    with logging_to(LogConfig(folder=tmp_path)):
-        logging.getLogger("some.module").info("quiet")
-        logging.getLogger("some.module").warning("trouble")
-        access_lines("a request\n")
-    shown = capsys.readouterr().out
-    assert "trouble" in shown
-    assert "quiet" not in shown
-    assert "a request" not in shown
-
-
-def test_serving_goes_on_where_no_file_can_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_goes_on_where_no_file_can_be_written(tmp_path: Path, console: io.StringIO) -> None:
     (tmp_path / "logs").write_text("a file where the folder should be")
-    with logging_to(LogConfig(folder=tmp_path / "logs")):
+    with logging_to(LogConfig(folder=tmp_path / "logs"), SinkHandler(console)):
         logging.getLogger("some.module").info("still shown")
-    shown = capsys.readouterr().out
-    assert "still shown" in shown
-    assert "LOG_LOCATION" in shown
+    assert "still shown" in console.getvalue()
+    assert "LOG_LOCATION" in console.getvalue()
 
 
-def test_no_files_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_of_pythons_is_a_log_line(tmp_path: Path, console: io.StringIO) -> None:
+    """It would be written to stderr by whoever causes it, and wait there when nobody reads."""
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
+        warnings.warn("old ways", stacklevel=1)
+    assert "[WARN ] main py.warnings" in console.getvalue()
+    assert "old ways" in text(tmp_path / "ts_log.log")
+
+
+def test_debug_lines_of_a_handler_that_wants_them_are_kept(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
+        logging.getLogger("MODEL_LOG").debug("in detail")
+        logging.getLogger("some.module").debug("ours")
+    assert "[DEBUG] main MODEL_LOG - in detail" in text(tmp_path / "model_log.log")
+    assert "ours" not in console.getvalue()
+
+
+def test_no_files_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: io.StringIO) -> None:
     monkeypatch.chdir(tmp_path)
-    with logging_to(LogConfig(folder=None)):
+    with logging_to(LogConfig(folder=None), SinkHandler(console)):
         logging.getLogger("some.module").info("only on the console")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_handlers_are_gone_afterwards(tmp_path: Path) -> None:
+def test_handlers_are_gone_afterwards(tmp_path: Path, console: io.StringIO) -> None:
     loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG")]
     before = [list(logger.handlers) for logger in loggers]
-    with logging_to(LogConfig(folder=tmp_path)):
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         pass
     assert [list(logger.handlers) for logger in loggers] == before
+
+
+def test_levels_are_as_they_were_afterwards(tmp_path: Path, console: io.StringIO) -> None:
+    loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
+        pass
+    assert [(logger.level, logger.propagate) for logger in loggers] == before

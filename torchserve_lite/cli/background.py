@@ -16,8 +16,9 @@ from torchserve_lite.cli.start import serve
 from torchserve_lite.errors import ConfigurationError, ServingError
 
 if TYPE_CHECKING:
+    from torchserve_lite.cli.display import Display
     from torchserve_lite.config.settings import Config
-    from torchserve_lite.core.progress import StartupProgress
+    from torchserve_lite.telemetry.log_sinks import Sink
 
 
 def serve_in_background(arguments: argparse.Namespace, environ: Mapping[str, str], log: Path | None = None) -> int:
@@ -37,16 +38,14 @@ def serve_in_background(arguments: argparse.Namespace, environ: Mapping[str, str
     return _await_report(child, reading, log)
 
 
-def _serve_detached(
-    arguments: argparse.Namespace, environ: Mapping[str, str], output: int | None, report: _Report
-) -> int:
+def _serve_detached(arguments: argparse.Namespace, environ: Mapping[str, str], log: int | None, report: _Report) -> int:
     from torchserve_lite.cli.display import AnnouncingDisplay
 
-    def displaying(config: Config) -> AbstractContextManager[StartupProgress]:
-        return AnnouncingDisplay(config, sys.stdout, report.listening)
+    def displaying(config: Config, output: Sink) -> AbstractContextManager[Display]:
+        return AnnouncingDisplay(config, output, report.listening)
 
     try:
-        _detach(output)
+        _detach(log)
         return serve(arguments, environ, displaying)
     except ServingError as error:
         report.failed(str(error))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from torchserve_lite import __version__
 from torchserve_lite.config.settings import Config
+from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler
 
 if TYPE_CHECKING:
     from torchserve_lite.cli.terminal_display import TerminalDisplay
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
 _HOSTS_TO_DIAL = {"://0.0.0.0": "://127.0.0.1", "://[::]": "://[::1]"}  # bound to all: reached through loopback
 
 
-def display_for(config: Config, output: TextIO) -> PlainDisplay | TerminalDisplay:
+class Display(StartupProgress, Protocol):
+    """Shows a start, and log lines where they do not tear it."""
+
+    @property
+    def log_lines(self) -> logging.Handler: ...
+
+
+def display_for(config: Config, output: Sink | TextIO) -> PlainDisplay | TerminalDisplay:
     """rich is imported only where its drawing can be seen."""
     if not output.isatty():
         return PlainDisplay(config, output)
@@ -23,14 +32,15 @@ def display_for(config: Config, output: TextIO) -> PlainDisplay | TerminalDispla
 
     from torchserve_lite.cli.terminal_display import TerminalDisplay
 
-    console = Console(file=output)
+    console = Console(file=output)  # type: ignore[arg-type]  # a sink has the part of TextIO that rich uses
     return PlainDisplay(config, output) if console.is_dumb_terminal else TerminalDisplay(config, console)
 
 
 class PlainDisplay:
     """A ``StartupProgress`` of one line per event."""
 
-    def __init__(self, config: Config, output: TextIO) -> None:
+    def __init__(self, config: Config, output: Sink | TextIO) -> None:
+        self.log_lines: logging.Handler = SinkHandler(output)
         self._config = config
         self._output = output
         self._addresses: Mapping[str, str] = {}
@@ -72,15 +82,13 @@ class PlainDisplay:
         self._line("Stopping: requests in flight are being finished.")
 
     def _line(self, text: str) -> None:
-        # A server in the background outlives the terminal it writes to, and must not fail for that.
-        with suppress(OSError):
-            print(text, file=self._output, flush=True)
+        print(text, file=self._output, flush=True)
 
 
 class AnnouncingDisplay(PlainDisplay):
     """Also tells somebody else that the sockets are open."""
 
-    def __init__(self, config: Config, output: TextIO, announce: Callable[[Mapping[str, str]], None]) -> None:
+    def __init__(self, config: Config, output: Sink | TextIO, announce: Callable[[Mapping[str, str]], None]) -> None:
         super().__init__(config, output)
         self._announce = announce
 

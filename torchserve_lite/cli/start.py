@@ -20,10 +20,11 @@ from torchserve_lite.cli.server_arguments import add_server_arguments, read_conf
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torchserve_lite.cli.display import Display
     from torchserve_lite.config.settings import Config
-    from torchserve_lite.core.progress import StartupProgress
+    from torchserve_lite.telemetry.log_sinks import Sink
 
-    Displaying = Callable[[Config], AbstractContextManager[StartupProgress]]
+    Displaying = Callable[[Config, Sink], AbstractContextManager[Display]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +52,10 @@ def _run_in_background(arguments: argparse.Namespace) -> int:
 
 
 def serve_here(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    return serve(arguments, environ, _display_on_stdout)
+    return serve(arguments, environ)
 
 
-def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying) -> int:
+def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
     """Serves until a signal comes; the result is the exit code."""
     from torchserve_lite.ipc.preloading import start_preloading
 
@@ -62,15 +63,12 @@ def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying:
     config = read_configuration(arguments, environ)
     if getattr(arguments, "watch", False):
         config = replace(config, models=replace(config.models, watch=True))
-    with registered(pid_file()) as notices:
+    from torchserve_lite.cli.display import display_for
+    from torchserve_lite.telemetry.log_sinks import written_to
+
+    with registered(pid_file()) as notices, written_to(sys.stdout) as output:
         config = replace(config, notices=(*config.notices, *notices))
-        with displaying(config) as progress:
+        with (displaying or display_for)(config, output) as display:
             from torchserve_lite.server import run as run_server
 
-            return run_server(config, progress)
-
-
-def _display_on_stdout(config: Config) -> AbstractContextManager[StartupProgress]:
-    from torchserve_lite.cli.display import display_for
-
-    return display_for(config, sys.stdout)
+            return run_server(config, display, display.log_lines)

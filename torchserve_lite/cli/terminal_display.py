@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -11,10 +13,14 @@ from rich.text import Text
 
 from torchserve_lite.cli.display import example_request, final_line, headline, shared_addresses
 from torchserve_lite.config.settings import Config
+from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler, running
 
 
 class TerminalDisplay:
-    """A ``StartupProgress`` drawn by rich. Leaving it restores the terminal, however the start ends."""
+    """A ``StartupProgress`` drawn by rich. Leaving it restores the terminal, however the start ends.
+
+    ``log_lines`` shows warnings, errors, and all that handlers print or log; the rest is in the log files.
+    """
 
     def __init__(self, config: Config, console: Console) -> None:
         self._config = config
@@ -25,14 +31,20 @@ class TerminalDisplay:
         self._models = _table("model", "version", "workers", "loaded in")
         self._ready: list[str] = []
         self._failures: dict[str, str] = {}
+        self._log = Sink(_AboveTheBars(console))
+        self.log_lines: logging.Handler = SinkHandler(self._log)
+        self.log_lines.addFilter(_worth_showing)
+        self._running = ExitStack()
 
     def __enter__(self) -> TerminalDisplay:
+        self._running.enter_context(running([self._log]))
         self._print(headline(self._config), "bold")
         for notice in self._config.notices:
             self._print(f"warning: {notice}", "yellow")
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._running.close()
         self._bars.stop()
 
     def listening(self, addresses: Mapping[str, str]) -> None:
@@ -80,6 +92,26 @@ class TerminalDisplay:
     def _print(self, text: str, style: str) -> None:
         """As Text and unwrapped: messages are not markup, and a line that is to be pasted must stay one line."""
         self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+class _AboveTheBars:
+    """Where log lines are printed through the console that draws the bars, which then tear neither."""
+
+    name = "the terminal"
+    encoding = "utf-8"
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, data: bytes) -> None:
+        self._console.print(Text(data.decode().removesuffix("\n")), soft_wrap=True)
+
+    def close(self) -> None:
+        """The console is the display's."""
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or record.name == "MODEL_LOG"
 
 
 def _bars(console: Console) -> Progress:

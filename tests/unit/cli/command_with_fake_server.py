@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.errors import ConfigurationError
 
 
-def run(config: Config, progress: StartupProgress) -> int:
+def run(config: Config, progress: StartupProgress, console: logging.Handler) -> int:
     behaviour = os.environ["FAKE_SERVER"]
     if behaviour == "refuses":
         raise ConfigurationError("inference_address=http://127.0.0.1:1 cannot be used: taken")

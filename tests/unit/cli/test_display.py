@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import logging
+import os
+import pty
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from rich.console import Console
@@ -14,6 +21,7 @@ from torchserve_lite.cli.display import AnnouncingDisplay, PlainDisplay, display
 from torchserve_lite.cli.terminal_display import TerminalDisplay
 from torchserve_lite.config.settings import Config
 from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.telemetry.log_sinks import written_to
 
 _CONFIG = Config(source=Path("c.properties"), notices=("mind the gap",))
 _SHARED = {"inference": "http://0.0.0.0:1", "management": "http://0.0.0.0:1", "metrics": "http://0.0.0.0:2"}
@@ -129,13 +137,83 @@ def test_display_suits_its_output(
     assert type(display_for(_CONFIG, output)) is expected
 
 
-def test_server_outlives_the_terminal_its_lines_went_to() -> None:
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(5, "Input/output error")
+@pytest.mark.parametrize(
+    ("logger", "level", "shown"),
+    [
+        pytest.param("torchserve_lite.engine.pool", logging.WARNING, True, id="warning of ours"),
+        pytest.param("torchserve_lite.engine.pool", logging.ERROR, True, id="error of ours"),
+        pytest.param("torchserve_lite.engine.pool", logging.INFO, False, id="everyday line of ours"),
+        pytest.param("MODEL_LOG", logging.INFO, True, id="print of a handler"),
+        pytest.param("MODEL_LOG", logging.ERROR, True, id="error of a handler"),
+        pytest.param("ACCESS_LOG", logging.INFO, False, id="access"),
+    ],
+)
+def test_terminal_shows_what_somebody_at_it_wants_to_know(logger: str, level: int, shown: bool) -> None:
+    record = logging.LogRecord(logger, level, "file.py", 1, "a [line] of it", (), None)
+    drawn = _drawn(lambda display: display.log_lines.handle(record))  # type: ignore[attr-defined]
+    assert ("a [line] of it\n" in drawn) == shown
 
-    with PlainDisplay(_CONFIG, Gone()) as display:
-        display.stopping()
+
+def test_log_lines_are_whole_between_the_bars_of_a_terminal() -> None:
+    """On a real terminal of 60 columns, as a terminal shows it: each control sequence obeyed."""
+    expected = [f"line {number} " + "of a model that says a lot while it loads " * 3 for number in range(30)]
+    with _screen() as (stream, screen), written_to(stream) as output:
+        console = Console(file=output, force_terminal=True, width=60, _environ={})  # type: ignore[arg-type]
+        with TerminalDisplay(_CONFIG, console) as display:
+            display.loading(["mnist", "bert"])
+            for line in expected:
+                display.log_lines.handle(logging.LogRecord("MODEL_LOG", 20, "f.py", 1, line, (), None))
+                screen.wait_for(line.partition(" of")[0])
+            display.started(1.0)
+    assert [line for line in _rows(screen.text) if line.startswith("line ")] == [line.rstrip() for line in expected]
+
+
+class _Screen(threading.Thread):
+    """Reads all that is written to a terminal until it is closed."""
+
+    def __init__(self, terminal: io.RawIOBase) -> None:
+        super().__init__()
+        self.text = ""
+        self._terminal = terminal
+        self._more = threading.Condition()
+
+    def run(self) -> None:
+        with suppress(OSError):  # EIO: closed
+            while piece := self._terminal.read(4096):
+                with self._more:
+                    self.text += piece.decode("utf-8", "replace")
+                    self._more.notify()
+
+    def wait_for(self, text: str) -> None:
+        with self._more:
+            assert self._more.wait_for(lambda: text in self.text, timeout=30)
+
+
+@contextmanager
+def _screen() -> Iterator[tuple[TextIO, _Screen]]:
+    """A terminal to write to, and what has been written when this is left."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", 0) as terminal:
+        screen = _Screen(terminal)
+        screen.start()
+        with os.fdopen(theirs, "w") as stream:
+            yield stream, screen
+        screen.join()
+
+
+def _rows(text: str) -> list[str]:
+    """The lines that stay on a terminal's screen: what goes up a line and erases it is obeyed."""
+    rows = [""]
+    for part in re.findall(r"\x1b\[[\d;?]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+", text):
+        if part == "\n":
+            rows.append("")
+        elif part == "\x1b[1A":
+            rows.pop()
+        elif part == "\x1b[2K":
+            rows[-1] = ""
+        elif part[0] not in "\x1b\r":
+            rows[-1] += part
+    return [row.rstrip() for row in rows]
 
 
 def test_announcement_is_made_when_the_sockets_are_open() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -106,16 +105,3 @@ async def test_many_lines_are_not_kept_waiting() -> None:
     for _ in range(1000):
         log.add(request(), 200, 0.0)
     assert [text.count("\n") for text in written.texts] == [500, 500]
-
-
-@pytest.mark.parametrize("flushes", [lambda log: None, AccessLog.flush])
-@virtual_time
-async def test_full_disk_does_not_stop_the_serving(flushes: Callable[[AccessLog], None]) -> None:
-    def full(text: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    log = AccessLog(full)
-    log.add(request(), 200, 0.0)
-    flushes(log)
-    await asyncio.sleep(1)
-    log.add(request(), 200, 0.0)
