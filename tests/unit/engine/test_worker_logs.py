@@ -22,8 +22,8 @@ def log_everything(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @asynccontextmanager
-async def pipe(special: Callable[[str], bool] = lambda line: False) -> AsyncIterator[LogPipe]:
-    made = LogPipe(SOURCE, logging.INFO, special)
+async def pipe(metric_line_parser: Callable[[str], bool] = lambda line: False) -> AsyncIterator[LogPipe]:
+    made = LogPipe(SOURCE, logging.INFO, metric_line_parser)
     await made.open()
     yield made
     made.close()
@@ -84,7 +84,7 @@ async def test_last_lines_are_kept_for_the_report_of_a_death() -> None:
 
 @virtual_time
 async def test_line_for_somebody_else_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with pipe(special=lambda line: line.startswith("[METRICS]")) as made:
+    async with pipe(metric_line_parser=lambda line: line.startswith("[METRICS]")) as made:
         await print_and_end(made, b"[METRICS]a.b:1\nplain\n")
     assert caplog.messages == ["plain"]
 

@@ -19,10 +19,10 @@ LineReader = Callable[[str], bool]
 class LogPipe(asyncio.Protocol):
     """Reads one pipe of a worker and logs each line at ``level``. ``write_end`` is for the child."""
 
-    def __init__(self, source: str, level: int, special: LineReader) -> None:
+    def __init__(self, source: str, level: int, metric_line_parser: LineReader) -> None:
         self._source = source
         self._level = level
-        self._special = special
+        self._metric_line_parser = metric_line_parser
         self._rest = b""
         self._tail: deque[str] = deque(maxlen=_KEPT)
         self._ended = asyncio.get_running_loop().create_future()
@@ -70,7 +70,7 @@ class LogPipe(asyncio.Protocol):
     def _log(self, raw: bytes) -> None:
         line = raw.decode("utf-8", "replace").rstrip("\r")
         self._tail.append(line)
-        if not self._special(line):
+        if not self._metric_line_parser(line):
             MODEL_LOG.log(self._level, "%s", printable(line), extra={"source": self._source})
 
 
