@@ -15,7 +15,7 @@ import aiohttp
 import psutil
 
 _READY = "Model server started."
-_PATIENCE = 90.0  # a bound on waiting for events, for a machine that is busy; no test measures time by it
+PATIENCE = 90.0  # a bound on waiting for events, for a machine that is busy; no test measures time by it
 
 
 class Server:
@@ -38,7 +38,7 @@ class Server:
 
     async def line(self, pattern: str, *, after: int = 0) -> str:
         """Waits for a line of output that matches."""
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 self._news.clear()
                 found = [line for line in self.lines[after:] if re.search(pattern, line)]
@@ -77,7 +77,7 @@ class Server:
         """SIGTERM; returns the exit code once the process has gone."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
     def family(self) -> list[psutil.Process]:
@@ -102,10 +102,10 @@ async def running(
         "torchserve_lite",
         "start",
         "--ts-config",
-        str(_write_config(folder, store, settings)),
+        str(write_config(folder, store, settings)),
         *flags,
         cwd=folder,
-        env=_environment(folder, environment or {}),
+        env=environment_for(folder, environment or {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -144,7 +144,7 @@ def write_model(
     (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
 
 
-def _write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> Path:
+def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> Path:
     values = {
         "inference_address": "http://127.0.0.1:0",
         "management_address": "http://127.0.0.1:0",
@@ -160,7 +160,7 @@ def _write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> 
     return file
 
 
-def _environment(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
+def environment_for(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
     import os
 
     temporary = folder / "tmp"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import re
 import socket
@@ -33,6 +32,7 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.handlers import load_handler
+from torchserve_lite.worker.log_lines import set_up_logging
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -183,6 +183,6 @@ def _prepare_process(load: Load) -> None:
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
     os.chdir(load.model_dir)
     sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s", force=True)
+    set_up_logging()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -65,6 +67,113 @@ async def test_output_becomes_log_lines(
         assert made.last_lines() == lines
     assert caplog.messages == lines
     assert {(record.name, record.source) for record in caplog.records} == {("MODEL_LOG", SOURCE)}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        pytest.param([b"\x1e40\x1fbad\n"], [("ERROR", "bad")], id="level of the line"),
+        pytest.param([b"\x1e10\x1fone\n\x1e30\x1ftwo\n"], [("DEBUG", "one"), ("WARNING", "two")], id="two lines"),
+        pytest.param([b"50%\x1e20\x1fdone\n"], [("INFO", "50%"), ("INFO", "done")], id="behind half a line"),
+        pytest.param([b"50%", b"\x1e40", b"\x1fbad\n"], [("INFO", "50%"), ("ERROR", "bad")], id="mark in pieces"),
+        pytest.param([b"\x1e40\x1f\n"], [("ERROR", "")], id="empty line"),
+        pytest.param([b"\x1f40\x1e x \x1e4\n"], [("INFO", r"\x1f40\x1e x \x1e4")], id="no marks"),
+        pytest.param([b"\x1e9999\x1f x\n"], [("INFO", r"\x1e9999\x1f x")], id="no level"),
+        pytest.param([b"\x1e40\x1f" + b"x" * 70_000 + b"\n"], [("ERROR", "x")], id="long line"),
+    ],
+)
+@virtual_time
+async def test_marked_line_is_logged_at_its_level(
+    pieces: list[bytes], expected: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with pipe() as made:
+        await print_and_end(made, *pieces)
+    got = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert list(dict.fromkeys((level, re.sub("xx+", "x", text)) for level, text in got)) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "lines"),
+    [
+        pytest.param(b" 60%\n", ["50%", " 60%"], id="the rest comes later"),
+        pytest.param(b"\n", ["50%"], id="its end comes later"),
+        pytest.param(b"\n\nnext\n", ["50%", "", "next"], id="an empty line comes later"),
+    ],
+)
+@virtual_time
+async def test_half_line_that_is_not_ended_is_shown(
+    more: bytes, lines: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with pipe() as made:
+        await write(made, b"50%")
+        await asyncio.sleep(0.9)
+        assert caplog.messages == []
+        await asyncio.sleep(0.2)
+        assert caplog.messages == ["50%"]
+        await print_and_end(made, more)
+    assert caplog.messages == lines
+
+
+@virtual_time
+async def test_half_line_that_grows_and_grows_is_shown_every_second(caplog: pytest.LogCaptureFixture) -> None:
+    """A progress bar writes carriage returns for minutes, and a line's end at its own end."""
+    async with pipe() as made:
+        for _ in range(31):
+            await write(made, b"#")
+            await asyncio.sleep(0.1)
+    assert len(caplog.messages) in (2, 3)
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        pytest.param(b"x\n" * 100_000, id="short lines"),
+        pytest.param(b"\n" * 200_000, id="empty lines"),
+        pytest.param((b"\x1b" * 999 + b"\n") * 8000, id="control characters"),
+        pytest.param((b"\x1e20\x1f" + b"y" * 60_000 + b"\n") * 100, id="long lines"),
+        pytest.param(b"z" * 5_000_000 + b"\n", id="one line that hardly ends"),
+    ],
+)
+@virtual_time
+async def test_flood_of_lines_is_taken_in_small_turns_and_what_is_left_out_is_counted(
+    flood: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns: list[int] = []
+    async with pipe() as made:
+        os.set_blocking(made.write_end, False)
+        while flood:
+            with contextlib.suppress(BlockingIOError):
+                flood = flood[os.write(made.write_end, flood[:65536]) :]
+            before = len(caplog.records)
+            await asyncio.sleep(0)
+            turns.append(len(caplog.records) - before)
+        await print_and_end(made, b"the end\n")
+        assert made.last_lines()[-1] == "the end"
+    logged = sum(len(record.getMessage()) for record in caplog.records)
+    assert max(turns) <= 101
+    assert len(caplog.records) < 2200
+    assert logged < 4_000_000 * 4  # a control character is shown as four
+    assert any("left out here" in message for message in caplog.messages)
+
+
+@virtual_time
+async def test_lines_are_logged_again_a_second_after_a_flood(caplog: pytest.LogCaptureFixture) -> None:
+    async with pipe() as made:
+        await write(made, b"x\n" * 5000)
+        await asyncio.sleep(1.1)
+        await print_and_end(made, b"afterwards\n")
+    assert caplog.messages[2000:] == [
+        "3,000 lines were left out here: a worker may write 2,000 lines or 2 MiB a second.",
+        "afterwards",
+    ]
+
+
+@virtual_time
+async def test_burst_of_a_long_traceback_is_kept_whole(caplog: pytest.LogCaptureFixture) -> None:
+    async with pipe() as made:
+        await print_and_end(made, b"".join(b"  frame %d\n" % number for number in range(1900)))
+    assert caplog.messages == [f"  frame {number}" for number in range(1900)]
 
 
 @virtual_time

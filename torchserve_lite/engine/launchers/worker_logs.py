@@ -1,4 +1,8 @@
-"""A worker's stdout and stderr, line by line, until their very end: a traceback is never lost."""
+"""A worker's stdout and stderr, line by line, until their very end: a traceback is never lost.
+
+What a handler prints without measure is left out rather than waited for. Reading on keeps the handler running, which a
+full pipe would stop in the middle of a request; and what is left out costs the event loop next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,15 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import cast
+
+from torchserve_lite.ipc.log_lines import unmarked
 
 _LINE_LIMIT = 64 * 1024  # a longer line is cut in pieces, so that a handler printing without newlines costs no memory
+_LINES_PER_TURN = 100  # of the event loop, about a millisecond; the pipe is not read before they are taken
+_LINES_PER_SECOND = 2000
+_BYTES_PER_SECOND = 2 * 1024 * 1024
+_HALF_LINE_WAITS = 1.0  # seconds for its other half
 _KEPT = 20
 
 MODEL_LOG = logging.getLogger("MODEL_LOG")
@@ -17,38 +28,131 @@ LineReader = Callable[[str], bool]
 
 
 class LogPipe(asyncio.Protocol):
-    """Reads one pipe of a worker and logs each line at ``level``. ``write_end`` is for the child."""
+    """Reads one pipe of a worker and logs each line at the level it is marked with, else at ``level``.
+
+    ``write_end`` is for the child.
+    """
 
     def __init__(self, source: str, level: int, metric_line_parser: LineReader) -> None:
         self._source = source
         self._level = level
         self._metric_line_parser = metric_line_parser
-        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._unread = b""
+        self._turn: asyncio.Handle | None = None  # the next one, while there are whole lines to take
+        self._half_line_timer: asyncio.TimerHandle | None = None
+        self._half_line_shown = False
+        self._level_of_cut_line: int | None = None
+        self._second: asyncio.TimerHandle | None = None  # runs while something was taken in the present second
+        self._lines_left = _LINES_PER_SECOND
+        self._bytes_left = _BYTES_PER_SECOND
+        self._left_out = 0
+        self._lost = False
         self._tail: deque[str] = deque(maxlen=_KEPT)
-        self._ended = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.BaseTransport | None = None
+        self._ended = self._loop.create_future()
+        self._transport: asyncio.ReadTransport | None = None
         read_end, self.write_end = os.pipe()
         self._reader = os.fdopen(read_end, "rb", 0)
 
     async def open(self) -> None:
-        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self, self._reader)
+        await self._loop.connect_read_pipe(lambda: self, self._reader)
 
     def close_write_end(self) -> None:
         """Closes our copy of the write end, so that the pipe ends when the child does."""
         os.close(self.write_end)
         self.write_end = -1
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.ReadTransport", transport)  # uvloop's has the methods and not the class
+
     def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._log(line)
-        if len(self._rest) > _LINE_LIMIT:
-            self._log(self._rest)
-            self._rest = b""
+        self._unread += data
+        if self._turn is None:
+            self._take_turn()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._rest:
-            self._log(self._rest)
+        self._lost = True
+        if self._turn is None:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Takes a bounded number of lines; reading goes on when no whole line is left."""
+        self._turn = None
+        if self._second is None:
+            self._second = self._loop.call_later(1, self._begin_second)
+        most = max(0, min(_LINES_PER_TURN, self._lines_left)) if self._bytes_left > 0 else 0
+        *lines, self._unread = self._unread.split(b"\n", most)
+        for line in lines:
+            self._log(line)
+        if self._lines_left <= 0 or self._bytes_left <= 0:
+            self._leave_out_lines()
+        if self._half_line_timer is not None and lines:
+            self._half_line_timer.cancel()
+            self._half_line_timer = None
+        if b"\n" in self._unread:
+            self._read(on=False)
+            self._turn = self._loop.call_soon(self._take_turn)
+        elif self._lost:
+            self._end()
+        else:
+            self._wait_for_the_other_half()
+            self._read(on=True)
+
+    def _read(self, *, on: bool) -> None:
+        if self._transport is None or self._transport.is_closing() or on == self._transport.is_reading():
+            return
+        if on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _wait_for_the_other_half(self) -> None:
+        if len(self._unread) > _LINE_LIMIT:
+            self._log(self._unread, cut=True)
+            self._unread = b""
+        if self._unread and self._half_line_timer is None:
+            self._half_line_timer = self._loop.call_later(_HALF_LINE_WAITS, self._show_half_line)
+
+    def _show_half_line(self) -> None:
+        self._half_line_timer = None
+        if self._unread:
+            self._log(self._unread)
+            self._unread = b""
+            self._half_line_shown = True
+
+    def _leave_out_lines(self) -> None:
+        lines, newline, self._unread = self._unread.rpartition(b"\n")
+        if newline:
+            self._left_out += lines.count(b"\n") + 1
+            self._tail.extend(_text(part) for line in lines.rsplit(b"\n", _KEPT)[-_KEPT:] for _, part in unmarked(line))
+        if len(self._unread) > _LINE_LIMIT:
+            self._left_out += 1
+            self._unread = b""
+
+    def _begin_second(self) -> None:
+        self._second = None
+        self._lines_left, self._bytes_left = _LINES_PER_SECOND, _BYTES_PER_SECOND
+        self._say_what_was_left_out()
+
+    def _say_what_was_left_out(self) -> None:
+        if self._left_out:
+            MODEL_LOG.warning(
+                "%s lines were left out here: a worker may write %s lines or %s MiB a second.",
+                f"{self._left_out:,}",
+                f"{_LINES_PER_SECOND:,}",
+                _BYTES_PER_SECOND >> 20,
+                extra={"source": self._source},
+            )
+            self._left_out = 0
+
+    def _end(self) -> None:
+        for timer in (self._second, self._half_line_timer):
+            if timer is not None:
+                timer.cancel()
+        self._say_what_was_left_out()
+        if self._unread:
+            self._log(self._unread)
+            self._unread = b""
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -67,11 +171,25 @@ class LogPipe(asyncio.Protocol):
         else:
             self._reader.close()
 
-    def _log(self, raw: bytes) -> None:
-        line = raw.decode("utf-8", "replace").rstrip("\r")
-        self._tail.append(line)
-        if not self._metric_line_parser(line):
-            MODEL_LOG.log(self._level, "%s", printable(line), extra={"source": self._source})
+    def _log(self, line: bytes, *, cut: bool = False) -> None:
+        """``cut``: its end has not come yet, and will be logged at the level of its beginning."""
+        ends_half_line, self._half_line_shown = self._half_line_shown, False
+        if ends_half_line and not line.rstrip(b"\r"):
+            return  # the rest of it was a line's end only
+        self._lines_left -= 1
+        self._bytes_left -= len(line)
+        level = self._level_of_cut_line
+        for marked_level, part in unmarked(line):
+            level = marked_level or level
+            text = _text(part)
+            self._tail.append(text)
+            if not self._metric_line_parser(text):
+                MODEL_LOG.log(level or self._level, "%s", printable(text), extra={"source": self._source})
+        self._level_of_cut_line = level if cut else None
+
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").rstrip("\r")
 
 
 def printable(line: str) -> str:
