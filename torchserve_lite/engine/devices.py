@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
+import re
+import select
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.errors import ConfigurationError
 
+_DRIVER_ANSWERS_IN = 5.0  # seconds
+_LONGEST_LISTING = 1024 * 1024
+_GPU_LINE = re.compile(rb"^GPU \d+:", re.MULTILINE)
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds per period (cgroup v2)
+
+log = logging.getLogger(__name__)
 
 
 def usable_cores() -> int:
@@ -35,8 +45,42 @@ def count_gpus(visible: str | None) -> int:
         return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
     if shutil.which("nvidia-smi") is None:
         return 0
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    try:
+        return len(_GPU_LINE.findall(_listing("nvidia-smi", "-L")))
+    except OSError as error:
+        log.warning(
+            "The GPUs cannot be counted, so models run on the CPU: %s. Mend the driver, or set CUDA_VISIBLE_DEVICES.",
+            error,
+        )
+        return 0
+
+
+def _listing(*command: str) -> bytes:
+    """What a command prints. OSError when it fails, prints without end, or is not done in ``_DRIVER_ANSWERS_IN``.
+
+    A process that hangs in the driver cannot even be killed, so nothing here waits for the end of one.
+    """
+    deadline = time.monotonic() + _DRIVER_ANSWERS_IN
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    assert process.stdout is not None
+    output = b""
+    with process.stdout as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        try:
+            while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                piece = os.read(pipe.fileno(), 65536)
+                output += piece
+                if not piece or len(output) > _LONGEST_LISTING:
+                    break
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise TimeoutError(f"{command[0]} gave no answer in {_DRIVER_ANSWERS_IN:g} s") from None
+    if code != 0:
+        said = output.decode("utf-8", "replace").strip().partition("\n")[0][:200]
+        raise OSError(f"{command[0]} ended with code {code} ({said or 'no message'})")
+    return output
 
 
 class Devices:

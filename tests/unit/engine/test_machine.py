@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,14 +48,63 @@ def test_visible_gpus_are_counted_without_asking_the_driver(visible: str, count:
     assert count_gpus(visible) == count
 
 
-def test_driver_is_asked_when_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: One (UUID: x)'\necho 'GPU 1: Two (UUID: y)'\n")
-    tool.chmod(0o755)
+@pytest.fixture
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a script the machine's nvidia-smi."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert count_gpus(None) == 2
-    tool.unlink()
+
+    def install(script: str) -> None:
+        (tmp_path / "nvidia-smi").write_text(script)
+        (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("listing", "count"),
+    [
+        pytest.param("echo 'GPU 0: One (UUID: x)'; echo 'GPU 1: Two (UUID: y)'", 2, id="two"),
+        pytest.param("echo 'GPU 0: One (UUID: x)'; echo '  MIG 1g.5gb Device 0: (UUID: z)'", 1, id="divided"),
+        pytest.param("echo 'No devices found.'", 0, id="none"),
+        pytest.param("true", 0, id="silence"),
+        pytest.param("printf 'GPU 0: \\377\\n'", 1, id="a name that is no UTF-8"),
+    ],
+)
+def test_driver_is_asked_when_nothing_is_said(listing: str, count: int, driver: Callable[[str], None]) -> None:
+    driver(f"#!/bin/sh\n{listing}\n")
+    assert count_gpus(None) == count
+
+
+def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert count_gpus(None) == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        pytest.param("#!/bin/sh\nexec sleep 60\n", "gave no answer in 0.5 s", id="hangs"),
+        pytest.param("#!/bin/sh\nsleep 60 &\nwait\n", "gave no answer in 0.5 s", id="hangs in a child"),
+        pytest.param("#!/bin/sh\ntrap '' TERM\nexec >&-\nexec sleep 60\n", "no answer in 0.5 s", id="hangs closed"),
+        pytest.param("#!/bin/sh\nexec yes\n", "gave no answer in 0.5 s|ended with code", id="prints without end"),
+        pytest.param("#!/bin/sh\necho 'Driver/library mismatch'\nexit 18\n", "code 18 .Driver/library", id="fails"),
+        pytest.param("#!/bin/sh\nkill -SEGV $$\n", "ended with code -11 .no message", id="crashes"),
+        pytest.param("#!/nowhere/sh\n", "No such file or directory", id="has no interpreter"),
+        pytest.param("\x7fELF not a program", "Exec format error", id="is no program"),
+    ],
+)
+def test_driver_that_misbehaves_means_no_gpus_and_a_warning(
+    script: str,
+    reason: str,
+    driver: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(machine, "_DRIVER_ANSWERS_IN", 0.5)
+    driver(script)
+    assert count_gpus(None) == 0
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert re.search(f"models run on the CPU: .*{reason}", caplog.text)
 
 
 def test_workers_of_all_models_take_gpus_by_turns() -> None:
