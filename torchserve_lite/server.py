@@ -20,6 +20,7 @@ from typing import cast
 import psutil
 
 from torchserve_lite.archive.store import ModelStore
+from torchserve_lite.config.descriptors import raise_descriptor_limit
 from torchserve_lite.config.settings import Config, WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
@@ -68,6 +69,7 @@ class Core:
 async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
+        raise_descriptor_limit()  # the fork server was started before, so forked workers keep the operator's limit
         core = await stack.enter_async_context(serving_core(config))
         front = HttpFrontEnd(config.http, core.plane, core.manager, core.metrics, AccessLog(access_lines))
         await stack.enter_async_context(front.serving())
@@ -91,7 +93,7 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
         metrics = ServerMetrics(config.metrics)
         unpacked = UnpackedModels()
         stack.callback(unpacked.close)
-        devices = Devices(_gpus(config.workers))
+        devices = Devices(await asyncio.to_thread(_gpus, config.workers))  # a driver may take its time
         engine = await stack.enter_async_context(
             LocalEngine(
                 config.workers,
