@@ -32,11 +32,7 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
         stack.enter_context(_levels())
         stack.enter_context(_attached(root, console))
         stack.enter_context(_attached(_ACCESS, console))
-        files = [
-            (logger, sink)
-            for logger, name in ((root, "ts_log.log"), (_MODEL, "model_log.log"), (_ACCESS, "access_log.log"))
-            if (sink := _file(config.folder, name)) is not None
-        ]
+        files = _files(config.folder)
         stack.enter_context(running([sink for _, sink in files]))
         for logger, sink in files:
             handler = SinkHandler(sink)
@@ -79,16 +75,26 @@ def _levels() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _file(folder: Path | None, name: str) -> Sink | None:
-    """None when there is to be no file, or none can be written: serving goes on, as on a read-only file system."""
+def _files(folder: Path | None) -> list[tuple[logging.Logger, Sink]]:
+    """None when there are to be none, or they cannot be written: serving goes on, as on a read-only file system."""
+    files: list[tuple[logging.Logger, Sink]] = []
     if folder is None:
-        return None
+        return files
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return Sink(FileTarget(folder / name, _FILE_SIZE, _FILES_KEPT))
+        for logger, name in (
+            (logging.getLogger(), "ts_log.log"),
+            (_MODEL, "model_log.log"),
+            (_ACCESS, "access_log.log"),
+        ):
+            files.append((logger, Sink(FileTarget(folder / name, _FILE_SIZE, _FILES_KEPT))))
     except OSError as error:
-        log.warning("No log file %s: %s. Set LOG_LOCATION to a folder that can be written.", folder / name, error)
-        return None
+        log.warning(
+            "Log files are missing: %s cannot be written (%s). Set LOG_LOCATION to a folder that can.",
+            error.filename or folder,
+            error.strerror,
+        )
+    return files
 
 
 class _MalformedRequests(logging.Filter):

@@ -176,7 +176,10 @@ def _stop_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
 def _scratch_folder() -> Iterator[Path]:
     """Where archives are unpacked: ours alone, and gone when we are."""
     _sweep_after_crashes()
-    folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
+    except OSError as error:
+        raise _unusable(Path(tempfile.gettempdir()), error) from error
     try:
         yield folder
     finally:
@@ -187,17 +190,27 @@ def _sweep_after_crashes() -> None:
     """Removes what servers of this user left that were killed before they could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
         pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError, OverflowError):  # another server sweeps too; any number may stand there
+            if pid.isdigit() and not psutil.pid_exists(int(pid)) and folder.stat().st_uid == os.getuid():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environments_folder() -> Path:
     """Outlives the server, so that a restart installs nothing. Nobody else may have made it."""
     folder = Path(tempfile.gettempdir()) / f"torchserve-lite-environments-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise ConfigurationError(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own.")
     return folder
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} cannot be used ({error.strerror}). Set TMPDIR to a folder that can be written."
+    )
 
 
 def _gpus(config: WorkerConfig) -> int:

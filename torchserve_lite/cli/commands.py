@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -29,11 +30,25 @@ def run_command(argv: Sequence[str] | None = None) -> int:
 
 def reporting_errors(program: str, run: Callable[[], int]) -> int:
     """Our own errors are for the user, who needs their message and no traceback."""
+    _open_missing_streams()
     try:
         return run()
     except ServingError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130  # as a shell has it
+
+
+def _open_missing_streams() -> None:
+    """A process started without standard streams (``>&-``) would get sockets of its own under their numbers."""
+    if None not in (sys.stdin, sys.stdout, sys.stderr):
+        return
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

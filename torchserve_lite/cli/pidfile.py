@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from torchserve_lite.cli.start_checks import temporary_folder
+from torchserve_lite.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import psutil
@@ -16,17 +18,18 @@ _OUR_PROGRAMS = {"torchserve-lite", "torchserve", "torchserve_lite"}
 
 
 def pid_file() -> Path:
-    return Path(tempfile.gettempdir()) / ".model_server.pid"
+    return temporary_folder(os.environ) / ".model_server.pid"
 
 
 def running_server(file: Path) -> psutil.Process | None:
-    """The server that the file names. A file whose server is gone is removed."""
+    """The server that the file names. A file whose server is gone is removed, if that is ours to do."""
     if not file.exists():
         return None
     process = _server(_pid_in(file))
     if process is None:
         print("Removing orphan pid file.", flush=True)
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # another user's, or no file: who wants to write it will say so
+            file.unlink(missing_ok=True)
     return process
 
 
@@ -60,15 +63,21 @@ def _is_ours(command_line: list[str]) -> bool:
 
 
 @contextmanager
-def registered(file: Path) -> Iterator[tuple[str, ...]]:
-    """While entered, the file names this process. Yields what the user should know if that cannot be."""
+def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...]]:
+    """While entered, the file names this process. Yields what the user should know if that cannot be.
+
+    ``required``: then it is an error, for a server in the background that nobody could stop otherwise.
+    """
     if other := running_server(file):
         yield (f"Another server (pid {other.pid}) is registered in {file}; the stop command stops that one, not this.",)
         return
     try:
         _write(file)
     except OSError as error:
-        yield (f"{file} cannot be written ({error.strerror}); the stop command will not find this server.",)
+        fault = f"{file} cannot be written ({error.strerror}); the stop command will not find this server."
+        if required:
+            raise ConfigurationError(f"{fault} Remove what is there, or name another folder by TMPDIR.") from error
+        yield (fault,)
         return
     try:
         yield ()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.pidfile import pid_file, registered, running_server
 from torchserve_lite.cli.server_arguments import add_server_arguments, read_configuration
+from torchserve_lite.cli.start_checks import check_configured, check_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,17 +57,19 @@ def serve_here(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int
 
 
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
-    """Serves until a signal comes; the result is the exit code."""
+    """Serves until a signal comes; the result is the exit code. Only a start in the background has a ``displaying``."""
     from torchserve_lite.ipc.preloading import start_preloading
 
+    check_folders(environ)
     start_preloading()
     config = read_configuration(arguments, environ)
     if getattr(arguments, "watch", False):
         config = replace(config, models=replace(config.models, watch=True))
+    check_configured(config, environ)
     from torchserve_lite.cli.display import display_for
     from torchserve_lite.telemetry.log_sinks import written_to
 
-    with registered(pid_file()) as notices, written_to(sys.stdout) as output:
+    with registered(pid_file(), required=displaying is not None) as notices, written_to(sys.stdout) as output:
         config = replace(config, notices=(*config.notices, *notices))
         with (displaying or display_for)(config, output) as display:
             from torchserve_lite.server import run as run_server

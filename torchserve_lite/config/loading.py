@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,12 +75,12 @@ def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None)
 def _model_store(store: Path, file: Path | None) -> Path:
     """A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's."""
     beside_file = file.absolute().parent / store if file else store
-    return beside_file if not store.is_dir() and beside_file.is_dir() else store.absolute()
+    return beside_file if not os.path.isdir(store) and os.path.isdir(beside_file) else store.absolute()
 
 
 def _missing_store(models: ModelsConfig) -> list[str]:
-    """No error: storage that is mounted beside a container may appear after the server has started."""
-    if models.store is None or models.store.is_dir():
+    """No error by itself: storage that is mounted beside a container may appear after the server has started."""
+    if models.store is None or os.path.isdir(models.store):
         return []
     return [f"model_store={models.store} does not exist; its models cannot be loaded until it does."]
 

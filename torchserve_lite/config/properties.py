@@ -16,19 +16,25 @@ def read_properties(file: Path) -> dict[str, str]:
     """Key -> value in file order, without blanks around values. A later duplicate wins, as in Java."""
     import javaproperties  # here, because a start without a file needs none of it
 
-    content = _content(file).removeprefix(_BYTE_ORDER_MARK).decode("latin-1")
     try:
-        pairs = javaproperties.loads(content)
+        pairs = javaproperties.loads(_content(file))
     except ValueError as error:
         raise ConfigurationError(f"{file} is not a valid properties file: {error}") from error
     return {key: value.strip() for key, value in pairs.items()}
 
 
-def _content(file: Path) -> bytes:
+def _content(file: Path) -> str:
+    """In Java's Latin-1, unless it is UTF-8: editors write that today, and other texts are hardly ever valid UTF-8."""
     try:
-        return file.read_bytes()
+        content = file.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     except OSError as error:
         raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from error
+    if b"\0" in content:
+        raise ConfigurationError(f"{file} is not a text file in UTF-8 (UTF-16, perhaps): save it as UTF-8.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def with_variables(properties: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +53,15 @@ Settings = dict[str, Setting]
 def find_config_file(given: Path | None, environ: Mapping[str, str], folder: Path = Path()) -> Path | None:
     """``TS_CONFIG_FILE``, else ``--ts-config``, else ``config.properties`` in ``folder``, else none."""
     named = Path(environ["TS_CONFIG_FILE"]) if environ.get("TS_CONFIG_FILE") else given
-    if named is None:
-        usual = folder / "config.properties"
-        return usual if usual.is_file() else None
-    if not named.is_file():
-        place = "TS_CONFIG_FILE" if environ.get("TS_CONFIG_FILE") else "--ts-config"
-        raise ConfigurationError(f"{place} file not found: {named}")
-    return named
+    file = folder / "config.properties" if named is None else named
+    if named is None and not os.path.lexists(file):
+        return None
+    place = "TS_CONFIG_FILE" if environ.get("TS_CONFIG_FILE") else "--ts-config" if given else "configuration"
+    if os.path.isdir(file):  # what a container gets for a file that could not be mounted
+        raise ConfigurationError(f"{place} file {file} is a folder. Name the file itself.")
+    if not os.path.isfile(file):  # by os.path, which takes whatever cannot be looked at for no file
+        raise ConfigurationError(f"{place} file not found: {file}")
+    return file
 
 
 def gather_settings(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Settings:

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from torchserve_lite.config.settings import ModelsConfig
 from torchserve_lite.errors import ConfigurationError
-from torchserve_lite.management.manager import ModelManager
+
+if TYPE_CHECKING:
+    from torchserve_lite.management.manager import ModelManager
 
 log = logging.getLogger(__name__)
 
 
-async def reload_on_changes(store: Path, manager: ModelManager) -> None:
-    """Runs until cancelled. Changes that come together are one reload."""
+def check_watching(models: ModelsConfig) -> None:
+    """ConfigurationError when ``--watch`` cannot do what it is to do. For the start: later would be too late."""
     try:
-        from watchfiles import DefaultFilter, awatch
+        importlib.import_module("watchfiles")
     except ImportError as error:
         raise ConfigurationError(
-            "--watch needs the package watchfiles: pip install 'torchserve-lite[watch]'"
+            "--watch needs the package watchfiles: pip install 'torchserve-lite[watch]'."
         ) from error
+    if models.store is None or not models.store.is_dir():
+        raise ConfigurationError(f"--watch needs a model store to watch, and {models.store} is no folder.")
+
+
+async def reload_on_changes(store: Path, manager: ModelManager) -> None:
+    """Runs until cancelled. Changes that come together are one reload.
+
+    Watching may end by itself: the system has no watches left, or the store has been taken away. Serving goes on.
+    """
+    from watchfiles import DefaultFilter, awatch
+
     log.info("Watching %s: a model is reloaded when its archive or folder changes.", store)
     store = store.resolve()
-    async for changes in awatch(store, watch_filter=DefaultFilter(), debounce=400):
-        await manager.reload_changed({Path(path).relative_to(store).parts[0] for _, path in changes})
+    try:
+        async for changes in awatch(store, watch_filter=DefaultFilter(), debounce=400):
+            paths = [Path(path).relative_to(store) for _, path in changes]
+            await manager.reload_changed({path.parts[0] for path in paths if path.parts})
+    except (OSError, RuntimeError) as error:  # RuntimeError: watchfiles' own
+        log.error("Watching %s has ended (%s). Models are served on; changes no longer reload them.", store, error)

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from types import ModuleType
 
 from torchserve_lite.config.settings import Config
@@ -23,12 +24,13 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
 
 
 def _serve(progress: StartupProgress) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     progress.listening({"inference": "http://127.0.0.1:1", "management": "http://127.0.0.1:1"})
     progress.loading(["m"])
     progress.model_ready("m", "1.0", 1, 0.5)
     progress.started(1.0)
-    signal.sigwait([signal.SIGTERM])
+    stop.wait()
     progress.stopping()
     return 0
 

@@ -26,6 +26,8 @@ def _read(folder: Path, content: bytes) -> dict[str, str]:
         pytest.param(b"a=b\\\n    c\n", {"a": "bc"}, id="continued line"),
         pytest.param(b"a=\\u00e9\\tb", {"a": "é\tb"}, id="escapes"),
         pytest.param(b"a=\xe9", {"a": "é"}, id="Latin-1"),
+        pytest.param(b"a=\xc3\xa9 \xe6\x97\xa5", {"a": "é 日"}, id="UTF-8"),
+        pytest.param(b"a=\xc3\xa9 \xe9", {"a": "Ã© é"}, id="Latin-1 that looks like UTF-8 for a while"),
         pytest.param(b"# x=y\n! z=1\na=b # c", {"a": "b # c"}, id="comments"),
         pytest.param(b"a=1\na=2", {"a": "2"}, id="later duplicate wins"),
         pytest.param(b"a=true  \r\nb=1", {"a": "true", "b": "1"}, id="blanks and CRLF at the end"),
@@ -40,6 +42,14 @@ def test_properties_are_read_as_java_does(tmp_path: Path, content: bytes, expect
 def test_broken_escape_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"config\.properties is not a valid properties file"):
         _read(tmp_path, b"a=\\u12")
+
+
+@pytest.mark.parametrize(
+    "content", ["a=b\n".encode("utf-16"), b"a=b\0", b"\x7fELF\0"], ids=["UTF-16", "NUL", "program"]
+)
+def test_file_that_is_no_text_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ConfigurationError, match=r"config.properties is not a text file in UTF-8"):
+        _read(tmp_path, content)
 
 
 def test_unreadable_file_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -1,0 +1,224 @@
+"""What a start cannot do without is told in one sentence, before anything is loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torchserve_lite.cli.start_checks import check_folders, temporary_folder
+from torchserve_lite.errors import ConfigurationError
+
+_COMMAND = Path(__file__).parent / "command_with_fake_server.py"
+Prepare = Callable[[Path], object]
+
+
+def _start(folder: Path, *flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    own = {name: value for name, value in os.environ.items() if name not in ("LOG_LOCATION", "TS_CONFIG_FILE")}
+    return subprocess.run(
+        [sys.executable, str(_COMMAND), "torchserve-lite", "start", *flags],
+        cwd=folder,
+        env=own | {"FAKE_SERVER": "refuses", "TMPDIR": str(folder)} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def _without_watchfiles(folder: Path) -> None:
+    (folder / "watchfiles.py").write_text("raise ImportError")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "flags", "environ", "sentence"),
+    [
+        pytest.param(
+            _without_watchfiles,
+            ["--watch", "--model-store=."],
+            {"PYTHONPATH": "."},
+            "--watch needs the package watchfiles: pip install 'torchserve-lite[watch]'.",
+            id="watching without its package",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=nowhere"),
+            ["--watch", "--ts-config=c"],
+            {},
+            "--watch needs a model store to watch",
+            id="watching nothing",
+        ),
+        pytest.param(
+            lambda folder: None, ["--model-store=."], {"TMPDIR": "/nowhere"}, "TMPDIR=/nowhere is no", id="no TMPDIR"
+        ),
+        pytest.param(
+            lambda folder: (folder / "file").touch(),
+            ["--model-store=."],
+            {"TMPDIR": "file"},
+            "TMPDIR=file is no folder",
+            id="TMPDIR is a file",
+        ),
+        pytest.param(
+            lambda folder: None,
+            ["--model-store=."],
+            {"LOG_LOCATION": "/proc/logs"},
+            "LOG_LOCATION=/proc/logs cannot be written: No such file or directory.",
+            id="logs on a file system that takes none",
+        ),
+        pytest.param(
+            lambda folder: (folder / "file").touch(),
+            ["--model-store=."],
+            {"LOG_LOCATION": "file"},
+            "LOG_LOCATION=file cannot be written: File exists.",
+            id="logs where a file is",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=nowhere\nload_models=all"),
+            ["--ts-config=c"],
+            {},
+            "nowhere cannot be read: No such file or directory.",
+            id="no store, and all of it wanted",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=nowhere\nload_models=m.mar"),
+            ["--ts-config=c"],
+            {},
+            "nowhere cannot be read: No such file or directory.",
+            id="no store, and a model wanted",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=c"),
+            ["--ts-config=c"],
+            {},
+            "c cannot be read: Not a directory.",
+            id="store is a file",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text(f"model_store={'x' * 300}\nload_models=all"),
+            ["--ts-config=c"],
+            {},
+            "cannot be read: File name too long.",
+            id="store with an impossible name",
+        ),
+        pytest.param(
+            lambda folder: (folder / "config.properties").mkdir(),
+            ["--model-store=."],
+            {},
+            "configuration file config.properties is a folder.",
+            id="configuration is a folder",
+        ),
+        pytest.param(
+            lambda folder: None,
+            ["--model-store=.", "--ts-config=."],
+            {},
+            "--ts-config file . is a folder.",
+            id="named configuration is a folder",
+        ),
+        pytest.param(
+            lambda folder: (folder / "config.properties").symlink_to("nowhere"),
+            ["--model-store=."],
+            {},
+            "configuration file not found: config.properties",
+            id="configuration is a link to nothing",
+        ),
+        pytest.param(
+            lambda folder: None,
+            ["--model-store=."],
+            {"TS_CONFIG_FILE": "x" * 300},
+            "TS_CONFIG_FILE file not found: xxx",
+            id="configuration with an impossible name",
+        ),
+        pytest.param(
+            lambda folder: (folder / "c").write_text("python=/nowhere/python"),
+            ["--model-store=.", "--ts-config=c"],
+            {},
+            "python=/nowhere/python is no program that can be run.",
+            id="no such interpreter",
+        ),
+        pytest.param(
+            lambda folder: (folder / ".model_server.pid").mkdir(),
+            ["--model-store=.", "--background"],
+            {},
+            ".model_server.pid cannot be written (File exists)",
+            id="pid file of a background server is a folder",
+        ),
+    ],
+)
+def test_start_fails_with_one_sentence(
+    prepare: Prepare, flags: list[str], environ: dict[str, str], sentence: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    result = _start(tmp_path, *flags, **environ)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert sentence in result.stderr
+    assert "torchserve-lite 0" not in result.stdout  # the display of a start that goes on
+
+
+@pytest.mark.parametrize(
+    ("prepare", "flags", "environ", "notice"),
+    [
+        pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=nowhere"),
+            ["--ts-config=c"],
+            {},
+            "nowhere does not exist; its models cannot be loaded until it does.",
+            id="store that may appear later",
+        ),
+        pytest.param(
+            lambda folder: (folder / ".model_server.pid").mkdir(),
+            ["--model-store=."],
+            {},
+            ".model_server.pid cannot be written (File exists); the stop command will not find this server.",
+            id="pid file of a server in the foreground",
+        ),
+    ],
+)
+def test_start_goes_on_with_a_notice(
+    prepare: Prepare, flags: list[str], environ: dict[str, str], notice: str, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
+    assert notice in _start(tmp_path, *flags, **environ).stdout
+
+
+def test_file_system_that_takes_nothing_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', ...]")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with pytest.raises(ConfigurationError, match=r"No temporary folder can be written .*Set TMPDIR to one that can"):
+        temporary_folder({})
+
+
+def test_current_folder_that_has_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(ConfigurationError, match="The current folder no longer exists"):
+        check_folders({})
+
+
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_command_without_standard_streams_has_others_in_their_place(closed: str, tmp_path: Path) -> None:
+    """Else sockets would get their numbers, and what is printed would go to clients."""
+    code = """
+        import socket, sys
+        from pathlib import Path
+        from torchserve_lite.cli.commands import reporting_errors
+
+        def run():
+            with socket.socket() as opened:
+                print("printed")
+                print("printed", file=sys.stderr, flush=True)
+                Path("result").write_text(str(opened.fileno() > 2))
+            return 7
+
+        sys.exit(reporting_errors("program", run))
+    """
+    command = f"{sys.executable} -c '{textwrap.dedent(code)}' {closed}"
+    assert subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, timeout=60).returncode == 7
+    assert (tmp_path / "result").read_text() == "True"

@@ -1,0 +1,76 @@
+"""What a start needs is looked at before anything is loaded: what is missing is told in one sentence."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torchserve_lite.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torchserve_lite.config.settings import Config, ModelsConfig
+
+
+def check_folders(environ: Mapping[str, str]) -> None:
+    """The two folders that every process works with. Before all else: even starting a process needs them."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigurationError("The current folder no longer exists. Change to one that does.") from error
+    temporary_folder(environ)
+
+
+def temporary_folder(environ: Mapping[str, str]) -> Path:
+    """Python quietly takes another one when TMPDIR cannot be written; models of any size are unpacked there."""
+    named = environ.get("TMPDIR")
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"No temporary folder can be written ({named or 'TMPDIR is not set'}; /tmp and others neither). "
+            "Set TMPDIR to one that can and has room: archives are unpacked there."
+        ) from error
+    if named and os.path.abspath(named) != str(folder):
+        raise ConfigurationError(
+            f"TMPDIR={named} is no folder that can be written. Name one that can; archives are unpacked there."
+        )
+    return folder
+
+
+def check_configured(config: Config, environ: Mapping[str, str]) -> None:
+    _check_model_store(config.models)
+    if config.models.watch:
+        from torchserve_lite.management.watching import check_watching
+
+        check_watching(config.models)
+    if (folder := config.logs.folder) is not None and environ.get("LOG_LOCATION"):
+        _check_log_folder(folder)
+    if config.workers.python and shutil.which(config.workers.python) is None:
+        raise ConfigurationError(f"python={config.workers.python} is no program that can be run.")
+
+
+def _check_model_store(models: ModelsConfig) -> None:
+    """A store from which nothing is loaded yet may appear later; the configuration has a notice for that."""
+    store = models.store
+    if store is None or (not os.path.lexists(store) and not models.load_all and not models.startup):
+        return
+    try:
+        os.scandir(store).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"model_store={store} cannot be read: {error.strerror}. Name the folder that holds the archives."
+        ) from error
+
+
+def _check_log_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"LOG_LOCATION={folder} cannot be written: {error.strerror}. Name a folder that can, or leave it unset."
+        ) from error
