@@ -24,10 +24,12 @@ log = logging.getLogger(__name__)
 def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
     """ts_log.log (everything of ours), model_log.log (what workers print) and access_log.log, besides the console.
 
-    Nothing that logs ever waits for a file: see ``telemetry/log_sinks``. ``console`` is the start-up display's.
+    Nothing that logs ever waits for a file: see ``telemetry/log_sinks``. ``console`` is the start-up display's; it may
+    bring a form of its own.
     """
     root = logging.getLogger()
-    console.setFormatter(_Layout())
+    if console.formatter is None:
+        console.setFormatter(_Layout())
     with ExitStack() as stack:
         stack.enter_context(_levels())
         stack.enter_context(_attached(root, console))

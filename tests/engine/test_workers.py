@@ -234,7 +234,7 @@ async def test_traceback_in_the_log_is_the_handlers_own(launcher: str, caplog: p
     async with served(launcher) as model:
         with pytest.raises(PredictionFailed):
             await model.ask(b"raise boom")
-    told = messages(caplog, "torchserve_lite.worker.batch" if launcher == "inline" else "MODEL_LOG")
+    told = messages(caplog, "MODEL_LOG")
     frames = re.findall(r'File ".*?([^/"]+)", line \d+, in (\w+)', told)
     assert frames == [("obedient.py", "handle"), ("obedient.py", "do_raise"), ("obedient.py", "deeper")]
     assert "ValueError: boom" in told

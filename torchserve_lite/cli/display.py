@@ -97,6 +97,11 @@ class AnnouncingDisplay(PlainDisplay):
         self._announce(addresses)
 
 
+def worth_showing(record: logging.LogRecord) -> bool:
+    """To somebody at a terminal: what is wrong, and what handlers print and log."""
+    return record.levelno >= logging.WARNING or record.name == "MODEL_LOG"
+
+
 def headline(config: Config) -> str:
     return f"torchserve-lite {__version__}, {config.source or 'no configuration file'}"
 

@@ -74,10 +74,10 @@ def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...
     try:
         _write(file)
     except OSError as error:
-        fault = f"{file} cannot be written ({error.strerror}); the stop command will not find this server."
+        reason = f"{file} cannot be written ({error.strerror}); the stop command will not find this server."
         if required:
-            raise ConfigurationError(f"{fault} Remove what is there, or name another folder by TMPDIR.") from error
-        yield (fault,)
+            raise ConfigurationError(f"{reason} Remove what is there, or name another folder by TMPDIR.") from error
+        yield (reason,)
         return
     try:
         yield ()

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from torchserve_lite.cli.display import example_request, final_line, headline, shared_addresses
+from torchserve_lite.cli.display import example_request, final_line, headline, shared_addresses, worth_showing
 from torchserve_lite.config.settings import Config
 from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler, running
 
@@ -33,7 +33,7 @@ class TerminalDisplay:
         self._failures: dict[str, str] = {}
         self._log = Sink(_AboveTheBars(console))
         self.log_lines: logging.Handler = SinkHandler(self._log)
-        self.log_lines.addFilter(_worth_showing)
+        self.log_lines.addFilter(worth_showing)
         self._running = ExitStack()
 
     def __enter__(self) -> TerminalDisplay:
@@ -108,10 +108,6 @@ class _AboveTheBars:
 
     def close(self) -> None:
         """The console is the display's."""
-
-
-def _worth_showing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or record.name == "MODEL_LOG"
 
 
 def _bars(console: Console) -> Progress:

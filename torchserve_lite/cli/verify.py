@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import mimetypes
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchserve_lite.errors import ArchiveNotFound, LoadFailed, ServingError
+from torchserve_lite.cli.start_checks import check_folders
+from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
     from torchserve_lite.config.settings import Config
@@ -36,13 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
     import asyncio
     import logging
 
+    from torchserve_lite.cli.display import worth_showing
+    from torchserve_lite.config.settings import LogConfig
     from torchserve_lite.ipc.preloading import start_preloading
+    from torchserve_lite.logs import logging_to
+    from torchserve_lite.telemetry.log_sinks import SinkHandler, written_to
 
+    check_folders(os.environ)
     start_preloading()
     if not arguments.file.exists():
         raise ArchiveNotFound(f"There is no archive {arguments.file}.")
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-    asyncio.run(_verify(arguments))
+    with written_to(sys.stderr) as output:
+        log_lines = SinkHandler(output)
+        log_lines.addFilter(worth_showing)
+        log_lines.setFormatter(logging.Formatter("%(message)s"))
+        with logging_to(LogConfig(folder=None), log_lines):
+            asyncio.run(_verify(arguments))
     return 0
 
 
@@ -69,7 +80,12 @@ def _serving_only(file: Path) -> Config:
 
 async def _ask(core: Core, request: InferenceRequest) -> None:
     begun = time.perf_counter()
-    response = await core.plane.infer(request)
+    try:
+        response = await core.plane.infer(request)
+    except PredictionFailed as error:
+        raise ServingError(
+            f"The request was not answered: {error}. What the handler and its worker had to say stands above."
+        ) from error
     body = response.body
     if response.stream is not None:
         async with response.stream as pieces:

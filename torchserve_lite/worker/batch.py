@@ -20,10 +20,9 @@ from ts.utils.util import InvalidRow, PredictionException
 from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
+from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import Unserialisable, reply_of
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, text_of
-
-log = logging.getLogger(__name__)
 
 Emit = Callable[[Sequence[Answer]], None]
 Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
@@ -111,7 +110,7 @@ class BatchRunner:
         except PredictionException as error:
             request.reply = _refused(text_of(error.message), _code(error))
         except Exception as error:
-            _report(f"The input of request {call.id} could not be prepared", error)
+            self._report(f"The input of request {call.id} could not be prepared", error)
             request.reply = _failed("The input could not be prepared; the model's log says why.")
 
     def _call_handler(
@@ -140,7 +139,7 @@ class BatchRunner:
         except PredictionException as error:
             _answer_all(group, _failed(text_of(error.message), FailureKind.CODE, _code(error)))
         except (Exception, asyncio.CancelledError) as error:  # a task that the handler waited for was cancelled
-            _report(f"The handler failed for request {', '.join(request.call.id for request in group)}", error)
+            self._report(f"The handler failed for request {', '.join(request.call.id for request in group)}", error)
             out_of_memory = _failed("Out of resources", FailureKind.MEMORY)
             _answer_all(group, out_of_memory if is_out_of_memory(error) else _failed("Prediction failed"))
         else:
@@ -150,24 +149,24 @@ class BatchRunner:
 
     def _pack(self, group: list[_Request], results: Any, rows: int, context: Context) -> None:
         if not isinstance(results, list):
-            log.error("The handler returned %s, not a list with one result a row.", type(results).__name__)
+            report(logging.ERROR, f"The handler returned {type(results).__name__}, not a list with one result a row.")
             _answer_all(group, _failed("Invalid model predict output"))
             return
         enough = 0 < len(results) <= rows if group[0].alone else len(results) == rows
         if not enough:
-            log.error("The handler returned %d results for %d rows.", len(results), rows)
+            report(logging.ERROR, f"The handler returned {len(results)} results for {rows} rows.")
             _answer_all(group, _failed("number of batch response mismatched"))
             return
         for request, own in results_of(group, results):
             try:
                 request.reply = self._reply(request, own, context)
             except Unserialisable as error:
-                log.error("The handler's result for request %s has no wire form: %s", request.call.id, error)
+                report(logging.ERROR, f"The handler's result for request {request.call.id} has no wire form: {error}")
                 request.reply = _failed("Unsupported model output data type.")
             except PredictionException as error:
                 request.reply = _failed(text_of(error.message), FailureKind.CODE, _code(error))
             except Exception as error:
-                _report(f"The handler's result for request {request.call.id} could not be sent", error)
+                self._report(f"The handler's result for request {request.call.id} could not be sent", error)
                 request.reply = _failed("The handler's result could not be sent; the model's log says why.")
 
     def _reply(self, request: _Request, results: list[Any], context: Context) -> Reply:
@@ -183,6 +182,13 @@ class BatchRunner:
             return reply
         message = f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}."
         return _failed(message, FailureKind.TOO_LARGE)
+
+    def _report(self, what: str, error: BaseException) -> None:
+        """In the model's log: what failed, in which of the handler's methods and where, then the traceback."""
+        failure = explain_failure(error, self._load.model_name, self._load.model_dir)
+        stage = f" in {failure.stage}" if failure.stage else ""
+        place = f" ({failure.place})" if failure.place else ""
+        report(logging.ERROR, f"{what}{stage}: {failure.cause}{place}\n{failure.traceback}")
 
 
 class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
@@ -240,7 +246,3 @@ def _code(error: PredictionException) -> int:
     except (TypeError, ValueError, OverflowError):
         return 500
     return code if 200 <= code <= 599 else 500
-
-
-def _report(what: str, error: BaseException) -> None:
-    log.error("%s\n%s", what, explain_failure(error).traceback)

@@ -80,7 +80,7 @@ class WorkerLoop:
             self._use_threads(load.threads)
             handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
         except Exception as error:
-            failure = explain_failure(error)
+            failure = explain_failure(error, load.model_name, load.model_dir)
             self._send(LoadFailure(failure.cause, failure.traceback, is_out_of_memory(error)))
             return None
         gc.collect()

@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchserve_lite.archive.installation import advice_on
 
+_STAGES = ("initialize", "handle", "preprocess", "inference", "postprocess", "explain_handle")
+_UNPACKED = re.compile(r"/models/[0-9a-f]{32}/")  # an archive's files lie where nobody knows, or will find them
 _OUR_FOLDER = str(Path(__file__).parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """``cause``: the exception in one line, and how to mend it where that is known; ``traceback``: all of it."""
+    """``cause``: the exception in one line, and how to mend it where that is known; ``traceback``: all of it.
+
+    ``place``: the innermost line of the model's own code, ``NAME.mar!handler.py:38``; ``stage``: which of a handler's
+    methods was running. Empty when none was.
+    """
 
     cause: str
     traceback: str
+    place: str = ""
+    stage: str = ""
 
 
-def explain_failure(error: BaseException) -> Failure:
+def explain_failure(error: BaseException, model: str = "", folder: str = "") -> Failure:
+    """``folder``: where the model's files are. If they were unpacked there, frames name the archive instead."""
     summary = traceback.TracebackException.from_exception(error)
+    stages = [frame.name for frame in summary.stack if frame.name in _STAGES]
     _fold(summary)
+    place = _name_archive(summary, model, folder) if folder else ""
     text = " ".join(text_of(error).split())  # torch tells a wrong state dict in many lines
     cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if advice := advice_on(error):
         cause = f"{cause.rstrip('.')}. {advice}."
-    return Failure(cause, "".join(summary.format()).rstrip())
+    return Failure(cause, "".join(summary.format()).rstrip(), place, stages[-1] if stages else "")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -52,6 +64,24 @@ def _fold(summary: traceback.TracebackException) -> None:
     for cause in (summary.__cause__, summary.__context__):
         if cause is not None:
             _fold(cause)
+
+
+def _name_archive(summary: traceback.TracebackException, model: str, folder: str) -> str:
+    """Names the archive in the frames of its code, here and in the causes; gives the innermost place in it."""
+    place = ""
+    shown = f"{model}.mar!" if _UNPACKED.search(f"{folder}/") else f"{folder}/"
+    for frame in summary.stack:
+        if frame.filename.startswith(f"{folder}/"):
+            frame.filename = shown + frame.filename.removeprefix(f"{folder}/")
+            place = f"{frame.filename}:{frame.lineno}"
+    syntax_error_in: str | None = getattr(summary, "filename", None)
+    if syntax_error_in is not None and syntax_error_in.startswith(f"{folder}/"):
+        summary.filename = shown + syntax_error_in.removeprefix(f"{folder}/")
+        place = f"{summary.filename}:{summary.lineno}"
+    for cause in (summary.__cause__, summary.__context__):
+        if cause is not None:
+            _name_archive(cause, model, folder)
+    return place
 
 
 def _is_framework(frame: traceback.FrameSummary) -> bool:

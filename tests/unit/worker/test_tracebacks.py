@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,3 +115,27 @@ def test_failure_that_is_all_ours_keeps_its_last_frame(monkeypatch: pytest.Monke
 )
 def test_memory_and_cuda_errors_are_out_of_memory(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "shown"),
+    [
+        pytest.param("models/" + "0f" * 16, "m.mar!", id="unpacked archive"),
+        pytest.param("models/" + "0f" * 16 + "/deeper", "m.mar!", id="unpacked archive with a folder in it"),
+        pytest.param("work/m", None, id="folder of the author"),
+        pytest.param("models/m", None, id="folder in a store"),
+    ],
+)
+def test_frames_of_an_archives_code_name_the_archive(folder: str, shown: str | None, tmp_path: Path) -> None:
+    """Where it was unpacked is a folder that its author has never heard of."""
+    home = tmp_path / folder
+    home.mkdir(parents=True)
+    code = compile("def preprocess():\n  raise KeyError(7)\n", f"{home}/handler.py", "exec")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    with pytest.raises(KeyError) as caught:
+        names["preprocess"]()
+    failure = explain_failure(caught.value, "m", str(home))
+    file = f"{shown}handler.py" if shown else f"{home}/handler.py"
+    assert f'File "{file}", line 2, in preprocess' in failure.traceback
+    assert (failure.place, failure.stage) == (f"{file}:2", "preprocess")
