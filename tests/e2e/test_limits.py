@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.server import environment_for, write_config, write_model
+from tests.e2e.server import PATIENCE, environment_for, write_config, write_model
 
 HANDLER = """
 import resource
@@ -31,21 +31,29 @@ async def test_more_clients_than_the_soft_limit_are_served(tmp_path: Path) -> No
         env=environment_for(tmp_path, {}),
         stdout=subprocess.PIPE,
     )
-    assert process.stdout is not None
+    try:
+        port = await _port_when_ready(process)
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
+        reader, writer = idle[-1]
+        writer.write(b"POST /predictions/m HTTP/1.1\r\nHost: m\r\nContent-Length: 1\r\n\r\nx")
+        async with asyncio.timeout(PATIENCE):
+            answer = await reader.readuntil(b"\r\n\r\n")
+            limits = await reader.readuntil(b"]")
+        for _, writer in idle:
+            writer.close()
+    finally:
+        process.terminate()
+        await process.communicate()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert limits.split() == [b"[", b"256,", b"%d" % hard, b"]"]
+
+
+async def _port_when_ready(process: asyncio.subprocess.Process) -> int:
     port = 0
+    assert process.stdout is not None
     async for line in process.stdout:
         if line.startswith(b"listening: inference"):
             port = int(line.rpartition(b":")[2])
         if line.startswith(b"Model server started."):
-            break
-    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
-    reader, writer = idle[-1]
-    writer.write(b"POST /predictions/m HTTP/1.1\r\nHost: m\r\nContent-Length: 1\r\n\r\nx")
-    answer = await reader.readuntil(b"\r\n\r\n")
-    limits = await reader.readuntil(b"]")
-    for _, writer in idle:
-        writer.close()
-    process.terminate()
-    await process.communicate()
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert limits.split() == [b"[", b"256,", b"%d" % hard, b"]"]
+            return port
+    raise AssertionError("the server ended")
