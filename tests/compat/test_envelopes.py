@@ -373,7 +373,7 @@ def test_v2_answer_has_the_guides_keys_in_the_guides_order() -> None:
     made = answer(KServev2Envelope, {"id": " q ", "inputs": [tensor([1])]}, Recorder(answers=[7]))
     assert list(made) == ["id", "model_name", "model_version", "outputs"]
     assert list(made["outputs"][0]) == ["name", "shape", "datatype", "data"]
-    assert (made["id"], made["model_name"], made["model_version"]) == (" q ", "mnist", "2.0")
+    assert (made["id"], made["model_name"], made["model_version"]) == (" q ", "registered", "2.0")
 
 
 @pytest.mark.parametrize("given", [{}, {"id": None}, {"id": ""}, {"id": "  "}])

@@ -68,6 +68,7 @@ def test_serving_goes_on_where_no_file_can_be_written(tmp_path: Path, console: i
     assert "LOG_LOCATION" in console.getvalue()
 
 
+@pytest.mark.filterwarnings("always")
 def test_warning_of_pythons_is_a_log_line(tmp_path: Path, console: io.StringIO) -> None:
     """It would be written to stderr by whoever causes it, and wait there when nobody reads."""
     with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -58,7 +59,7 @@ def count_gpus(visible: str | None) -> int:
 def _listing(*command: str) -> bytes:
     """What a command prints. OSError when it fails, prints without end, or is not done in ``_DRIVER_ANSWERS_IN``.
 
-    A process that hangs in the driver cannot even be killed, so nothing here waits for the end of one.
+    A process that hangs in the driver cannot even be killed, so nothing here waits long for the end of one.
     """
     deadline = time.monotonic() + _DRIVER_ANSWERS_IN
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
@@ -76,6 +77,8 @@ def _listing(*command: str) -> bytes:
             code = process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)  # else it stays a zombie
             raise TimeoutError(f"{command[0]} gave no answer in {_DRIVER_ANSWERS_IN:g} s") from None
     if code != 0:
         said = output.decode("utf-8", "replace").strip().partition("\n")[0][:200]
