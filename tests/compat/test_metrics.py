@@ -113,6 +113,18 @@ def test_names_labels_and_values_arrive_as_they_are(
     assert updates == [("my-model.hits", "counter", "Count", value, [("Url", "http://a:1"), *MODEL], "r0,r1")]
 
 
+class Odd:
+    """A number with neither a value nor a text."""
+
+    def __float__(self) -> float:
+        return 1 / 0
+
+    def __str__(self) -> str:
+        return str(1 / 0)
+
+    __repr__ = __str__
+
+
 @pytest.mark.parametrize(
     ("update", "reason"),
     [
@@ -121,6 +133,11 @@ def test_names_labels_and_values_arrive_as_they_are(
         pytest.param(lambda c: c.add_counter("X", 1, dimensions=[Dimension("a", 1)]), "do not match", id="more-labels"),
         pytest.param(lambda c: c.add_time("T", "soon"), "must be a number, not str", id="text"),
         pytest.param(lambda c: c.add_time("T", None), "must be a number, not NoneType", id="none"),
+        pytest.param(lambda c: c.add_time("T", 10**400), "cannot be converted (OverflowError)", id="beyond-floats"),
+        pytest.param(lambda c: c.add_time("T", Odd()), "cannot be converted (ZeroDivisionError)", id="odd-number"),
+        pytest.param(
+            lambda c: c.get_metric("X").add_or_update(1, ["a", Odd()]), "(ZeroDivisionError)", id="odd-label-text"
+        ),
     ],
 )
 def test_refused_update_is_logged_and_does_not_raise(

@@ -302,6 +302,23 @@ async def test_syntax_error_in_a_handler_names_the_line_and_nothing_else(launche
     assert re.findall(r'File ".*?([^/"]+)"', failure.value.traceback) == ["broken_syntax.py"]
 
 
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        pytest.param("ValueError('\\ud800')", r"ValueError: \\ud800", id="message that is no UTF-8"),
+        pytest.param("GeneratorExit", "GeneratorExit", id="GeneratorExit"),
+        pytest.param("BaseException('any')", "BaseException: any", id="BaseException"),
+    ],
+)
+@every_launcher
+async def test_odd_exception_while_loading_is_told(launcher: str, error: str, cause: str, tmp_path: Path) -> None:
+    handler = f"{tmp_path.name}.py"  # of a name that is new in this process, for the inline launcher
+    (tmp_path / handler).write_text(f"def handle(data, context):\n    raise {error}\n")
+    with pytest.raises(LoadFailed, match=cause):
+        async with served(launcher, tmp_path, handler=handler):
+            pass
+
+
 @every_launcher
 async def test_missing_handler_module_is_named(launcher: str) -> None:
     with pytest.raises(LoadFailed, match="No handler module 'nowhere'"):

@@ -33,7 +33,7 @@ from torchserve_lite.ipc.messages import (
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.handlers import load_handler
 from torchserve_lite.worker.log_lines import set_up_logging
-from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, sendable_text
 
 if TYPE_CHECKING:
     from torchserve_lite.worker.batch import BatchRunner
@@ -79,7 +79,9 @@ class WorkerLoop:
                 _prepare_process(load)
             self._use_threads(load.threads)
             handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             failure = explain_failure(error, load.model_name, load.model_dir)
             self._send(LoadFailure(failure.cause, failure.traceback, is_out_of_memory(error)))
             return None
@@ -164,7 +166,9 @@ class WorkerLoop:
     def _add_metric(
         self, name: str, kind: str, unit: str, value: float, labels: list[tuple[str, str]], ids: str
     ) -> None:
-        self._metrics.append(Metric(name, kind, unit, float(value), tuple(labels), ids))
+        texts = [(sendable_text(label), sendable_text(text)) for label, text in labels]
+        name, unit, ids = sendable_text(name), sendable_text(unit), sendable_text(ids)
+        self._metrics.append(Metric(name, kind, unit, float(value), tuple(texts), ids))
 
     def _use_threads(self, threads: int) -> None:
         if threads and threads != self._threads and "torch" in sys.modules:

@@ -29,13 +29,24 @@ class Failure:
 
 
 def explain_failure(error: BaseException, model: str = "", folder: str = "") -> Failure:
-    """``folder``: where the model's files are. If they were unpacked there, frames name the archive instead."""
+    """``folder``: where the model's files are. If they were unpacked there, frames name the archive instead.
+
+    Never raises, and gives texts that can be sent: an exception's class is the handler's, and may do anything.
+    """
+    try:
+        failure = _explained(error, model, folder)
+    except BaseException:
+        failure = Failure(f"{class_name(error)}, an exception that cannot be shown", "")
+    return Failure(*map(sendable_text, (failure.cause, failure.traceback, failure.place, failure.stage)))
+
+
+def _explained(error: BaseException, model: str, folder: str) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     stages = [frame.name for frame in summary.stack if frame.name in _STAGES]
     _fold(summary)
     place = _name_archive(summary, model, folder) if folder else ""
     text = " ".join(text_of(error).split())  # torch tells a wrong state dict in many lines
-    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    cause = f"{class_name(error)}: {text}" if text else class_name(error)
     if advice := advice_on(error):
         cause = f"{cause.rstrip('.')}. {advice}."
     return Failure(cause, "".join(summary.format()).rstrip(), place, stages[-1] if stages else "")
@@ -43,15 +54,26 @@ def explain_failure(error: BaseException, model: str = "", folder: str = "") -> 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """TorchServe's rule: a MemoryError, or any error that speaks of CUDA."""
-    return isinstance(error, MemoryError) or "CUDA" in text_of(error)
+    return issubclass(type(error), MemoryError) or "CUDA" in text_of(error)
 
 
 def text_of(value: object) -> str:
     """``str(value)``, whatever a handler's class makes of that."""
     try:
-        return str(value)
-    except Exception:
-        return f"({type(value).__name__}, whose text cannot be made)"
+        return str.__str__(str(value))  # plain text of a subclass of str, too
+    except BaseException:
+        return f"({class_name(value)}, whose text cannot be made)"
+
+
+def class_name(value: object) -> str:
+    """Of its class as it is, past what a metaclass or a ``__class__`` of the handler's tells."""
+    name: str = type.__dict__["__name__"].__get__(type(value))
+    return name
+
+
+def sendable_text(value: object) -> str:
+    """As ``text_of``, and such that it can be encoded, even what was half of a character."""
+    return text_of(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _fold(summary: traceback.TracebackException) -> None:

@@ -139,3 +139,49 @@ def test_frames_of_an_archives_code_name_the_archive(folder: str, shown: str | N
     file = f"{shown}handler.py" if shown else f"{home}/handler.py"
     assert f'File "{file}", line 2, in preprocess' in failure.traceback
     assert (failure.place, failure.stage) == (f"{file}:2", "preprocess")
+
+
+class Meta(type):
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError("no name")
+
+
+class Nameless(Exception, metaclass=Meta):
+    pass
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+
+
+class Closed(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def with_notes(notes: Any) -> Exception:
+    error = ValueError("a")
+    error.__notes__ = notes
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        pytest.param(Nameless(), "Nameless", id="no name"),
+        pytest.param(Mute(), "Mute: (Mute, whose text cannot be made)", id="no text"),
+        pytest.param(Closed("a"), "Closed", id="no attributes"),
+        pytest.param(with_notes(5), "ValueError: a", id="notes that are none"),
+        pytest.param(ValueError("\ud800 b"), "ValueError: \\ud800 b", id="half a character"),
+    ],
+)
+def test_any_exception_is_told_in_text_that_can_be_sent(error: Exception, cause: str) -> None:
+    """The text of one like these could not be made or encoded, and the worker ended."""
+    failure = explain_failure(error)
+    assert failure.cause.startswith(cause)
+    assert failure.traceback.encode() is not None
+    assert is_out_of_memory(error) is False

@@ -70,12 +70,18 @@ class CachingMetric:
         self.metric_type = metric_type
 
     def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "") -> None:
-        error = self._fault(value, dimension_values)
-        if error:
-            logger.error("Metric %s not updated with %s: %s", self.metric_name, value, error)
+        labels: Labels = []
+        number, shown = 0.0, value
+        try:
+            problem = self._problem(value, dimension_values)
+            if not problem:
+                labels = list(zip(self.dimension_names, map(str, dimension_values), strict=True))
+                number = value if isinstance(value, int) and abs(value) < 2**63 else float(value)
+        except Exception as error:  # the value, or that of a label, is of a class that cannot be converted
+            problem, shown = f"it cannot be converted ({type(error).__name__})", f"a {type(value).__name__}"
+        if problem:
+            logger.error("Metric %s not updated with %s: %s", self.metric_name, shown, problem)
             return
-        labels = list(zip(self.dimension_names, map(str, dimension_values), strict=True))
-        number = value if isinstance(value, int | float) else float(value)  # a numpy or torch scalar
         emit(self.metric_name, self.metric_type, self.unit, number, labels, request_id or "")
 
     def update(self, value: float, request_id: str = "", dimensions: Sequence[Dimension] = ()) -> None:
@@ -83,7 +89,7 @@ class CachingMetric:
         self.dimension_names = [dimension.name for dimension in dimensions]
         self.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
-    def _fault(self, value: float, dimension_values: Sequence[str]) -> str:
+    def _problem(self, value: float, dimension_values: Sequence[str]) -> str:
         if not hasattr(value, "__float__"):
             return f"a value must be a number, not {type(value).__name__}"
         if self.metric_type is MetricTypes.COUNTER and not value >= 0:
