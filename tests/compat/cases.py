@@ -528,6 +528,13 @@ HEADERS = (
     ),
 )
 
+JSON_OF_MORE = "arrays, numpy's numbers, tensors, sets, dates and the like have an obvious form in JSON"
+
+
+def json_success(body: object) -> Callable[[Record], Record]:
+    return other(status=200, reason="OK", content_type="application/json", body=as_json(body))
+
+
 FAILURES = (
     Case(
         name="prediction_exception",
@@ -582,6 +589,15 @@ FAILURES = (
             post_text("tensor", our_type=OCTETS, normalise=loaded_tensor),
             *texts("set", "array", "numpy float32", "nested tensor", "complex"),
         ),
+        differs=tuple(
+            Difference(label=label, change=json_success(body), why=JSON_OF_MORE)
+            for label, body in (
+                ("set", [1]),
+                ("array", [0, 1, 2]),
+                ("numpy float32", 0.5),
+                ("nested tensor", {"x": [0.0]}),
+            )
+        ),
     ),
     Case(
         name="return_shapes",
@@ -605,13 +621,16 @@ BATCHES = (
             Batch(requests=texts("before status", "status", "after status", our_type=PLAIN_TEXT)),
             Batch(requests=texts("first of five", "2", "3", "4", "fifth of five", our_type=PLAIN_TEXT)),
         ),
-        differs=tuple(
-            Difference(
-                label=label,
-                change=other(status=200, reason="OK", content_type=PLAIN_TEXT, body=label),
-                why="an element that cannot be sent harms its own request only",
-            )
-            for label in ("before set", "after set")
+        differs=(
+            *tuple(
+                Difference(
+                    label=label,
+                    change=other(status=200, reason="OK", content_type=PLAIN_TEXT, body=label),
+                    why="an element that 0.12 cannot send harms its own request only",
+                )
+                for label in ("before set", "after set")
+            ),
+            Difference(label="set", change=json_success([1]), why=JSON_OF_MORE),
         ),
     ),
     Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import math
 from pathlib import Path
@@ -346,6 +347,9 @@ def outputs(result: Any, **headers: str) -> dict[str, Any]:
         pytest.param(np.float32(0.5), "FP32", [1], [0.5], id="numpy-scalar"),
         pytest.param(np.array([0.5], dtype="float16"), "FP32", [1], [0.5], id="half"),
         pytest.param(np.array(["a"]), "BYTES", [1], ["a"], id="numpy-text"),
+        pytest.param(np.array(["2026-05-04"], "datetime64[D]"), "BYTES", [1], ["2026-05-04"], id="numpy-date"),
+        pytest.param([datetime.date(2026, 5, 4)], "BYTES", [1], ["2026-05-04"], id="date"),
+        pytest.param({2, 1}, "BYTES", [1], [[1, 2]], id="set"),
         pytest.param(torch.tensor([[1.5, 2.5]]), "FP32", [1, 2], [1.5, 2.5], id="torch"),
         pytest.param(torch.tensor(3), "INT64", [1], [3], id="torch-scalar"),
         pytest.param(torch.tensor([1.5], dtype=torch.bfloat16), "FP32", [1], [1.5], id="bfloat16"),
@@ -550,5 +554,5 @@ def test_plain_value_has_nothing_that_json_lacks() -> None:
 
 
 def test_plain_refuses_what_it_cannot_carry() -> None:
-    with pytest.raises(TypeError, match=r"Unsupported model output data type.*set"):
-        plain({"a": {1, 2}})
+    with pytest.raises(TypeError, match=r"Unsupported model output data type.*complex"):
+        plain({"a": 1j})

@@ -67,13 +67,6 @@ class Envelopes:
         return envelope(None)
 
 
-def json_ready(value: Any) -> Any:
-    """``value`` with what JSON cannot carry replaced (NaN, tensors, bytes); TypeError when it is hopeless."""
-    from ts.torch_handler.request_envelope.base import plain
-
-    return plain(value)
-
-
 def _extend_path(load: Load, own_process: bool) -> None:
     """The model's folder first, then what was installed for it; ``path/file.py:fn`` handlers bring their own folder."""
     folders = [load.model_dir, *load.python_path]

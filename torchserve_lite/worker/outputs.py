@@ -1,4 +1,8 @@
-"""From what a handler returned to the bytes and the content type of a reply."""
+"""From what a handler returned to the bytes and the content type of a reply.
+
+What a handler returns may be of any class, whose methods may raise or lie. So the parts of a reply are made from it by
+methods of the built-in types, and whatever is raised on the way comes out for the caller to catch.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,11 @@ import sys
 from typing import Any
 
 from torchserve_lite.ipc.messages import Reply
-from torchserve_lite.worker.handlers import json_ready
+from torchserve_lite.worker.tracebacks import class_name, text_of
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-
 
 _NO_WIRE_FORM = (TypeError, ValueError, RecursionError)
 
@@ -22,64 +25,79 @@ class Unserialisable(Exception):
     """The handler returned something that has no wire form."""
 
 
+class ImpossibleStatus(Exception):
+    """The handler chose a status that no final answer can have."""
+
+
 def encode(value: Any) -> tuple[bytes, str]:
     """Body and content type: bytes as they are, text as UTF-8, a tensor as ``torch.save`` writes it, else JSON."""
-    if isinstance(value, bytes | bytearray):
-        return bytes(value), BYTES
+    if isinstance(value, bytes | bytearray | memoryview):
+        return value if type(value) is bytes else bytes(memoryview(value)), BYTES
     if _is_tensor(value):
         return _saved(value), BYTES
+    if isinstance(value, str):
+        return _encoded_text(value), TEXT
     try:
-        if isinstance(value, str):
-            return value.encode(), TEXT
         return json.dumps(value, indent=2).encode(), JSON
-    except _NO_WIRE_FORM as error:
-        raise Unserialisable(f"{type(value).__name__}: {error}") from error
+    except _NO_WIRE_FORM:
+        return _encode_replaced(value, indent=2, allow_nan=True), JSON
 
 
 def encode_enveloped(value: Any) -> tuple[bytes, str]:
     """As ``encode``, for the KServe protocols: compact, and never the tokens NaN or Infinity, which are no JSON."""
-    if isinstance(value, str | bytes | bytearray):
+    if isinstance(value, str | bytes | bytearray | memoryview):
         return encode(value)[0], JSON
     try:
         return json.dumps(value, allow_nan=False).encode(), JSON
     except _NO_WIRE_FORM:
-        return _encode_replaced(value), JSON
+        return _encode_replaced(value, indent=None, allow_nan=False), JSON
 
 
-def _encode_replaced(value: Any) -> bytes:
+def _encode_replaced(value: Any, *, indent: int | None, allow_nan: bool) -> bytes:
+    """With what JSON cannot carry replaced: arrays and tensors by lists, dates by text, and so on."""
+    from ts.torch_handler.request_envelope.base import plain
+
     try:
-        return json.dumps(json_ready(value), allow_nan=False).encode()
+        return json.dumps(plain(value, keep_nan=allow_nan), indent=indent, allow_nan=allow_nan).encode()
     except _NO_WIRE_FORM as error:
-        raise Unserialisable(str(error)) from error
+        raise Unserialisable(f"{class_name(value)}: {text_of(error)}") from error
 
 
 def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
     """The reply to one request: the value's bytes, and what the handler set on the request's processor."""
+    status = status_of(processor.get_response_status_code())
     body, kind = encode_enveloped(value) if enveloped else encode(value)
-    headers = {_text(name): _text(value) for name, value in processor.get_response_headers().items()}
-    chosen = next((headers.pop(name) for name in list(headers) if name.lower() == "content-type"), kind)
-    return Reply(
-        body,
-        _status(processor.get_response_status_code()),
-        _text(processor.get_response_status_phrase() or ""),
-        chosen,
-        tuple(headers.items()),
-    )
+    headers: list[tuple[str, str]] = []
+    for name, entry in [(_text(name), _text(entry)) for name, entry in processor.get_response_headers().items()]:
+        if name.lower() == "content-type":
+            kind = entry
+        else:
+            headers.append((name, entry))
+    reason = processor.get_response_status_phrase()
+    return Reply(body, status, "" if reason is None else _text(reason), kind, tuple(headers))
 
 
-def _status(code: Any) -> int:
-    """Anything but a final answer's status would break the protocol of the connection, or end it."""
+def status_of(code: Any) -> int:
+    """``code`` as the status of a final answer: any other would break the protocol of the connection, or end it."""
     try:
-        status = int(code or 200)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise Unserialisable(f"the response status {code!r:.40} is no number") from error
+        status = int(code) if isinstance(code, int | str) or code == int(code) else 0
+    except (TypeError, ValueError, OverflowError):
+        status = 0
     if not 200 <= status <= 599:
-        raise Unserialisable(f"the response status must be from 200 to 599, not {max(-(10**6), min(status, 10**6))}")
+        shown = f"{text_of(code):.40}"
+        raise ImpossibleStatus(f"The handler set the response status {shown}; it must be a number from 200 to 599.")
     return status
 
 
 def _text(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()
+    return str.encode(str(value), "utf-8", "replace").decode()
+
+
+def _encoded_text(text: str) -> bytes:
+    try:
+        return str.encode(text)
+    except UnicodeEncodeError as error:
+        raise Unserialisable(f"{class_name(text)}: {error}") from error
 
 
 def _is_tensor(value: Any) -> bool:

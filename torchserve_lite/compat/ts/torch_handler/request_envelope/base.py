@@ -8,16 +8,25 @@ the results. ``handle`` does the same in one process, for code that uses an enve
 from __future__ import annotations
 
 import base64
+import collections
 import contextlib
+import dataclasses
+import datetime
+import decimal
+import enum
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+import pathlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 from ts.utils.util import PredictionException
 
 Row = dict[str, Any]
+
+_MOST_ROWS = 500_000
 
 
 class BaseEnvelope:
@@ -195,27 +204,60 @@ def keys_of(document: dict[str, Any]) -> str:
     return ", ".join(keys + ["..."] * (len(document) > 5)) or "no keys"
 
 
-def plain(value: Any) -> Any:
-    """``value`` with what JSON cannot carry replaced: tensors and arrays by lists, NaN and the infinities by null,
-    bytes by text. Encode this when ``json.dumps(answer, allow_nan=False)`` raises ValueError or TypeError."""
+def plain(value: Any, *, keep_nan: bool = False) -> Any:
+    """``value`` with what JSON cannot carry replaced, or TypeError when it has something that nothing stands for.
+
+    Tensors, arrays and sets become lists; dates, times, UUIDs, paths and decimal numbers text; durations seconds; an
+    Enum its value; a dataclass an object; bytes text. NaN and the infinities become null, unless ``keep_nan``.
+    """
+    if isinstance(value, enum.Enum):
+        return plain(value.value, keep_nan=keep_nan)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if keep_nan or math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, bytes | bytearray):
+    if isinstance(value, Mapping):
+        return {_plain_key(key): plain(entry, keep_nan=keep_nan) for key, entry in value.items()}
+    if isinstance(value, bytes | bytearray | memoryview):
         return text_of(value)
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # numpy's dates, which tolist makes numbers
+        return value.astype(str).tolist()
     if hasattr(value, "tolist"):
-        return plain(value.tolist())
+        return plain(value.tolist(), keep_nan=keep_nan)
+    if isinstance(value, Sequence):
+        return [plain(entry, keep_nan=keep_nan) for entry in value]
+    if isinstance(value, Set):
+        return _in_order([plain(entry, keep_nan=keep_nan) for entry in value])
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, uuid.UUID | decimal.Decimal | pathlib.PurePath):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: plain(getattr(value, field.name), keep_nan=keep_nan) for field in fields}
     raise TypeError(f"Unsupported model output data type. JSON has no {type(value).__name__}.")
 
 
-def text_of(content: bytes | bytearray) -> str:
+def _plain_key(key: Any) -> Any:
+    made = key if isinstance(key, float) else plain(key)
+    if made is None or isinstance(made, str | int | float):
+        return made
+    raise TypeError(f"Unsupported model output data type. A key of JSON cannot be a {type(key).__name__}.")
+
+
+def _in_order(entries: list[Any]) -> list[Any]:
+    """A set has no order, and two answers to one question should not differ; where there is none, as it comes."""
+    try:
+        return sorted(entries)
+    except TypeError:
+        return entries
+
+
+def text_of(content: bytes | bytearray | memoryview) -> str:
     """UTF-8 where it is that, else base64: binary content has to arrive whole."""
     try:
-        return content.decode()
+        return bytes(content).decode()
     except UnicodeDecodeError:
         return base64.b64encode(content).decode("ascii")

@@ -144,6 +144,8 @@ def encode_tensor(value: Any) -> tuple[str, list[int], list[Any]]:
         return datatype, shape, _null_for_nan(array)
     if kind in "biu":
         return _to_datatype(array.dtype), shape, array.ravel().tolist()
+    if kind in "mM":
+        return "BYTES", shape, array.astype(str).ravel().tolist()
     if kind in "OUS":
         return "BYTES", shape, _texts(array)
     raise PredictionException(f"Unsupported model output data type. V2 has no {array.dtype}.", 503)
