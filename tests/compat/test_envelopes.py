@@ -200,6 +200,10 @@ def test_v1_tensors_in_results_become_lists() -> None:
         pytest.param(tensor(5, [1], "INT64"), [1], [5], id="bare-number"),
         pytest.param(tensor([5], [], "INT64"), [], 5, id="scalar"),
         pytest.param(tensor([], [0], "INT64"), [0], [], id="empty"),
+        pytest.param(tensor([], [2, 0], "INT64"), [2, 0], [[], []], id="two-of-nothing"),
+        pytest.param(tensor([[], []], [2, 0], "INT64"), [2, 0], [[], []], id="two-of-nothing-sent"),
+        pytest.param(tensor([], [0, 2**62], "INT64"), [0, 2**62], [], id="nothing-of-many"),
+        pytest.param(tensor([1, 2], [2, 1, 1], "INT64"), [2, 1, 1], [[[1]], [[2]]], id="dimensions-of-one"),
         pytest.param(tensor([2**64 - 1], [1], "UINT64"), [1], [2**64 - 1], id="large-integer"),
         pytest.param(tensor([2**53 + 1, 1.0], [2], "INT64"), [2], [2**53 + 1, 1.0], id="whole-float-beside-integer"),
         pytest.param(tensor([True, False], [2], "BOOL"), [2], [True, False], id="bool"),
@@ -276,10 +280,19 @@ def test_v2_bytes_tensor_is_a_row_per_element(data: Any, shape: Any, rows: list[
         pytest.param(tensor([1], "1"), 'Tensor "input-0": "shape" must be a list of sizes, not \'1\'', id="shape"),
         pytest.param(tensor([1], [-2]), '"shape" must be a list of sizes, not [-2]', id="negative-shape"),
         pytest.param(tensor([1], [True]), '"shape" must be a list of sizes, not [True]', id="bool-in-shape"),
+        pytest.param(tensor([], [-1, 0]), "leaves its -1 open", id="open-size-beside-nothing"),
         pytest.param(tensor([1], [-1, -1]), '"shape" must be a list of sizes', id="two-open-dimensions"),
-        pytest.param(tensor([1], [2**63]), "is for 9223372036854775808 values", id="huge-shape"),
+        pytest.param(tensor([1], [2**63 - 1]), "is for 9223372036854775807 values", id="huge-shape"),
         pytest.param({"name": "x", "shape": [1], "datatype": "FP32"}, 'Tensor "x" has no "data"', id="no-data"),
-        pytest.param(tensor([1], [1] * 65), '"shape" has 65 dimensions; at most 64', id="many-dimensions"),
+        pytest.param(
+            tensor([], [2000, 0]), "shape [2000, 0] makes 2001 lists of 0 values; send fewer", id="lists-of-nothing"
+        ),
+        pytest.param(
+            tensor([1] * 1000, [1000] + [1] * 9), "makes 9001 lists of 1000 values; send fewer", id="lists-of-one"
+        ),
+        pytest.param({**tensor([1]), **dict.fromkeys(map(str, range(17)))}, "has 21 keys; put what", id="many-keys"),
+        pytest.param(tensor([1], [2**63]), '"shape" has a size above 9223372036854775807', id="size-of-64-bits"),
+        pytest.param(tensor([1], [1] * 33), '"shape" has 33 dimensions; at most 32', id="many-dimensions"),
         pytest.param({"shape": [1], "datatype": "FP32", "data": [1]}, 'inputs[0] has no "name"', id="no-name"),
         pytest.param(5, "inputs[0] must be an object with name, shape, datatype and data, not a number", id="number"),
         pytest.param(tensor(["a", "b"], [1], "BYTES"), "is for 1 values", id="bytes-count"),
@@ -298,6 +311,10 @@ def test_v2_tensor_that_is_wrong_is_a_400_that_names_it(given: Any, message: str
         pytest.param({"instances": [1]}, 'has no "inputs" (it has "instances")', id="v1-body"),
         pytest.param({"inputs": {}}, 'Expected "inputs" to be a list of tensors, not an object', id="no-list"),
         pytest.param({"inputs": []}, '"inputs" is empty', id="no-input"),
+        pytest.param(
+            {"inputs": [tensor([1]), tensor([2])]}, 'more than one tensor of the name "input-0"', id="name-twice"
+        ),
+        pytest.param({"inputs": [tensor([1])] * 1001}, "has 1001 tensors; at most 1000", id="many-inputs"),
         pytest.param({"id": 5, "inputs": [tensor([1])]}, '"id" must be a string, not a number', id="id"),
     ],
 )

@@ -142,6 +142,20 @@ def expect_count(results: Any, rows: int, *, alone: bool = False) -> None:
         )
 
 
+def expect_few_rows(rows: int) -> None:
+    """A row takes a hundred times the memory of the two bytes that a client needs for it."""
+    if rows > _MOST_ROWS:
+        raise bad_request(f"The request has {rows} rows; at most {_MOST_ROWS} are accepted.")
+
+
+def shown(value: Any, length: int = 40) -> str:
+    """The start of a value in a message, however large or deep it is."""
+    try:
+        return f"{value!r:.{length}}"
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+
+
 def bad_request(message: str) -> PredictionException:
     return PredictionException(message, 400)
 

@@ -9,6 +9,7 @@ from ts.torch_handler.request_envelope.base import (
     Row,
     bad_request,
     expect_count,
+    expect_few_rows,
     header_is_true,
     json_kind,
     json_object,
@@ -69,6 +70,7 @@ def instances_of(document: dict[str, Any]) -> list[Any]:
         raise bad_request(f'Expected "instances" to be a list, not {json_kind(instances)}.')
     if not instances:
         raise bad_request('"instances" is empty; there is nothing to predict.')
+    expect_few_rows(len(instances))
     return instances
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,13 @@ from ts.torch_handler.request_envelope.base import (
     Row,
     bad_request,
     expect_count,
+    expect_few_rows,
     header_is_true,
     json_kind,
     json_object,
     keys_of,
     plain,
+    shown,
     text_of,
 )
 from ts.utils.util import PredictionException
@@ -46,8 +50,10 @@ _LARGEST = {
     "FP64": 1.7976931348623157e308,
 }
 _KNOWN = (*_NUMPY_NAMES, "BF16", "BYTES")
-_MOST_DIMENSIONS = 64  # numpy's own limit
-_MOST_EMPTY_LISTS = 1000
+_MOST_DIMENSIONS = 32  # numpy 1 has no more
+_LARGEST_DIMENSION = 2**63 - 1
+_MOST_INPUTS = 1000
+_MOST_OTHER_KEYS = 16  # of a tensor; each of its elements gets them
 
 
 class KServev2Envelope(BaseEnvelope):
@@ -63,9 +69,15 @@ class KServev2Envelope(BaseEnvelope):
 
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
         document = json_object(row)
-        tensors = [tensor_rows(tensor, f"inputs[{i}]") for i, tensor in enumerate(_inputs_of(document))]
+        tensors: list[list[Row]] = []
+        for i, tensor in enumerate(_inputs_of(document)):
+            tensors.append(tensor_rows(tensor, f"inputs[{i}]"))
+            expect_few_rows(sum(map(len, tensors)))
         self._names = [rows[0]["name"] for rows in tensors]
         self._counts = [len(rows) for rows in tensors]
+        if len(set(self._names)) < len(self._names):
+            name = next(name for name in self._names if self._names.count(name) > 1)
+            raise bad_request(f'"inputs" has more than one tensor of the name "{name:.80}"; each needs its own.')
         self._id = _id_of(document) or context.get_request_id(index) or ""
         self._verb = "explain" if header_is_true(context, index, "explain") else "predict"
         self.alone = len(tensors) > 1
@@ -86,7 +98,8 @@ class KServev2Envelope(BaseEnvelope):
         context.input_request_id = self._id
 
     def after_call(self, context: Any) -> None:
-        del context.input_names, context.input_request_id
+        for name in ("input_names", "input_request_id"):  # the handler may have removed them
+            vars(context).pop(name, None)
 
     def _grouped(self, results: list[Any]) -> list[tuple[str, list[Any]]]:
         """Each output's name with the results that make it: all rows of an input, or a result of its own."""
@@ -126,6 +139,8 @@ def tensor_rows(tensor: Any, where: str) -> list[Row]:
     datatype, shape = _datatype_of(tensor, label), _shape_of(tensor, label)
     if tensor.get("data") is None:
         raise bad_request(f'{label} has no "data".')
+    if len(tensor) > _MOST_OTHER_KEYS + 4:
+        raise bad_request(f'{label} has {len(tensor)} keys; put what the model needs into its "parameters".')
     if datatype == "BYTES":
         elements = _bytes_elements(tensor["data"], shape, label)
         return [{**tensor, "shape": [1], "datatype": datatype, "data": element} for element in elements]
@@ -178,6 +193,8 @@ def _inputs_of(document: dict[str, Any]) -> list[Any]:
         raise bad_request(f'Expected "inputs" to be a list of tensors, not {json_kind(inputs)}.')
     if not inputs:
         raise bad_request('"inputs" is empty; there is nothing to predict.')
+    if len(inputs) > _MOST_INPUTS:
+        raise bad_request(f'"inputs" has {len(inputs)} tensors; at most {_MOST_INPUTS} are accepted.')
     return inputs
 
 
@@ -185,7 +202,8 @@ def _datatype_of(tensor: dict[str, Any], label: str) -> str:
     given = tensor.get("datatype")
     datatype = given.upper() if isinstance(given, str) else given
     if datatype not in _KNOWN:
-        raise bad_request(f"{label} has the unknown datatype {given!r:.40}; the known ones are {', '.join(_KNOWN)}.")
+        known = ", ".join(_KNOWN)
+        raise bad_request(f"{label} has the unknown datatype {shown(given)}; the known ones are {known}.")
     return datatype
 
 
@@ -194,16 +212,20 @@ def _shape_of(tensor: dict[str, Any], label: str) -> list[int]:
     given = tensor.get("shape")
     shape = [given] if isinstance(given, int) else given
     if not isinstance(shape, list) or any(type(size) is not int or size < -1 for size in shape) or shape.count(-1) > 1:
-        raise bad_request(f'{label}: "shape" must be a list of sizes, not {given!r:.80}.')
+        raise bad_request(f'{label}: "shape" must be a list of sizes, not {shown(given, 80)}.')
     if len(shape) > _MOST_DIMENSIONS:
         raise bad_request(f'{label}: "shape" has {len(shape)} dimensions; at most {_MOST_DIMENSIONS} can be.')
+    if max(shape, default=0) > _LARGEST_DIMENSION:
+        raise bad_request(f'{label}: "shape" has a size above {_LARGEST_DIMENSION}.')
     return shape
 
 
 def _fitted(shape: list[int], count: int, label: str) -> list[int]:
     """``shape`` with its -1 replaced by what makes it hold ``count`` values; 400 when nothing does."""
     known = math.prod(size for size in shape if size != -1)
-    if -1 in shape and known and count % known == 0:
+    if -1 in shape and not known:
+        raise bad_request(f"{label}: shape {shape} leaves its -1 open, since it has a 0 as well; send the size itself.")
+    if -1 in shape and count % known == 0:
         return [count // known if size == -1 else size for size in shape]
     if -1 in shape or known != count:
         raise bad_request(f'{label}: shape {shape} is for {known} values, but "data" has {count}.')
@@ -212,12 +234,13 @@ def _fitted(shape: list[int], count: int, label: str) -> list[int]:
 
 def _bytes_elements(data: Any, shape: list[int], label: str) -> list[Any]:
     elements = list(_leaves(data)) if isinstance(data, list) else [data]
+    expect_few_rows(len(elements))
     _fitted(shape, len(elements), label)
     if not elements:
         raise bad_request(f'{label}: "data" is empty.')
     for element in elements:
         if not isinstance(element, str | bytes | bytearray | dict):
-            raise bad_request(f"{label}: {json_kind(element)} ({element!r:.40}) where BYTES needs strings.")
+            raise bad_request(f"{label}: {json_kind(element)} ({shown(element)}) where BYTES needs strings.")
     return elements
 
 
@@ -227,20 +250,19 @@ def _nested_numbers(data: Any, shape: list[int], datatype: str, label: str) -> t
 
     array = data if isinstance(data, np.ndarray) else _checked_array(data, datatype, label)
     shape = _fitted(shape, array.size, label)
-    if not array.size:
-        return shape, _no_values(shape, label)
-    return shape, data if list(array.shape) == shape else array.reshape(shape).tolist()
-
-
-def _no_values(shape: list[int], label: str) -> list[Any]:
-    """The lists that hold nothing. Their number is announced by the client, who need not have sent any of them."""
-    outer = shape[: shape.index(0)]
-    if math.prod(outer) > _MOST_EMPTY_LISTS:
-        raise bad_request(f"{label}: shape {shape} has no values in {math.prod(outer)} lists; send fewer empty lists.")
-    nested: list[Any] = []
-    for size in reversed(outer):
-        nested = [copy.copy(nested) for _ in range(size)]
-    return nested
+    if list(array.shape) == shape and array is not data:
+        return shape, data
+    lists = sum(itertools.accumulate(shape[:-1], operator.mul, initial=1))
+    if lists > 4 * array.size + 1000:  # dimensions of 1 or 0 announce lists that the client need not have sent
+        raise bad_request(
+            f"{label}: shape {shape} makes {lists} lists of {array.size} values; send fewer dimensions of 0 or 1."
+        )
+    if array.size:
+        return shape, array.reshape(shape).tolist()
+    nested: list[Any] = []  # numpy refuses large dimensions, though a 0 beside them leaves nothing to store
+    for size in reversed(shape[: shape.index(0)]):
+        nested = [copy.deepcopy(nested) for _ in range(size)]
+    return shape, nested
 
 
 def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
@@ -274,8 +296,7 @@ def _all_fit(values: list[Any], types: set[type], datatype: str) -> bool:
 def _refuse_wrong_value(values: list[Any], datatype: str, label: str) -> None:
     for position, value in enumerate(values):
         if not _fits(value, datatype):
-            shown = f"{value!r:.40}"
-            raise bad_request(f'{label}: value {shown} at position {position} of "data" is no {datatype}.')
+            raise bad_request(f'{label}: value {shown(value)} at position {position} of "data" is no {datatype}.')
 
 
 def _fits(value: Any, datatype: str) -> bool:
