@@ -133,6 +133,8 @@ def test_v1_status_set_for_a_row_is_that_of_its_request() -> None:
         pytest.param(b"", "The request has no body", id="empty"),
         pytest.param(b"  \n", "The request has no body", id="blank"),
         pytest.param(b"[1]", "must be a JSON object, not an array", id="array"),
+        pytest.param(b'{"instances": [1], "instances": [2]}', 'the key "instances" comes twice', id="key-twice"),
+        pytest.param(b'{"instances": [{"a": 1, "b": 2, "a": 3}]}', 'the key "a" comes twice', id="inner-key-twice"),
         pytest.param({"x": 1}, 'has no "instances" (it has "x")', id="no-instances"),
         pytest.param({"instances": "x"}, 'Expected "instances" to be a list, not a string', id="no-list"),
         pytest.param({"instances": []}, '"instances" is empty', id="no-instance"),

@@ -154,6 +154,8 @@ def bomb() -> bytes:
         pytest.param(bomb(), r"refused: .*decompression bomb.*limit_max_image_pixels", id="bomb"),
         pytest.param([[1, 2], [3]], r"list is not a tensor of numbers", id="ragged"),
         pytest.param([["a"]], r"list is not a tensor of numbers", id="words"),
+        pytest.param([10**400], r"list is not a tensor of numbers", id="number-beyond-floats"),
+        pytest.param([bytearray(TWO), bytearray(TWO)], r"2 parts of one name, where one image", id="two-parts"),
         pytest.param({"b64": "x"}, r"a JSON object with the keys b64", id="object"),
         pytest.param(7, r"nested lists of numbers; this is 7", id="a-number"),
         pytest.param(None, r'no image: it is expected under "data".*found: data', id="nothing"),

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+from torchserve_lite.core.requests import Headers
 from torchserve_lite.ipc.messages import Call, SentPart
+from torchserve_lite.worker.log_lines import report
 
-log = logging.getLogger(__name__)
+_SERVERS_OWN = "url_path"  # added after the client's headers, of which it replaces one of that name
 
 
 def row_of(call: Call, *, decode: bool) -> dict[str, Any]:
-    """``{part name: value}``. Of parts with the same name the last one counts, as in TorchServe."""
-    return {part.name: _value(part) if decode else _received(part) for part in call.parts}
+    """``{part name: value}``. Several parts of one name are a list under it, where TorchServe keeps the last one."""
+    return _by_name([(part.name, _value(part) if decode else _received(part)) for part in call.parts])
 
 
 def headers_of(call: Call) -> dict[str, Any]:
     """What ``context.get_all_request_header`` shows: each part's content type (a dict!), then the HTTP headers, and
     what is asked as TorchServe tells it, whatever a client says: ``describe``, or whether to ``explain``."""
-    headers: dict[str, Any] = {part.name: {"content-type": part.content_type} for part in call.parts}
-    headers.update(call.headers)
+    headers = _by_name([(part.name, {"content-type": part.content_type}) for part in call.parts])
+    headers.update(_joined(call.headers))
     if call.verb == "describe":
         headers["describe"] = "True"
     else:
@@ -28,19 +31,35 @@ def headers_of(call: Call) -> dict[str, Any]:
     return headers
 
 
+def _by_name(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values if len(values) > 1 else values[0] for name, values in found.items()}
+
+
+def _joined(headers: Headers) -> dict[str, str]:
+    """A header that comes several times, in whatever spelling, is one with all its values: HTTP's own rule."""
+    spellings: dict[str, str] = {}
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        spelling = spellings.setdefault(name.lower(), name)
+        if spelling in joined and name != _SERVERS_OWN:
+            value = f"{joined[spelling]}{'; ' if name.lower() == 'cookie' else ', '}{value}"
+        joined[spelling] = value
+    return joined
+
+
 def _value(part: SentPart) -> Any:
     """Parsed JSON, text, or a bytearray; what cannot be decoded stays a bytearray, which handlers know to expect."""
     kind = part.content_type.lower()
-    if _is_json(kind):
-        try:
+    try:
+        if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
             return json.loads(_received(part))
-        except (ValueError, RecursionError) as error:
-            log.warning("part %r claims to be %s but is not: %s", part.name, part.content_type, error)
-    elif kind.startswith("text"):
-        try:
+        if kind.startswith("text"):
             return _received(part).decode()
-        except UnicodeDecodeError as error:
-            log.warning("part %r claims to be text but is no UTF-8: %s", part.name, error)
+    except (ValueError, RecursionError) as error:
+        report(logging.WARNING, f"Part {part.name!r} is not what its type {part.content_type!r} says: {error}")
     return _received(part)
 
 
@@ -48,7 +67,3 @@ def _received(part: SentPart) -> bytearray:
     """A large one was received into a bytearray of its own, and is the handler's now."""
     assert not isinstance(part.data, int)
     return part.data if isinstance(part.data, bytearray) else bytearray(part.data)
-
-
-def _is_json(kind: str) -> bool:
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

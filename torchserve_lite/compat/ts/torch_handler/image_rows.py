@@ -53,9 +53,11 @@ def tensor_from(value: Any) -> torch.Tensor:
     """Nested lists of numbers, an array or a tensor, as floats; these are taken as already preprocessed."""
     if isinstance(value, torch.Tensor):
         return value.to(torch.float32)
+    if isinstance(value, list) and any(isinstance(entry, bytes | bytearray) for entry in value):
+        raise UnsuitableImage(f"The request has {len(value)} parts of one name, where one image is expected.")
     try:
         return torch.from_numpy(np.array(value, np.float32))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UnsuitableImage(f"The list is not a tensor of numbers: {error}") from error
 
 

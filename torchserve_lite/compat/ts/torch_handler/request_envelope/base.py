@@ -184,7 +184,7 @@ def json_object(row: Row) -> dict[str, Any]:
 
 def parse_json(text: bytes | bytearray | str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object_of)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (position {error.pos})"
         raise bad_request(f"The body is no valid JSON: {error.msg} at {where}.") from error
@@ -194,6 +194,15 @@ def parse_json(text: bytes | bytearray | str) -> Any:
         raise bad_request("The body is no valid JSON: it is nested too deeply.") from error
     except ValueError as error:  # a number with more digits than Python converts
         raise bad_request(f"The body is no valid JSON: {error}.") from error
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python's parser keeps the last of several values under one key: input that is lost without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        [(name, _)] = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f'the key "{name:.40}" comes twice')
+    return made
 
 
 def _refuse_constant(token: str) -> Any:
