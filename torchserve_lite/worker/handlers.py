@@ -98,5 +98,6 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
         metrics,
         from_message(load.model_config),
     )
+    context.model_version = load.model_version
     context.mark_stage = mark_stage
     return context

@@ -94,6 +94,7 @@ class Context:
 
     send = None
     cl_socket = None
+    model_version: str | None = None  # which the worker serves; TorchServe has no such attribute
 
     def __init__(
         self,

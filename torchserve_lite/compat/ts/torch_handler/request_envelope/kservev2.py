@@ -89,7 +89,7 @@ class KServev2Envelope(BaseEnvelope):
         return {
             "id": self._id,
             "model_name": context.model_name or model.get("modelName"),  # what it is served as
-            "model_version": model.get("modelVersion") or "1.0",
+            "model_version": context.model_version or model.get("modelVersion") or "1.0",
             "outputs": [self._output(name, group) for name, group in self._grouped(results)],
         }
 
