@@ -13,6 +13,8 @@ from torchserve_lite.core.requests import Part
 from torchserve_lite.errors import HandlerError, OutOfMemory, PredictionFailed, ServingError
 
 UNSUPPORTED = "Unsupported model output data type."
+STATUS = "it must be a number from 200 to 599."
+LOG = "the model's log says why."
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,6 +45,15 @@ async def test_each_request_of_a_batch_gets_its_own_answer(steady: Served) -> No
         pytest.param(b"surrogate", PredictionFailed, UNSUPPORTED, id="text that is no UTF-8"),
         pytest.param(b"endless_nesting", PredictionFailed, UNSUPPORTED, id="nested too deeply"),
         pytest.param(b"cancel", PredictionFailed, "Prediction failed", id="CancelledError"),
+        pytest.param(b"generator_exit", PredictionFailed, "Prediction failed", id="GeneratorExit"),
+        pytest.param(b"untellable", PredictionFailed, "Prediction failed", id="exception without a text"),
+        pytest.param(b"half_a_character", PredictionFailed, "Prediction failed", id="message that is no UTF-8"),
+        pytest.param(b"no_length", HandlerError, "The request could not be answered; " + LOG, id="results of a liar"),
+        pytest.param(
+            b"untellable_header", HandlerError, "The request has a result that could not be sent; " + LOG, id="header"
+        ),
+        pytest.param(b"status 100", HandlerError, "The handler set the response status 100; " + STATUS, id="status"),
+        pytest.param(b"status -1", HandlerError, "The handler set the response status -1; " + STATUS, id="negative"),
     ],
 )
 async def test_failure_of_the_handler_is_told_and_costs_no_worker(
@@ -51,6 +62,13 @@ async def test_failure_of_the_handler_is_told_and_costs_no_worker(
     with pytest.raises(error) as failure:
         await steady.ask(body)
     assert (type(failure.value), str(failure.value)) == (error, message)
+    assert await steady.ask(b"echo") == b"echo"
+
+
+async def test_text_that_cannot_be_encoded_costs_no_worker(steady: Served) -> None:
+    """In a metric's name it ended the worker: it was found when the batch's end was sent."""
+    answer = await steady.submit(b"odd_text").answer
+    assert (answer.body, answer.reason, answer.headers) == (b"sent", "?", (("X-?", "?"),))
     assert await steady.ask(b"echo") == b"echo"
 
 

@@ -21,8 +21,8 @@ from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.log_lines import report
-from torchserve_lite.worker.outputs import Unserialisable, reply_of
-from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, text_of
+from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, reply_of, status_of
+from torchserve_lite.worker.tracebacks import class_name, explain_failure, is_out_of_memory, text_of
 
 Emit = Callable[[Sequence[Answer]], None]
 Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
@@ -30,7 +30,11 @@ Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
 
 
 class BatchRunner:
-    """Runs batches through one handler. A request that is bad fails alone; a failing handler fails its batch."""
+    """Runs batches through one handler. A request that is bad fails alone; a failing handler fails its batch.
+
+    Nothing that a client sends or a handler does gets past it, but for what ends a process on purpose: a handler's
+    ``sys.exit`` ends its worker, as in TorchServe.
+    """
 
     def __init__(self, handler: Handler, load: Load, mark_stage: StageMark) -> None:
         self.handler = handler
@@ -40,13 +44,15 @@ class BatchRunner:
 
     def predict(self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool]) -> Sequence[Answer]:
         """Answers every call, but for cancelled ones: the first through ``emit`` as they come, the rest is returned."""
-        steps = self._batch(calls, self.handler.context, emit, is_cancelled)
+        steps = self._batch(calls, emit, is_cancelled, concurrent=False)
         try:
             awaitable = next(steps)
             while True:
                 try:
                     result = asyncio.get_event_loop().run_until_complete(_awaited(awaitable))
-                except (Exception, asyncio.CancelledError) as error:
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
                     awaitable = steps.throw(error)
                 else:
                     awaitable = steps.send(result)
@@ -60,69 +66,76 @@ class BatchRunner:
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
-        context = copy.copy(self.handler.context)
-        context.metrics = copy.copy(context.metrics)
-        steps = self._batch(calls, context, emit, is_cancelled)
+        steps = self._batch(calls, emit, is_cancelled, concurrent=True)
         try:
             awaitable = next(steps)
             while True:
                 try:
                     result = await awaitable
-                except (Exception, asyncio.CancelledError) as error:
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
                     awaitable = steps.throw(error)
                 else:
                     awaitable = steps.send(result)
         except StopIteration as end:
             return _answers(end)
 
-    def _batch(self, calls: Sequence[Call], context: Context, emit: Emit, is_cancelled: Callable[[int], bool]) -> Steps:
+    def _batch(
+        self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool], *, concurrent: bool
+    ) -> Steps:
         """One batch: the same text for handlers that are awaited and for those that are not."""
-        self._mark_stage("unpacking", -1)
         requests = [_Request(index, call) for index, call in enumerate(calls)]
-        for request in requests:
-            self._unpack(request, context)
-        answers = _taken_answers(requests)
-        for group in calls_of([request for request in requests if request.reply is None]):
-            if answers:
-                emit(answers)
-            group = [request for request in group if not is_cancelled(request.index)]
-            while group and any(request.reply is None for request in group):
-                group = yield from self._call_handler(group, context, emit)
-            answers = _taken_answers(group)
-        return answers
+        try:
+            context = self.handler.context
+            if concurrent:
+                context = copy.copy(context)
+                context.metrics = copy.copy(context.metrics)
+            self._mark_stage("unpacking", -1)
+            for request in requests:
+                self._unpack(request, context)
+            for group in calls_of([request for request in requests if request.reply is None]):
+                group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
+                if group:
+                    _emit_known(requests, emit)
+                while group:
+                    group = yield from self._call_handler(group, context, emit)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # in our own code, which a handler or its envelope has led astray
+            for request in requests:
+                request.reply = request.reply or self._own_failure(request, "could not be answered", error)
+        return [Answer(request.index, request.reply) for request in requests if request.reply and not request.emitted]
 
     def _unpack(self, request: _Request, context: Context) -> None:
         """Finds the request's rows, or its reply when there is something wrong with it."""
         call = request.call
+        if _has_expired(request):
+            return
+        if call.verb == "describe":
+            request.rows = [{}]
+            return
         try:
-            if request.expired:
-                request.reply = _failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
-            elif call.verb == "describe":
-                request.rows = [{}]
-            else:
-                row = row_of(call, decode=self._load.decode_input_request and not call.envelope)
-                name = call.envelope or self._load.envelope
-                request.rows = [row]
-                if name:
-                    request.envelope = self._envelopes.new(name)
-                    with _one_request_shown(request, context):
-                        request.rows = request.envelope.unpack(row, context, 0)
+            row = row_of(call, decode=self._load.decode_input_request and not call.envelope)
+            name = call.envelope or self._load.envelope
+            request.rows = [row]
+            if name:
+                request.envelope = self._envelopes.new(name)
+                with _one_request_shown(request, context):
+                    request.rows = request.envelope.unpack(row, context, 0)
         except PredictionException as error:
-            request.reply = _refused(text_of(error.message), _code(error))
-        except Exception as error:
-            self._report(f"The input of request {call.id} could not be prepared", error)
-            request.reply = _failed("The input could not be prepared; the model's log says why.")
+            request.reply = _refused(_message(error), _code(error))
+        except BaseException as error:
+            request.reply = self._own_failure(request, "could not be prepared for the handler", error)
 
     def _call_handler(
         self, group: list[_Request], context: Context, emit: Emit
     ) -> Generator[Awaitable[Any], Any, list[_Request]]:
-        """One call for all rows of the group, whose replies it makes. Returns the group without a request whose row
-        the handler has refused, and which is answered: the others have no reply then, and may start again."""
+        """One call for all rows of the group, whose replies it makes. When the handler refuses a row, only that row's
+        request is answered, and the others are returned: nothing has been inferred yet, so they may start again."""
         rows = [row for request in group for row in request.rows]
         owners = [request for request in group for _ in request.rows]
-        context.send = lambda row, value: emit(
-            [Answer(owners[row].index, reply_of(value, owners[row].processor), last=False)]
-        )
+        context.send = self._sender(owners, emit)
         self._mark_stage("handle", 0 if len(rows) == 1 else -1)
         try:
             with requests_shown(group, context):
@@ -130,28 +143,44 @@ class BatchRunner:
                 results = self.handler.entry_point(rows, context)
                 if inspect.isawaitable(results):
                     results = yield results
-        except InvalidRow as error:
-            owner = owners[error.row]
-            where = f"instance {error.row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
-            owner.reply = _refused(f"{where}{text_of(error.message)}", _code(error))
-            emit(_taken_answers([owner]))
-            return [request for request in group if request is not owner]
         except PredictionException as error:
-            _answer_all(group, _failed(text_of(error.message), FailureKind.CODE, _code(error)))
-        except (Exception, asyncio.CancelledError) as error:  # a task that the handler waited for was cancelled
+            row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
+            if type(row) is int and 0 <= row < len(owners):
+                owner = owners[row]
+                where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
+                owner.reply = _refused(f"{where}{_message(error)}", _code(error))
+                _emit_known([owner], emit)
+                return [request for request in group if request is not owner]
+            _answer_all(group, _failed(_message(error), FailureKind.CODE, _code(error)))
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
             self._report(f"The handler failed for request {', '.join(request.call.id for request in group)}", error)
             out_of_memory = _failed("Out of resources", FailureKind.MEMORY)
             _answer_all(group, out_of_memory if is_out_of_memory(error) else _failed("Prediction failed"))
         else:
             self._mark_stage("packing", -1)
             self._pack(group, results, len(rows), context)
-        return group
+        return []
+
+    def _sender(self, owners: Sequence[_Request], emit: Emit) -> Callable[[int, Any], None]:
+        """What a handler streams with. What is wrong with a piece is raised where the handler sends it."""
+
+        def send(row: int, value: Any) -> None:
+            reply = reply_of(value, owners[row].processor)
+            if too_large := self._too_large(reply):
+                raise ValueError(too_large)
+            emit([Answer(owners[row].index, reply, last=False)])
+
+        return send
 
     def _pack(self, group: list[_Request], results: Any, rows: int, context: Context) -> None:
-        if not isinstance(results, list):
-            report(logging.ERROR, f"The handler returned {type(results).__name__}, not a list with one result a row.")
+        kind = class_name(results)
+        if not issubclass(type(results), list):
+            report(logging.ERROR, f"The handler returned {kind}, not a list with one result a row.")
             _answer_all(group, _failed("Invalid model predict output"))
             return
+        results = list(results)
         enough = 0 < len(results) <= rows if group[0].alone else len(results) == rows
         if not enough:
             report(logging.ERROR, f"The handler returned {len(results)} results for {rows} rows.")
@@ -163,11 +192,13 @@ class BatchRunner:
             except Unserialisable as error:
                 report(logging.ERROR, f"The handler's result for request {request.call.id} has no wire form: {error}")
                 request.reply = _failed("Unsupported model output data type.")
+            except ImpossibleStatus as error:
+                report(logging.ERROR, f"Request {request.call.id} cannot be answered. {error}")
+                request.reply = _failed(str(error), FailureKind.CODE, 500)
             except PredictionException as error:
-                request.reply = _failed(text_of(error.message), FailureKind.CODE, _code(error))
-            except Exception as error:
-                self._report(f"The handler's result for request {request.call.id} could not be sent", error)
-                request.reply = _failed("The handler's result could not be sent; the model's log says why.")
+                request.reply = _failed(_message(error), FailureKind.CODE, _code(error))
+            except BaseException as error:
+                request.reply = self._own_failure(request, "has a result that could not be sent", error)
 
     def _reply(self, request: _Request, results: list[Any], context: Context) -> Reply:
         if request.envelope is None:
@@ -176,12 +207,20 @@ class BatchRunner:
             with _one_request_shown(request, context):
                 packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
+        too_large = self._too_large(reply)
+        return _failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
+
+    def _too_large(self, reply: Reply) -> str:
         assert not isinstance(reply.body, int)
-        limit = self._load.max_response_size
-        if len(reply.body) <= limit:
-            return reply
-        message = f"The answer has {len(reply.body)} bytes, more than max_response_size={limit}."
-        return _failed(message, FailureKind.TOO_LARGE)
+        size, limit = len(reply.body), self._load.max_response_size
+        return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
+
+    def _own_failure(self, request: _Request, what: str, error: BaseException) -> Reply:
+        """Something raised in our own code around the handler: this request alone fails, with 500."""
+        self._report(f"Request {request.call.id} {what}", error)
+        if is_out_of_memory(error):
+            return _failed("Out of resources", FailureKind.MEMORY)
+        return _failed(f"The request {what}; the model's log says why.", FailureKind.CODE, 500)
 
     def _report(self, what: str, error: BaseException) -> None:
         """In the model's log: what failed, in which of the handler's methods and where, then the traceback."""
@@ -192,7 +231,7 @@ class BatchRunner:
 
 
 class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
-    """One call on its way through the worker."""
+    """One call on its way through the worker. ``emitted``: its reply has gone out before the batch's end."""
 
     def __init__(self, index: int, call: Call) -> None:
         super().__init__(call.id, RequestProcessor(RequestHeaders(headers_of(call))), None)
@@ -200,10 +239,16 @@ class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
         self.call = call
         self.arrived = time.monotonic()
         self.reply: Reply | None = None
+        self.emitted = False
 
-    @property
-    def expired(self) -> bool:
-        return self.call.remaining is not None and time.monotonic() - self.arrived >= self.call.remaining
+
+def _has_expired(request: _Request) -> bool:
+    """Whether its time is over; it is answered then."""
+    remaining = request.call.remaining
+    if remaining is None or time.monotonic() - request.arrived < remaining:
+        return False
+    request.reply = _failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
+    return True
 
 
 def _one_request_shown(request: _Request, context: Context) -> Any:
@@ -212,8 +257,12 @@ def _one_request_shown(request: _Request, context: Context) -> Any:
     return requests_shown([lone], context)
 
 
-def _taken_answers(requests: Sequence[_Request]) -> list[Answer]:
-    return [Answer(request.index, request.reply) for request in requests if request.reply is not None]
+def _emit_known(requests: Sequence[_Request], emit: Emit) -> None:
+    known = [request for request in requests if request.reply is not None and not request.emitted]
+    for request in known:
+        request.emitted = True
+    if known:
+        emit([Answer(request.index, request.reply) for request in known if request.reply is not None])
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
@@ -234,6 +283,11 @@ def _failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0
     return Reply(message.encode("utf-8", "replace"), code, failure=kind)
 
 
+def _message(error: PredictionException) -> str:
+    """For the client. A subclass may have left the attribute out, or made something else of it."""
+    return text_of(getattr(error, "message", error))
+
+
 def _refused(message: str, code: int) -> Reply:
     """An envelope of the user's own may have chosen another code than a bad request's."""
     return _failed(message, FailureKind.REFUSED if code == 400 else FailureKind.CODE, code)
@@ -242,7 +296,6 @@ def _refused(message: str, code: int) -> Reply:
 def _code(error: PredictionException) -> int:
     """Its code, where that can be the status of an answer."""
     try:
-        code = int(error.error_code)
-    except (TypeError, ValueError, OverflowError):
+        return status_of(error.error_code)
+    except Exception:
         return 500
-    return code if 200 <= code <= 599 else 500

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -279,68 +279,32 @@ def test_handler_of_a_worker_sees_the_names_of_its_input_tensors(envelope: str) 
     assert not hasattr(runner.handler.context, "input_names")
 
 
-class Untellable(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
+def test_call_whose_time_passes_in_the_queue_of_its_batch_never_reaches_the_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has several inputs, so it has a call of the handler for itself, after the others."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    seen: list[int] = []
 
-    __repr__ = __str__
-
-
-class Hostile(dict):
-    def items(self) -> Any:
-        raise RuntimeError("no items")
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(lambda context: (_ for _ in ()).throw(Untellable()), id="exception without a text"),
-        pytest.param(lambda context: [Hostile(a=1)], id="result that cannot be walked"),
-        pytest.param(lambda context: [{"a": object()}], id="result without a wire form"),
-        pytest.param(lambda context: context.set_response_header(0, "X-A", Untellable()) or [1], id="header"),
-        pytest.param(lambda context: context.set_response_status("OK") or [1], id="status that is no number"),
-        pytest.param(lambda context: context.set_response_status(10**400) or [1], id="enormous status"),
-        pytest.param(lambda context: context.set_response_status(100) or [1], id="status of no final answer"),
-        pytest.param(lambda context: context.set_response_status(-1) or [1], id="negative status"),
-        pytest.param(lambda context: context.set_response_status(600) or [1], id="status of no class"),
-        pytest.param(lambda context: context.set_response_status(float("inf")) or [1], id="infinite status"),
-        pytest.param(lambda context: [nested(100_000)], id="result nested too deeply"),
-    ],
-)
-@pytest.mark.parametrize("envelope", ["", "kserve", "kservev2"])
-def test_whatever_a_handler_does_costs_its_own_request_only(spoil: Callable[[Any], Any], envelope: str) -> None:
     def handle(rows: list[Any], context: Any) -> list[Any]:
-        return list(spoil(context)) if context.get_request_id(0) == "bad" else [1] * len(rows)
+        seen.append(len(rows))
+        clock[0] += 10
+        return [1] * len(rows)
 
-    body = {"instances": [1], "inputs": [TENSOR]} if envelope == "kserve" else {"inputs": [TENSOR]}
-    runner = runner_of(handle)
-    (bad,) = replies_of(runner, call(body, "bad", envelope=envelope))
-    assert bad.failure == FailureKind.HANDLER
-    (good,) = replies_of(runner, call(body, "good", envelope=envelope))
-    assert good.failure == ""
-
-
-def nested(depth: int) -> list[Any]:
-    value: list[Any] = []
-    for _ in range(depth):
-        value = [value]
-    return value
+    two_inputs = {"inputs": [TENSOR, {**TENSOR, "name": "b"}]}
+    good, late = replies_of(
+        runner_of(handle), call(b"", remaining=5.0), call(two_inputs, envelope="kservev2", remaining=5.0)
+    )
+    assert (good.failure, late.failure) == ("", FailureKind.DEADLINE)
+    assert seen == [1]
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param([0, 4611686018427387904], id="nothing of very many"),
-        pytest.param([30_000_000, 0], id="very many of nothing"),
-        pytest.param([2**62, 2**62], id="product beyond 64 bits"),
-        pytest.param([0] * 64, id="as many dimensions as can be"),
-        pytest.param([-1, 0], id="any number of nothing"),
-    ],
-)
-def test_shape_that_announces_much_costs_nothing(shape: list[int]) -> None:
-    """One such request took gigabytes and many seconds in the worker."""
-    tensor = {"name": "a", "shape": shape, "datatype": "INT64", "data": []}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (reply,) = replies_of(runner_of(lambda rows, context: [1]), call({"inputs": [tensor]}, envelope="kservev2"))
-    assert reply.failure in ("", FailureKind.REFUSED)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+def test_piece_beyond_the_limit_fails_where_the_handler_sends_it() -> None:
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        with pytest.raises(ValueError, match="4 bytes, more than max_response_size=3"):
+            context.send(0, b"abcd")
+        return ["end"]
+
+    (reply,) = replies_of(runner_of(handle, max_response_size=3), call(b""))
+    assert reply.body == b"end"

@@ -69,6 +69,52 @@ def do_endless_nesting(data, context, argument):
     return [value]
 
 
+class Untellable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+def do_untellable(data, context, argument):
+    raise Untellable
+
+
+def do_generator_exit(data, context, argument):
+    raise GeneratorExit
+
+
+def do_half_a_character(data, context, argument):
+    raise ValueError("\ud800")
+
+
+def do_no_length(data, context, argument):
+    class Odd(list):
+        def __iter__(self):
+            raise RuntimeError("no walk")
+
+    return Odd(data)
+
+
+def do_untellable_header(data, context, argument):
+    context.set_response_header(0, "X-A", Untellable())
+    return ["sent"]
+
+
+def do_status(data, context, argument):
+    context.set_response_status(int(argument))
+    return ["sent"]
+
+
+def do_odd_text(data, context, argument):
+    context.set_response_status(200, "\ud800")
+    context.set_response_header(0, "X-\ud800", "\ud800")
+    context.metrics.add_counter("Odd\ud800", 1)
+    context.metrics.add_time("Odd", float("nan"))
+    context.metrics.add_time("Odd", 10**400)
+    return ["sent"]
+
+
 def do_odd_status(data, context, argument):
     context.set_response_status(code="202", phrase=b"Noted", idx=0)
     return ["odd"]
