@@ -12,6 +12,7 @@ import pytest
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.core.requests import InferenceRequest, Part, Verb
+from torchserve_lite.core.streams import AnswerStream
 
 KEY = ModelKey("tiny", "1.0")
 
@@ -44,6 +45,13 @@ def job_maker() -> NewJob:
         return Job(asked, key, now, None if within is None else now + within)
 
     return make
+
+
+async def stream_of(job: Job) -> AnswerStream:
+    """What follows the first piece of an answer that comes in pieces."""
+    stream = (await job.answer).stream
+    assert stream is not None
+    return stream
 
 
 @pytest.fixture

@@ -30,14 +30,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, sleep: Callable[[float], None]) -> None:
         super().__init__()
         self._sleep = sleep
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if ready := super().select(0):  # sockets and pipes whose other end is in this test, too
-            return ready  # type: ignore[no-any-return]
+            return ready
         if timeout is None:
             raise AssertionError("Every task waits for something that nobody will do: in real time this would hang.")
         self._sleep(max(timeout, 0))

@@ -125,7 +125,8 @@ def post_form(label: str, *fields: Field, **more: Any) -> Request:
 def without_ids(record: Record) -> Record:
     """Request ids are new each time."""
     uuid = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-    return json.loads(re.sub(uuid, "<id>", json.dumps(record)))
+    cleaned: Record = json.loads(re.sub(uuid, "<id>", json.dumps(record)))
+    return cleaned
 
 
 def without_cause(record: Record) -> Record:

@@ -174,12 +174,17 @@ def queued(
     """Sends one request after the other, each when its predecessor waits in the model's queue."""
     for place, request in enumerate(batch.requests, start=1):
         yield request.label, threads.submit(ask, server, model, request)
-        until(lambda place=place: waiting(server, model) == place)
+
+        def last_one_waits(place: int = place) -> bool:
+            return waiting(server, model) == place
+
+        until(last_one_waits)
 
 
 def waiting(server: Server, model: str) -> int:
     describe = Request(label="describe", method="GET", path="/models/{model}", listener="management")
-    return json.loads(ask(server, model, describe)["body"])[0]["jobQueueStatus"]["pendingRequests"]
+    described = json.loads(ask(server, model, describe)["body"])[0]
+    return int(described["jobQueueStatus"]["pendingRequests"])
 
 
 def until(true: Callable[[], bool]) -> None:

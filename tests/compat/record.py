@@ -53,7 +53,7 @@ def properties(ports: Mapping[str, int], **more: str) -> str:
 
 def answers(server: Server) -> bool:
     try:
-        return ask(server, "", Request(label="ping", method="GET", path="/ping"))["status"] == 200
+        return bool(ask(server, "", Request(label="ping", method="GET", path="/ping"))["status"] == 200)
     except OSError:
         return False
 

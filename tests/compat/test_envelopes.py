@@ -56,15 +56,17 @@ def refusal(envelope: type[BaseEnvelope], body: Any) -> str:
     with pytest.raises(PredictionException) as raised:
         envelope(Recorder()).unpack({"body": body}, serving({}), 0)
     assert raised.value.error_code == 400
-    return raised.value.message
+    message: str = raised.value.message
+    return message
 
 
-def tensor(data: Any, shape: Any = None, datatype: str = "FP32", name: str = "input-0") -> dict[str, Any]:
+def tensor(data: Any, shape: Any = None, datatype: str | None = "FP32", name: str = "input-0") -> dict[str, Any]:
     return {"name": name, "shape": [len(data)] if shape is None else shape, "datatype": datatype, "data": data}
 
 
 def rows_of(*tensors: dict[str, Any]) -> list[Any]:
-    return KServev2Envelope(Recorder()).unpack({"body": {"inputs": list(tensors)}}, serving({}), 0)
+    rows: list[Any] = KServev2Envelope(Recorder()).unpack({"body": {"inputs": list(tensors)}}, serving({}), 0)
+    return rows
 
 
 # ---- V1
@@ -336,6 +338,7 @@ def test_v2_deeply_nested_data_is_refused_and_not_followed() -> None:
 
 
 def outputs(result: Any, **headers: str) -> dict[str, Any]:
+    made: dict[str, Any]
     [made] = answer(KServev2Envelope, {"inputs": [tensor([1])]}, Recorder(answers=[result]), **headers)["outputs"]
     assert made.pop("name") == ("explain" if headers.get("explain") == "True" else "predict")
     return made

@@ -17,10 +17,13 @@ from ts.utils.util import InvalidRow
 class Doubling:
     """A handler of three steps; `faults` maps a step's name to what it raises when it meets the value 3."""
 
+    handle: MicroBatching
+    context: Context
+
     def __init__(self, **faults: BaseException) -> None:
         self.faults = faults
         self.slices: list[list[int]] = []
-        self.indices: list[int | None] = []
+        self.indices: list[int] = []
 
     def preprocess(self, data: list[dict[str, int]]) -> list[int]:
         values = [row["body"] for row in data]
@@ -40,10 +43,10 @@ class Doubling:
         return values
 
     def _is_explain(self) -> bool:
-        return self.context.get_request_header(0, "explain") == "True"
+        return bool(self.context.get_request_header(0, "explain") == "True")
 
     def _is_describe(self) -> bool:
-        return self.context.get_request_header(0, "describe") == "True"
+        return bool(self.context.get_request_header(0, "describe") == "True")
 
     def explain_handle(self, prepared: list[int], raw: list[Any]) -> list[str]:
         return [f"explained {prepared} of {len(raw)}"]

@@ -183,6 +183,8 @@ def test_intermediate_answers_are_dropped_when_no_worker_listens() -> None:
 
 
 class Timed:
+    context: Context
+
     @timed
     def inference(self, data: int) -> int:
         return data + 1
@@ -229,7 +231,7 @@ class Words:
         return "".join(self.text[token] for token in tokens)
 
 
-def generate(streamer: TextIteratorStreamerBatch, prompt: list[int], *steps: list[int]) -> None:
+def generate(streamer: TextIteratorStreamerBatch, prompt: list[list[int]], *steps: list[int]) -> None:
     torch = pytest.importorskip("torch")
     streamer.put(torch.tensor(prompt))
     for step in steps:

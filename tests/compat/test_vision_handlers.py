@@ -265,7 +265,8 @@ def test_pixel_limit_is_lifted_when_configuration_says_so(tmp_path: Path, monkey
 
 def explained(handler: VisionHandler, *rows: dict[str, Any]) -> list[Any]:
     made = testing.context(manifest={"model": {}}, requests=len(rows), explain=True)
-    return handler.handle(list(rows), made)
+    explanations: list[Any] = handler.handle(list(rows), made)
+    return explanations
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_explanation_is_the_weighted_picture_when_model_is_linear(linear: Vision
 
 
 def test_explanations_of_a_batch_are_those_of_its_requests_alone(linear: VisionHandler) -> None:
-    rows = [{"data": TWO, "target": 1}, {"data": (DIGITS / "7.png").read_bytes()}]
+    rows: list[dict[str, Any]] = [{"data": TWO, "target": 1}, {"data": (DIGITS / "7.png").read_bytes()}]
     assert explained(linear, *rows) == [*explained(linear, rows[0]), *explained(linear, rows[1])]
 
 

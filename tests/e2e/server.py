@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -70,8 +71,15 @@ class Server:
             return await response.text()
 
     async def worker_pids(self, model: str) -> list[int]:
-        _, described = await self.get(f"/models/{model}")
-        return [worker["pid"] for worker in described[0]["workers"]]  # type: ignore[index]
+        return [worker["pid"] for worker in (await self.describe(model))["workers"]]
+
+    async def describe(self, model: str) -> dict[str, Any]:
+        """What the management API says of the model's one version."""
+        _, versions = await self.get(f"/models/{model}")
+        assert isinstance(versions, list)
+        (described,) = versions
+        assert isinstance(described, dict)
+        return described
 
     async def stop(self) -> int:
         """SIGTERM; returns the exit code once the process has gone."""

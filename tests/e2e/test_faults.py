@@ -235,7 +235,7 @@ async def test_impossible_scaling_is_refused(server: Server, query: str, told: s
 async def _until_queued(server: Server, jobs: int) -> None:
     """Waits until that many jobs are in the queue of the gated model, as the describe call shows it."""
     while True:
-        _, (described,) = await server.get("/models/gated")  # type: ignore[misc]
+        described = await server.describe("gated")
         if described["jobQueueStatus"]["pendingRequests"] == jobs:
             return
 

@@ -158,7 +158,7 @@ async def test_json_of_kserve_has_exactly_its_content_type(mnist: Server) -> Non
 
 async def test_describe_and_list_show_the_model(mnist: Server) -> None:
     assert await mnist.get("/models") == (200, {"models": [{"modelName": "mnist", "modelUrl": "mnist.mar"}]})
-    _, (described,) = await mnist.get("/models/mnist")  # type: ignore[misc]
+    described = await mnist.describe("mnist")
     assert described["workers"][0]["status"] == "READY"
     assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (1, 5000, 120)
     assert (described["minWorkers"], described["maxWorkers"]) == (1, 5)

@@ -33,7 +33,7 @@ def _handler(initialize: str = "pass", preprocess: str = "data", postprocess: st
 
 def _verified(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     (folder / "handler.py").write_text(code)
-    build(ArchiveRequest(model_name="m", version="1.0", handler=str(folder / "handler.py"), export_path=folder))
+    build(ArchiveRequest(model_name="m", version="1.0", handler=str(folder / "handler.py"), export_path=str(folder)))
     (folder / "request").write_text("x")
     return subprocess.run(
         [sys.executable, "-m", "torchserve_lite", "verify", "m.mar", "--request", "request"],

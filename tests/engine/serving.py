@@ -13,6 +13,7 @@ from tests.conftest import job_maker
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Worker
 from torchserve_lite.engine.local import LocalEngine
@@ -52,7 +53,7 @@ class Served:
         self.engine.submit(job)
         return job
 
-    async def ask(self, body: bytes, **facts: Any) -> bytes:
+    async def ask(self, body: bytes, **facts: Any) -> Buffer:
         return (await self.submit(body, **facts).answer).body
 
     async def surroundings(self) -> dict[str, Any]:

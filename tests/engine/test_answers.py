@@ -86,6 +86,7 @@ async def test_status_of_another_type_than_int_is_understood(steady: Served) -> 
 async def test_stream_arrives_piece_by_piece(steady: Served) -> None:
     first = await steady.submit(b"stream a,b,c").answer
     assert (first.body, first.status) == (b"a", 201)
+    assert first.stream is not None
     assert [piece async for piece in first.stream] == [b"b", b"c"]
 
 

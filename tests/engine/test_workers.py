@@ -9,6 +9,7 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,7 +48,7 @@ def processes() -> set[psutil.Process]:
 @every_launcher
 async def test_requests_of_a_coroutine_handler_run_beside_one_another(launcher: str) -> None:
     async with served(launcher, "meeting", lanes=2) as model:
-        assert await asyncio.gather(model.ask(b"1"), model.ask(b"2")) == [b"1", b"2"]
+        assert list(await asyncio.gather(model.ask(b"1"), model.ask(b"2"))) == [b"1", b"2"]
 
 
 @every_launcher
@@ -102,7 +103,7 @@ async def test_workers_share_the_cores_as_intra_op_threads() -> None:
         pytest.param({"intra_op_threads": 5}, 6, b"5", id="fixed by the model"),
     ],
 )
-async def test_threads_of_a_worker(facts: dict[str, int], cores: int, threads: bytes) -> None:
+async def test_threads_of_a_worker(facts: dict[str, Any], cores: int, threads: bytes) -> None:
     async with served("forked", engine={"cores": cores}, **facts) as model:
         assert await model.ask(b"threads") == threads
 
@@ -354,7 +355,12 @@ async def test_worker_ends_by_itself_though_its_handler_left_threads(launcher: s
 @process_launchers
 async def test_no_process_is_left_when_the_engine_ends_while_a_model_loads(launcher: str) -> None:
     before, handler_runs = processes(), asyncio.Event()
-    async with engine_of(launcher, "slow_start", metric_line_parser=lambda line: handler_runs.set() or True) as engine:
+
+    def note_output(line: str) -> bool:
+        handler_runs.set()
+        return True
+
+    async with engine_of(launcher, "slow_start", metric_line_parser=note_output) as engine:
         loading = asyncio.create_task(engine.load(spec_for("slow_start"), 1))
         await handler_runs.wait()
         assert len(processes()) == len(before) + 1

@@ -18,6 +18,8 @@ from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.errors import InvalidArchive
 
+from .stores import folder_of
+
 
 @pytest.fixture(autouse=True)
 def without_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +35,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 def model(store: ModelStore, requirements: str = "tiny-greeting", config: str = "") -> Archive:
     """An unpacked archive with a wheel, a requirements file and a module whose name pip's own imports know."""
-    archive = store.folder / "m.mar"
+    archive = folder_of(store) / "m.mar"
     wants = {"modelName": "m", "requirementsFile": "requirements.txt", "configFile": "config.yaml"}
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": wants}))
@@ -68,7 +70,7 @@ def greeting(environment: Environment, archive: Archive) -> str:
 
 
 def test_model_without_requirements_runs_in_the_interpreter_given(store: ModelStore, tmp_path: Path) -> None:
-    with zipfile.ZipFile(store.folder / "m.mar", "w") as opened:
+    with zipfile.ZipFile(folder_of(store) / "m.mar", "w") as opened:
         opened.writestr("MAR-INF/MANIFEST.json", '{"model": {"modelName": "m"}}')
     with store.open("m.mar") as archive:
         assert install(archive, python="python-of-choice", cache=tmp_path) == Environment(python="python-of-choice")
@@ -86,14 +88,14 @@ def test_package_in_the_archive_is_installed_beside_the_handler(line: str, store
 
 def test_folder_in_the_store_stays_clean(store: ModelStore, tmp_path: Path) -> None:
     with model(store) as packed:
-        packed.path.rename(store.folder / "plain")
-    before = sorted((store.folder / "plain").rglob("*"))
+        packed.path.rename(folder_of(store) / "plain")
+    before = sorted((folder_of(store) / "plain").rglob("*"))
 
     with store.open("plain") as archive:
         environment = install(archive, python=sys.executable, cache=tmp_path / "cache")
         assert environment.python_path == (str(archive.scratch / "packages"),)
         assert greeting(environment, archive) == "hello"
-    assert sorted((store.folder / "plain").rglob("*")) == before
+    assert sorted((folder_of(store) / "plain").rglob("*")) == before
     assert list((store.scratch / "models").iterdir()) == []
 
 

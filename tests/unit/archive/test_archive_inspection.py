@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torchserve_lite.archive.weights import pickled_classes
 HANDLER = "from ts.torch_handler.base_handler import BaseHandler\nclass H(BaseHandler): pass\n"
 
 
-def inspected(folder: Path, files: dict[str, str | bytes], **model: str) -> Inspection:
+def inspected(folder: Path, files: Mapping[str, str | bytes], **model: str) -> Inspection:
     """Of an archive of these files; ``model`` are keys of its manifest."""
     manifest = {"createdOn": "today", "model": {"modelName": "m", "handler": "h.py", **model}, "archiverVersion": "1"}
     runtime = model.pop("runtime", "python")
@@ -161,7 +162,7 @@ def test_pickled_model_is_told_with_its_classes(tmp_path: Path) -> None:
     weights = checkpoint(tmp_path, OrderedDict(layer=Fraction(1, 2)))
     assert pickled_classes(weights) == ("fractions.Fraction",)
 
-    files = {"h.py": HANDLER, "n.py": "class N: pass", "w.pt": weights.read_bytes()}
+    files: dict[str, str | bytes] = {"h.py": HANDLER, "n.py": "class N: pass", "w.pt": weights.read_bytes()}
     inspection = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
     assert "w.pt is a pickle of fractions.Fraction, which is not loaded" in inspection.problems[0]
 
@@ -171,6 +172,6 @@ def test_state_dict_needs_a_model_file_with_one_class(tmp_path: Path) -> None:
     alone = inspected(tmp_path, {"h.py": HANDLER, "w.pt": weights}, serializedFile="w.pt")
     assert "w.pt holds a state dict: it needs a model file (--model-file)" in alone.problems[0]
 
-    files = {"h.py": HANDLER, "w.pt": weights, "n.py": "class A: 1\nclass B: 2"}
+    files: dict[str, str | bytes] = {"h.py": HANDLER, "w.pt": weights, "n.py": "class A: 1\nclass B: 2"}
     with_two = inspected(tmp_path, files, serializedFile="w.pt", modelFile="n.py")
     assert with_two.problems == ("n.py must define exactly one class that is a network, and defines 2 (A, B)",)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_lite.archive.unpacking import unpack as unpack_module
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
 from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.errors import InvalidArchive
@@ -275,7 +274,7 @@ def test_archive_that_changes_while_it_is_unpacked_is_refused(
         os.utime(path, ns=(1, 1))
         return digest
 
-    monkeypatch.setattr(unpack_module.hashlib, "file_digest", hash_then_change)
+    monkeypatch.setattr(hashlib, "file_digest", hash_then_change)
     assert "was changed while it was being unpacked" in refused(lambda folder: zip_of(folder, ("h.py", b"pass")))
 
 

@@ -17,6 +17,7 @@ from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.errors import ArchiveNotFound, ConfigurationError, InvalidArchive
 
 from .hostile import MANIFEST
+from .stores import folder_of
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def unpacked(store: ModelStore) -> list[str]:
 
 @pytest.mark.parametrize("url", ["echo.mar", "sub/echo.mar", "/any/where/echo.mar", "echo.mar/", "./echo.mar"])
 def test_only_the_last_part_of_the_url_counts(url: str, store: ModelStore) -> None:
-    assert store.locate(url) == store.folder / "echo.mar"
+    assert store.locate(url) == folder_of(store) / "echo.mar"
 
 
 @pytest.mark.parametrize(
@@ -113,16 +114,16 @@ def test_folder_of_the_store_is_used_where_it_lies(store: ModelStore) -> None:
 
 def test_folder_around_a_model_folder_is_stepped_into(store: ModelStore) -> None:
     """The layout SageMaker makes."""
-    (store.folder / "around").mkdir()
-    add(store, "inner", "no-archive").rename(store.folder / "around/inner")
+    (folder_of(store) / "around").mkdir()
+    add(store, "inner", "no-archive").rename(folder_of(store) / "around/inner")
 
     with store.open("around") as archive:
-        assert archive.path == store.folder / "around/inner"
+        assert archive.path == folder_of(store) / "around/inner"
 
 
 def test_folder_around_the_content_of_an_archive_is_stepped_into(store: ModelStore) -> None:
     """What comes of zipping the folder instead of what is in it; TorchServe finds no manifest then."""
-    with zipfile.ZipFile(store.folder / "wrapped.mar", "w") as archive:
+    with zipfile.ZipFile(folder_of(store) / "wrapped.mar", "w") as archive:
         archive.writestr("inner/MAR-INF/MANIFEST.json", MANIFEST)
 
     with store.open("wrapped.mar") as opened:
@@ -140,14 +141,14 @@ def test_archive_of_a_built_in_handler_alone_is_not_stepped_into(store: ModelSto
 
 
 def test_suffix_does_not_matter(store: ModelStore) -> None:
-    (store.folder / "echo.mar").rename(store.folder / "echo.model")
+    (folder_of(store) / "echo.mar").rename(folder_of(store) / "echo.model")
 
     with store.open("echo.model") as archive:
         assert archive.manifest.model_name == "echo"
 
 
 def test_broken_archive_leaves_nothing_and_names_itself(store: ModelStore) -> None:
-    (store.folder / "echo.mar").write_bytes(b"PK\3\4rubbish")
+    (folder_of(store) / "echo.mar").write_bytes(b"PK\3\4rubbish")
 
     with pytest.raises(InvalidArchive, match=r"^echo\.mar: is not a whole zip file"):
         store.open("echo.mar")
@@ -156,7 +157,7 @@ def test_broken_archive_leaves_nothing_and_names_itself(store: ModelStore) -> No
 
 def test_all_archives_are_those_torchserve_loads_sorted(store: ModelStore) -> None:
     for name in ("z.tgz", "b.tar.gz", "c.model", "notes.txt", ".hidden.mar", "w.war"):
-        (store.folder / name).touch()
+        (folder_of(store) / name).touch()
     add(store, "folder", "no-archive")
 
     assert store.all_archives() == ["b.tar.gz", "c.model", "echo.mar", "folder", "z.tgz"]
@@ -182,7 +183,7 @@ def test_stray_thing_in_a_store_is_passed_over_and_told(
     make: Callable[[Path], object], store: ModelStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An empty lost+found kept /ping at 500 for ever."""
-    make(store.folder / "stray")
+    make(folder_of(store) / "stray")
 
     assert store.all_archives() == ["echo.mar"]
     (told,) = caplog.messages
@@ -203,9 +204,9 @@ def test_folder_that_cannot_be_read_is_passed_over(
 
 
 def test_folder_without_a_manifest_is_loaded_when_a_default_handler_can_serve_it(store: ModelStore) -> None:
-    (store.folder / "weights").mkdir()
-    (store.folder / "weights/model.pt").touch()
-    (store.folder / "lost+found").mkdir()
+    (folder_of(store) / "weights").mkdir()
+    (folder_of(store) / "weights/model.pt").touch()
+    (folder_of(store) / "lost+found").mkdir()
 
     assert store.all_archives(manifest_needed=False) == ["echo.mar", "weights"]
 
@@ -284,7 +285,7 @@ def write_folder(path: Path, entries: dict[str, str]) -> None:
 def test_archive_that_a_desktop_made_is_understood(
     write: Callable[[Path, dict[str, str]], None], inner: str, store: ModelStore
 ) -> None:
-    write(store.folder / "desktop.mar", desktop_entries(inner))
+    write(folder_of(store) / "desktop.mar", desktop_entries(inner))
 
     with store.open("desktop.mar") as archive:
         assert archive.manifest.model_name == "m"

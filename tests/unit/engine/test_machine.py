@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,13 @@ def test_quota_of_the_container_limits_the_cores(
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")
     monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert usable_cores() == cores
 
 
 def test_without_a_quota_file_the_affinity_mask_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "missing")
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False)
     assert usable_cores() == 3
 
 

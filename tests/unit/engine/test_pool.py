@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import NewJob, job_maker, spec_of
+from tests.conftest import NewJob, job_maker, spec_of, stream_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy, RecoveryPolicy, WorkerState
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.pool import WorkerPool
 from torchserve_lite.engine.queues.batches import BatchAggregator
@@ -71,7 +72,7 @@ def asked(pool: WorkerPool, *jobs: Job) -> tuple[Job, ...]:
     return jobs
 
 
-async def body(job: Job) -> bytes:
+async def body(job: Job) -> Buffer:
     return (await job.answer).body
 
 
@@ -252,7 +253,7 @@ async def test_response_timeout_counts_anew_for_each_chunk(new_job: NewJob) -> N
         assert await stream(job) == [b"still here"] * 5 + [b"end"]
 
 
-async def stream(job: Job) -> list[bytes]:
+async def stream(job: Job) -> list[Buffer]:
     first = await job.answer
     assert first.stream is not None
     return [first.body, *[piece async for piece in first.stream]]
@@ -299,7 +300,7 @@ async def test_worker_is_told_when_the_reader_of_a_stream_has_gone(new_job: NewJ
     launcher = FakeLauncher(script)
     async with pool_of(launcher) as pool:
         (job,) = asked(pool, new_job(b"7"))
-        async with (await job.answer).stream as pieces:
+        async with await stream_of(job) as pieces:
             assert await anext(pieces) == b"more"
         assert launcher.workers[0].cancelled == [b"7"]
         assert not job.wanted
@@ -582,6 +583,7 @@ async def test_stream_that_nobody_begins_to_read_frees_the_worker_when_it_is_clo
         unread, waiting = asked(pool, new_job(), new_job(b"7"))
         response = await unread.answer
         await asyncio.sleep(60)
+        assert response.stream is not None
         response.stream.close()
         assert await body(waiting) == b"end"
 
@@ -603,7 +605,8 @@ STEPS = st.lists(
 async def test_every_job_gets_exactly_one_answer_whatever_happens(
     steps: list[tuple[str, Any]], failures: list[bool], size: int
 ) -> None:
-    launcher, new_job, jobs = FakeLauncher(failures=failures), job_maker(), []
+    launcher, new_job = FakeLauncher(failures=failures), job_maker()
+    jobs: list[Job] = []
     policy = BatchPolicy(size=size, delay=0.5)
     async with pool_of(launcher, batch=policy, recovery=RecoveryPolicy(window=3), queue_size=8) as pool:
         for kind, what in steps:

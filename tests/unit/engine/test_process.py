@@ -29,6 +29,7 @@ from torchserve_lite.ipc.messages import (
     Load,
     Loaded,
     LoadFailure,
+    Payload,
     Predict,
     Reply,
     ToWorker,
@@ -146,7 +147,7 @@ async def answers(worker: ProcessWorker, *jobs: Job) -> list[Answers]:
     return [update async for update in worker.predict(jobs)]
 
 
-def result(batch: int, *bodies: bytes) -> Answers:
+def result(batch: int, *bodies: Payload) -> Answers:
     return Answers(batch, tuple(Answer(index, Reply(body)) for index, body in enumerate(bodies)), BatchDone())
 
 
@@ -227,7 +228,7 @@ async def test_batches_beside_one_another_get_their_own_answers_in_any_order(new
 
     async with loaded(script) as (worker, _):
         both = await asyncio.gather(answers(worker, new_job()), answers(worker, new_job()))
-    assert both == [[result(1, b"one")], [result(2, b"two")]]
+    assert list(both) == [[result(1, b"one")], [result(2, b"two")]]
 
 
 @virtual_time

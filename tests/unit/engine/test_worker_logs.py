@@ -66,7 +66,7 @@ async def test_output_becomes_log_lines(
         await print_and_end(made, *pieces)
         assert made.last_lines() == lines
     assert caplog.messages == lines
-    assert {(record.name, record.source) for record in caplog.records} == {("MODEL_LOG", SOURCE)}
+    assert {(record.name, vars(record)["source"]) for record in caplog.records} == {("MODEL_LOG", SOURCE)}
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.ipc.frames import AsyncFrames, BlockingFrames, Frame, FrameDecoder, FrameError, frame_of
 
-FRAMES: list[list[bytes]] = [[b""], [b"a"], [b"\x00\x00\x00\x05", b"", b"beside"], [b"x" * 300, b"y" * 50_000]]
+FRAMES: list[Sequence[Buffer]] = [[b""], [b"a"], [b"\x00\x00\x00\x05", b"", b"beside"], [b"x" * 300, b"y" * 50_000]]
 STREAM = b"".join(b"".join(frame_of(frame)) for frame in FRAMES)
 BOUNDARIES = [*range(100), *range(len(STREAM) - 50_100, len(STREAM) - 49_900), len(STREAM) - 1, len(STREAM)]
 
@@ -46,7 +47,7 @@ FRAME_LISTS = st.lists(st.lists(st.binary(max_size=50), min_size=1, max_size=4))
 
 
 @given(frames=FRAME_LISTS, cuts=st.lists(st.integers(0, 500)))
-def test_frames_survive_any_segmentation(frames: list[list[bytes]], cuts: list[int]) -> None:
+def test_frames_survive_any_segmentation(frames: list[Sequence[Buffer]], cuts: list[int]) -> None:
     stream = b"".join(b"".join(frame_of(frame)) for frame in frames)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     decoder = FrameDecoder()
@@ -55,7 +56,7 @@ def test_frames_survive_any_segmentation(frames: list[list[bytes]], cuts: list[i
 
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_frames_that_fill_the_receive_buffer_many_times_come_out_whole(count: int) -> None:
-    frames = [[bytes([number]) * size for size in (1, 100_003, 7)] for number in range(count)]
+    frames: list[Sequence[Buffer]] = [[bytes([number]) * size for size in (1, 100_003, 7)] for number in range(count)]
     assert fed(FrameDecoder(), b"".join(b"".join(frame_of(frame)) for frame in frames)) == frames
 
 
@@ -102,7 +103,8 @@ def test_blocking_end_does_not_wait_for_what_has_not_arrived(ends: tuple[socket.
     frames = BlockingFrames(theirs)
     assert frames.receive_now() is None
     ours.sendall(b"".join([*frame_of([b"whole"]), *frame_of([b"incomplete"])])[:-1])
-    assert [frames.receive_now(), frames.receive_now()] == [[b"whole"], None]
+    expected: list[Sequence[Buffer] | None] = [[b"whole"], None]
+    assert [frames.receive_now(), frames.receive_now()] == expected
 
 
 class Link:

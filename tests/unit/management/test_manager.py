@@ -21,6 +21,7 @@ from torchserve_lite.errors import (
     LoadFailed,
     ModelNotFound,
     ModelVersionNotFound,
+    ServingError,
     WorkerDied,
 )
 from torchserve_lite.management.manager import ModelManager, UnpackedModels
@@ -198,7 +199,7 @@ async def test_scaling_in_the_background_is_refused_at_once_for_an_unknown_model
 
 @pytest.mark.parametrize("failure", [LoadFailed("no such weights"), WorkerDied("It was shot."), ModelNotFound("a")])
 async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
-    failure: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    failure: ServingError, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker that died meanwhile once ended the whole server: the error left the manager's task group."""
     async with managed(tmp_path) as parts:

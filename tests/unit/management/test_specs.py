@@ -16,6 +16,10 @@ from torchserve_lite.errors import InvalidArchive
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
 
+def model_config(**values: Any) -> ModelConfig:
+    return ModelConfig(**values)
+
+
 def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: Any) -> Archive:
     facts = {"model_name": "m", "model_version": "1.0", "handler": "h.py", **manifest}
     return Archive(
@@ -72,12 +76,12 @@ def test_models_key_is_stronger_than_the_server(name: str, yaml: str, default: f
 
 @pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
 def test_model_config_is_stronger_than_the_models_key(name: str, yaml: str, default: float) -> None:
-    assert of_spec(spec(ModelConfig(**{yaml: 4}), override=said(**{name: 3}), workers=WORKERS), name) == 4
+    assert of_spec(spec(model_config(**{yaml: 4}), override=said(**{name: 3}), workers=WORKERS), name) == 4
 
 
 @pytest.mark.parametrize(("name", "yaml", "default"), NUMBERS)
 def test_management_call_or_snapshot_is_the_strongest(name: str, yaml: str, default: float) -> None:
-    made = spec(ModelConfig(**{yaml: 4}), wanted=said(**{name: 5}), override=said(**{name: 3}), workers=WORKERS)
+    made = spec(model_config(**{yaml: 4}), wanted=said(**{name: 5}), override=said(**{name: 3}), workers=WORKERS)
     assert of_spec(made, name) == 5
 
 

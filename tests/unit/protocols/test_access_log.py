@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from tests.virtual_time import virtual_time
-from torchserve_lite.protocols.http import access_log
 from torchserve_lite.protocols.http.access_log import AccessLog
 
 
@@ -50,7 +50,7 @@ async def test_line_has_torchserves_layout() -> None:
 )
 @virtual_time
 async def test_time_has_milliseconds_behind_a_comma(now: float, stamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_log.time, "time", lambda: now)
+    monkeypatch.setattr(time, "time", lambda: now)
     written = Written()
     log = AccessLog(written)
     log.add(request(), 200, 0.0)

@@ -99,7 +99,8 @@ async def test_connection_that_nobody_has_accepted_yet_is_served_when_the_socket
     assert len(made) == 5
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
-    for end in (*made, *clients):
+    ends: list[asyncio.BaseTransport | socket.socket] = [*made, *clients]
+    for end in ends:
         end.close()
 
 

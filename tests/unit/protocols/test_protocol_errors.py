@@ -107,6 +107,7 @@ def test_503_means_try_another_pod_on_kserve_routes(error: Exception, form: Erro
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if issubclass(kind, errors.Unavailable)])
 def test_unavailable_says_when_to_come_back(kind: type[Exception]) -> None:
     error = example(kind)
+    assert isinstance(error, errors.Unavailable)
     assert told(error)[2] == {"Retry-After": str(error.retry_after)}
 
 

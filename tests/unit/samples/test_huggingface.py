@@ -134,7 +134,8 @@ def logits(loaded: testing.LoadedHandler, *rows: Any) -> Any:
 
 
 def requests_of(name: str, key: str) -> list[Any]:
-    return json.loads((REQUESTS / name).read_text())[key]
+    rows: list[Any] = json.loads((REQUESTS / name).read_text())[key]
+    return rows
 
 
 def code_points(text: str, name: str = "input-0") -> dict[str, Any]:

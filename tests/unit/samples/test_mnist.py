@@ -23,7 +23,8 @@ def mnist() -> testing.LoadedHandler:
 
 
 def rows_of(request: str, key: str) -> list[Any]:
-    return json.loads((REQUESTS / request).read_text())[key]
+    rows: list[Any] = json.loads((REQUESTS / request).read_text())[key]
+    return rows
 
 
 def test_all_digits_are_recognised_when_sent_as_one_batch(mnist: testing.LoadedHandler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def failure_of(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> trac
     """Of importing a module with this code, by a framework that is the folder of these tests."""
     (folder / "failing_handler.py").write_text(code)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(importlib.sys.modules, "failing_handler", raising=False)
+    monkeypatch.delitem(sys.modules, "failing_handler", raising=False)
     monkeypatch.setattr(tracebacks, "_OUR_FOLDER", str(Path(__file__).parent))
     with pytest.raises((ImportError, KeyError, RuntimeError, SyntaxError, ValueError)) as caught:
         importlib.import_module("failing_handler")
@@ -49,7 +50,7 @@ def test_missing_import_is_told_with_what_to_install(
 ) -> None:
     """Most image handlers import torchvision, the guide's own among them."""
     for name in ("torchvision", "cv2", "sklearn", "nvidia"):
-        monkeypatch.setitem(importlib.sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     assert advice in failure_of(code, tmp_path, monkeypatch).cause
 
 
