@@ -11,7 +11,7 @@ from typing import Any
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.notices import notices
 from torchserve_lite.config.settings import Config, HttpConfig, LogConfig, MetricsConfig, ModelsConfig, WorkerConfig
-from torchserve_lite.config.sources import Settings, gather_settings
+from torchserve_lite.config.sources import gather_settings
 from torchserve_lite.config.startup_models import StartupList
 
 
@@ -22,32 +22,30 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     values = {name: setting.value for name, setting in settings.items() if setting.key}
     pieces = _pieces(values)
     models = _models(values, pieces["models"], file)
+    told = list(notices(settings, environ))
+    if models.store is not None and not os.path.isdir(models.store):
+        # No error by itself: storage that is mounted beside a container may appear after the server has started.
+        told.append(f"model_store={models.store} does not exist; its models cannot be loaded until it does.")
     return Config(
         http=HttpConfig(**pieces["http"]),
-        workers=WorkerConfig(**pieces["workers"], **_of_libraries(environ)),
+        workers=WorkerConfig(
+            **pieces["workers"],
+            # Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read.
+            visible_gpus=environ.get("CUDA_VISIBLE_DEVICES"),
+            share_threads=not environ.get("OMP_NUM_THREADS"),
+        ),
         models=models,
         metrics=MetricsConfig(**pieces["metrics"]),
-        logs=_logs(environ),
+        logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
         source=file,
-        notices=(*notices(settings, environ), *_missing_store(models)),
-        values=_kept_texts(settings),
+        notices=tuple(told),
+        # Nothing secret is kept, and nothing unknown, since that could be anything.
+        values={name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret},
     )
 
 
 def log_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("LOG_LOCATION") or "logs")
-
-
-def _logs(environ: Mapping[str, str]) -> LogConfig:
-    return LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs"))
-
-
-def _of_libraries(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read."""
-    return {
-        "visible_gpus": environ.get("CUDA_VISIBLE_DEVICES"),
-        "share_threads": not environ.get("OMP_NUM_THREADS"),
-    }
 
 
 def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -68,23 +66,8 @@ def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None) -> ModelsConfig:
     startup: StartupList = values.get("model_snapshot") or values.get("load_models") or StartupList()
     if store := piece.get("store"):
-        piece["store"] = _model_store(store, file)
+        # A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's.
+        beside_file = file.absolute().parent / store if file else store
+        leads_nowhere = not os.path.isdir(store) and os.path.isdir(beside_file)
+        piece["store"] = beside_file if leads_nowhere else store.absolute()
     return ModelsConfig(load_all=startup.load_all, startup=startup.models, **piece)
-
-
-def _model_store(store: Path, file: Path | None) -> Path:
-    """A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's."""
-    beside_file = file.absolute().parent / store if file else store
-    return beside_file if not os.path.isdir(store) and os.path.isdir(beside_file) else store.absolute()
-
-
-def _missing_store(models: ModelsConfig) -> list[str]:
-    """No error by itself: storage that is mounted beside a container may appear after the server has started."""
-    if models.store is None or os.path.isdir(models.store):
-        return []
-    return [f"model_store={models.store} does not exist; its models cannot be loaded until it does."]
-
-
-def _kept_texts(settings: Settings) -> dict[str, str]:
-    """What was set, as text. Nothing secret, and nothing unknown, since that could be anything."""
-    return {name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret}

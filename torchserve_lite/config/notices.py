@@ -18,34 +18,34 @@ _TOKENS_MISSING = (
 def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """In an order that depends on the file and the table of keys alone."""
     yield from _unknown_keys(settings)
-    yield from _odd_booleans(settings)
+    for key, setting in _known(settings):
+        if key.parse in (boolean, inverted) and setting.text.lower() not in ("", "true", "false"):
+            yield f"{key.name}={setting.text} ({setting.source}) counts as false; write true or false."
     yield from _features_to_come(settings)
-    yield from _metrics_modes_to_come(settings)
-    yield from _keys_without_effect(settings)
-    yield from _unused_load_models(settings)
-    yield from _unread_environment(settings, environ)
+    mode = settings.get("metrics_mode")
+    if mode and mode.value not in (None, "prometheus"):
+        yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
+    if names := [key.name for key in _changed(settings, Support.NONE)]:
+        yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
+    if _text(settings, "load_models") and _text(settings, "model_snapshot"):
+        unused = settings["load_models"]
+        yield f"load_models={unused.text} ({unused.source}) is not used: model_snapshot says which models to load."
+    if variables := unread_variables(settings, environ):
+        yield (
+            f"{', '.join(variables)} in the environment: not read, "
+            "because config.properties does not say enable_envvars_config=true."
+        )
     if not boolean(_text(settings, "disable_token_authorization")):
         yield _TOKENS_MISSING
 
 
 def _unknown_keys(settings: Settings) -> Iterator[str]:
+    spellings = {known.lower(): known for known in KEYS}
     for setting in settings.values():
         if setting.key is None:
-            nearest = _nearest(setting.name)
-            question = f" Did you mean {nearest}?" if nearest else ""
+            matches = difflib.get_close_matches(setting.name.lower(), spellings, n=1)
+            question = f" Did you mean {spellings[matches[0]]}?" if matches else ""
             yield f"{setting.name} ({setting.source}) is not a known setting and is ignored.{question}"
-
-
-def _nearest(name: str) -> str:
-    spellings = {known.lower(): known for known in KEYS}
-    matches = difflib.get_close_matches(name.lower(), spellings, n=1)
-    return spellings[matches[0]] if matches else ""
-
-
-def _odd_booleans(settings: Settings) -> Iterator[str]:
-    for key, setting in _known(settings):
-        if key.parse in (boolean, inverted) and setting.text.lower() not in ("", "true", "false"):
-            yield f"{key.name}={setting.text} ({setting.source}) counts as false; write true or false."
 
 
 def _features_to_come(settings: Settings) -> Iterator[str]:
@@ -54,31 +54,6 @@ def _features_to_come(settings: Settings) -> Iterator[str]:
         names.setdefault(key.feature, []).append(key.name)
     for feature, keys in names.items():
         yield f"{feature}: comes later; without effect until then: {', '.join(keys)}."
-
-
-def _metrics_modes_to_come(settings: Settings) -> Iterator[str]:
-    setting = settings.get("metrics_mode")
-    if setting and setting.value not in (None, "prometheus"):
-        yield f"{setting.name}={setting.text}: comes later; until then metrics are served in Prometheus' form only."
-
-
-def _keys_without_effect(settings: Settings) -> Iterator[str]:
-    if names := [key.name for key in _changed(settings, Support.NONE)]:
-        yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
-
-
-def _unused_load_models(settings: Settings) -> Iterator[str]:
-    if _text(settings, "load_models") and _text(settings, "model_snapshot"):
-        setting = settings["load_models"]
-        yield f"load_models={setting.text} ({setting.source}) is not used: model_snapshot says which models to load."
-
-
-def _unread_environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    if variables := unread_variables(settings, environ):
-        yield (
-            f"{', '.join(variables)} in the environment: not read, "
-            "because config.properties does not say enable_envvars_config=true."
-        )
 
 
 def _text(settings: Settings, name: str) -> str:

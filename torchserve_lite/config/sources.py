@@ -37,14 +37,12 @@ class Setting:
         try:
             return key.parse(self.text)
         except Unacceptable as error:
-            raise ConfigurationError(f"{self.name}={self._shown()} ({self.source}): {error}{self._hint()}") from error
+            hint = "; a comment needs a line of its own" if " #" in self.text else ""
+            raise ConfigurationError(f"{self.name}={self._shown()} ({self.source}): {error}{hint}") from error
 
     def _shown(self) -> str:
         text = " ".join(self.text.split())
         return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-    def _hint(self) -> str:
-        return "; a comment needs a line of its own" if " #" in self.text else ""
 
 
 Settings = dict[str, Setting]
@@ -65,12 +63,20 @@ def find_config_file(given: Path | None, environ: Mapping[str, str], folder: Pat
 
 
 def gather_settings(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    settings = _from_file(file, environ) if file else {}
+    properties = with_variables(read_properties(file), environ) if file else {}
+    settings = {name: Setting(name, text, str(file)) for name, text in properties.items()}
     open_to_urls = _is_on(settings, "use_env_allowed_urls")
-    settings |= _from_command_line(command_line)
+    for name, text in command_line.items():
+        settings[name] = Setting(name, text.strip(), f"command line, {KEYS[name].flag}")
     if _is_on(settings, "enable_envvars_config"):
-        settings |= _from_environment(environ, open_to_urls=open_to_urls)
-    return _with_old_names(settings)
+        for key in KEYS.values():
+            if key.variable in environ and (key.name != "allowed_urls" or open_to_urls):
+                text = environ[key.variable].strip()
+                settings[key.name] = Setting(key.name, text, f"environment, {key.variable}")
+    if "metrics_mode" not in settings and "metrics_format" in settings:
+        # TorchServe's old name of it, which KServe's guide still writes.
+        settings["metrics_mode"] = settings["metrics_format"]
+    return settings
 
 
 def unread_variables(settings: Settings, environ: Mapping[str, str]) -> list[str]:
@@ -80,31 +86,5 @@ def unread_variables(settings: Settings, environ: Mapping[str, str]) -> list[str
     return [key.variable for key in KEYS.values() if key.support is not Support.NONE and environ.get(key.variable)]
 
 
-def _from_file(file: Path, environ: Mapping[str, str]) -> Settings:
-    properties = with_variables(read_properties(file), environ)
-    return {name: Setting(name, text, str(file)) for name, text in properties.items()}
-
-
-def _from_command_line(command_line: Mapping[str, str]) -> Settings:
-    return {
-        name: Setting(name, text.strip(), f"command line, {KEYS[name].flag}") for name, text in command_line.items()
-    }
-
-
-def _from_environment(environ: Mapping[str, str], *, open_to_urls: bool) -> Settings:
-    return {
-        key.name: Setting(key.name, environ[key.variable].strip(), f"environment, {key.variable}")
-        for key in KEYS.values()
-        if key.variable in environ and (key.name != "allowed_urls" or open_to_urls)
-    }
-
-
 def _is_on(settings: Settings, name: str) -> bool:
     return name in settings and boolean(settings[name].text)
-
-
-def _with_old_names(settings: Settings) -> Settings:
-    """``metrics_format`` was TorchServe's name of ``metrics_mode``, and KServe's guide still writes it."""
-    if "metrics_mode" not in settings and "metrics_format" in settings:
-        return settings | {"metrics_mode": settings["metrics_format"]}
-    return settings

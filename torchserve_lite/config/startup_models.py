@@ -51,7 +51,8 @@ def parse_models(value: str) -> Mapping[tuple[str, str], ServingOptions]:
 def parse_model_snapshot(value: str) -> StartupList:
     """The inline snapshot of KServe's files and the one TorchServe saves; keys that are missing have defaults."""
     snapshot = _json_object(value)
-    if _is_empty(snapshot):
+    count = _whole_number(snapshot.get("modelCount", 1))
+    if count is not None and count <= 0:
         return StartupList()
     models = snapshot.get("models")
     if not isinstance(models, dict):
@@ -59,37 +60,24 @@ def parse_model_snapshot(value: str) -> StartupList:
     return StartupList(models=tuple(_snapshot_models(models)))
 
 
-def _is_empty(snapshot: Mapping[str, Any]) -> bool:
-    count = _whole_number(snapshot.get("modelCount", 1))
-    return count is not None and count <= 0
-
-
 def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
     for name, version, where, fields in _versions(models):
         url = str(fields.get("marName") or f"{name}.mar")
-        _refuse_placeholders(name, url)
+        for word in (name, url):
+            if _PLACEHOLDER.search(word):
+                raise Unacceptable(
+                    f'it still holds the placeholder "{word}"; put the model\'s name and the file name of its archive '
+                    '(a .mar file in model_store, as "marName") there'
+                )
+        only = len(models[name]) == 1
         yield ServingOptions(
             url=url,
             name=name,
             version=version,
-            default_version=_is_default(fields, only=len(models[name]) == 1),
+            default_version=str(fields.get("defaultVersion", only)).lower() == "true",
             from_snapshot=True,
             **_exact_values(where, fields),
         )
-
-
-def _is_default(fields: Mapping[str, Any], *, only: bool) -> bool:
-    value = fields.get("defaultVersion", only)
-    return value if isinstance(value, bool) else str(value).lower() == "true"
-
-
-def _refuse_placeholders(name: str, url: str) -> None:
-    for word in (name, url):
-        if _PLACEHOLDER.search(word):
-            raise Unacceptable(
-                f'it still holds the placeholder "{word}"; put the model\'s name and the file name of its archive '
-                '(a .mar file in model_store, as "marName") there'
-            )
 
 
 def _json_object(value: str) -> dict[str, Any]:

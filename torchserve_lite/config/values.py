@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from torchserve_lite.config.settings import Address
 from torchserve_lite.core.requests import Envelope
@@ -117,13 +117,10 @@ def _http_address(value: str, default_port: int) -> Address:
         raise Unacceptable(_ADDRESS_FORMS) from error
     if url.scheme == "https":
         raise Unacceptable("TLS comes later; write http:// and let a gateway in front of the server speak https")
-    if url.scheme != "http" or not url.hostname or _has_more_than_host(url):
+    has_more = url.path not in ("", "/") or bool(url.query or url.fragment) or url.username is not None
+    if url.scheme != "http" or not url.hostname or has_more:
         raise Unacceptable(_ADDRESS_FORMS)
     return Address(host=url.hostname, port=default_port if port is None else port)
-
-
-def _has_more_than_host(url: SplitResult) -> bool:
-    return url.path not in ("", "/") or bool(url.query or url.fragment) or url.username is not None
 
 
 _ADDRESS_FORMS = "expected http://host, http://host:port (port 0 to 65535) or unix:/path"
