@@ -56,8 +56,8 @@ def torch_model_archiver(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     try:
         _build(parser.parse_args(argv))
-    except ServingError as e:
-        print(f"ERROR - {e}", file=sys.stderr)
+    except ServingError as error:
+        print(f"ERROR - {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -68,8 +68,8 @@ def _build(arguments: argparse.Namespace) -> Path:
     try:
         with _progress_bar(request.target.name) as progress:
             return build(request, progress)
-    except OSError as e:
-        raise ServingError(f"{request.target} cannot be written: {e}") from e
+    except OSError as error:
+        raise ServingError(f"{request.target} cannot be written: {error}") from error
 
 
 @contextmanager

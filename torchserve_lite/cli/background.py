@@ -100,7 +100,10 @@ def _await_report(child: int, reading: int, log: Path | None) -> int:
         os.kill(child, signal.SIGTERM)
         return 130
     if not report:
-        return _tell_of_sudden_end(child, log)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        where = f"; see {log}" if log else ""
+        print(f"The server ended before it listened (exit code {code}){where}", file=sys.stderr)
+        return 1
     return _tell(child, json.loads(report), log)
 
 
@@ -117,10 +120,3 @@ def _tell(child: int, report: Mapping[str, object], log: Path | None) -> int:
     if log:
         print(f"Its output goes to {log}")
     return 0
-
-
-def _tell_of_sudden_end(child: int, log: Path | None) -> int:
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    where = f"; see {log}" if log else ""
-    print(f"The server ended before it listened (exit code {code}){where}", file=sys.stderr)
-    return 1

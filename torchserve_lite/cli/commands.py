@@ -58,11 +58,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name in argv:  # the others are spared: their modules cost start-up time
-            _complete(command, name)
+            module = import_module(f"torchserve_lite.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     return parser
-
-
-def _complete(command: argparse.ArgumentParser, name: str) -> None:
-    module = import_module(f"torchserve_lite.cli.{name}")
-    module.add_arguments(command)
-    command.set_defaults(run=module.run)

@@ -45,25 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
     contents = [read_content(file) for file in arguments.files]
     as_tensor = arguments.form == "tensor"
     if arguments.protocol == "v1":
-        request = v1_request(contents, as_tensor=as_tensor)
+        request = {"instances": [{"data": c.tensor().data if as_tensor else c.as_text()} for c in contents]}
     else:
-        request = v2_request(contents, arguments.name, arguments.id or str(uuid.uuid4()), as_tensor=as_tensor)
+        request = _v2_request(contents, arguments.name, arguments.id or str(uuid.uuid4()), as_tensor=as_tensor)
     _write(json.dumps(request), arguments.output)
     return 0
 
 
-def v1_request(contents: Sequence[Content], *, as_tensor: bool) -> dict[str, Any]:
-    return {"instances": [{"data": c.tensor().data if as_tensor else c.as_text()} for c in contents]}
-
-
-def v2_request(contents: Sequence[Content], name: str, request_id: str, *, as_tensor: bool) -> dict[str, Any]:
-    inputs = [_v2_input(content, _numbered(name, index), as_tensor=as_tensor) for index, content in enumerate(contents)]
+def _v2_request(contents: Sequence[Content], name: str, request_id: str, *, as_tensor: bool) -> dict[str, Any]:
+    inputs = []
+    for index, content in enumerate(contents):
+        tensor = content.tensor() if as_tensor else Tensor(shape=[1], datatype="BYTES", data=[content.as_text()])
+        described = {"shape": tensor.shape, "datatype": tensor.datatype, "data": tensor.data}
+        inputs.append({"name": _numbered(name, index), **described})
     return {"id": request_id, "inputs": inputs}
-
-
-def _v2_input(content: Content, name: str, *, as_tensor: bool) -> dict[str, Any]:
-    tensor = content.tensor() if as_tensor else Tensor(shape=[1], datatype="BYTES", data=[content.as_text()])
-    return {"name": name, "shape": tensor.shape, "datatype": tensor.datatype, "data": tensor.data}
 
 
 def _numbered(name: str, index: int) -> str:
@@ -121,7 +116,12 @@ Content = TextContent | ImageContent
 
 def read_content(file: Path) -> Content:
     """Told apart by what is in the file: an image if Pillow can read it, else UTF-8 text."""
-    data = _bytes_of(file)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{file} cannot be read: {error.strerror}") from error
+    if not data:
+        raise BadRequest(f"{file} is empty")
     if _is_image(file, data):
         return ImageContent(file, data)
     try:
@@ -129,16 +129,6 @@ def read_content(file: Path) -> Content:
     except UnicodeDecodeError as error:
         raise BadRequest(f"{file} is neither an image that Pillow can read nor UTF-8 text ({error.reason})") from error
     return TextContent(text.removesuffix("\n").removesuffix("\r"))  # an editor's line end is not part of the input
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise BadRequest(f"{file} cannot be read: {error.strerror}") from error
-    if not data:
-        raise BadRequest(f"{file} is empty")
-    return data
 
 
 def _is_image(file: Path, data: bytes) -> bool:
@@ -156,16 +146,12 @@ def _is_image(file: Path, data: bytes) -> bool:
 
 def _write(text: str, output: Path | None) -> None:
     if output is None:
-        _print(text)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     try:
         output.write_text(f"{text}\n")
     except OSError as error:
         raise BadRequest(f"{output} cannot be written: {error.strerror}") from error
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

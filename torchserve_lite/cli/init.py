@@ -27,19 +27,16 @@ def write_project(name: str, parent: Path) -> Path:
     folder = parent / name
     if folder.exists():
         raise Conflict(f"{folder} already exists. Choose another name, or another place with --path.")
+    words = "".join(word[0].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", name) if word)
+    handler = f"{words if words[0].isalpha() else f'Model{words}'}Handler"
     try:
         for file, template in _FILES.items():
             path = folder / file
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(template).substitute(name=name, handler=_class_name(name)), encoding="utf-8")
-    except OSError as e:
-        raise ServingError(f"{folder} cannot be written: {e.strerror}.") from e
+            path.write_text(Template(template).substitute(name=name, handler=handler), encoding="utf-8")
+    except OSError as error:
+        raise ServingError(f"{folder} cannot be written: {error.strerror}.") from error
     return folder
-
-
-def _class_name(name: str) -> str:
-    words = "".join(word[0].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", name) if word)
-    return f"{words if words[0].isalpha() else f'Model{words}'}Handler"
 
 
 _HANDLER = '''\

@@ -57,12 +57,9 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
     listed = list(lines)
     if listed:
         yield f"\n{title}"
-        yield from (f"  {_printable(line)}" for line in listed)
-
-
-def _printable(line: str) -> str:
-    """An archive may hold escape sequences that would have their way with the terminal."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    for line in listed:
+        # An archive may hold escape sequences that would have their way with the terminal.
+        yield "  " + "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
 def _pairs(fields: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -51,15 +51,11 @@ def _server(pid: int | None) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(pid)
-        return process if _is_ours(process.cmdline()) else None
+        program, *arguments = process.cmdline() or [""]
     except psutil.NoSuchProcess:  # or a zombie, which psutil takes for a kind of it
         return None
-
-
-def _is_ours(command_line: list[str]) -> bool:
-    if not command_line or "python" not in Path(command_line[0]).name:
-        return False
-    return any(Path(argument).name in _OUR_PROGRAMS for argument in command_line[1:])
+    is_ours = "python" in Path(program).name and any(Path(argument).name in _OUR_PROGRAMS for argument in arguments)
+    return process if is_ours else None
 
 
 @contextmanager

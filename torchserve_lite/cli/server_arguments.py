@@ -21,11 +21,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--disable-token-auth", "--dt", action="store_true", help="clients need no token")
     parser.add_argument("--enable-model-api", action="store_true", help="let clients register and remove models")
-    _add_accepted_arguments(parser)
-
-
-def _add_accepted_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet)."""
+    # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
     parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted without effect: plugins are Java")
@@ -46,7 +42,10 @@ def read_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]
     config = load_config(find_config_file(arguments.ts_config, environ), command_line_settings(arguments), environ)
     if config.models.store is None:
         raise ConfigurationError("Missing mandatory parameter --model-store (or model_store in the configuration file)")
-    return _with_notice_of_log_config(config, arguments.log_config)
+    if not arguments.log_config:
+        return config
+    notice = f"--log-config {arguments.log_config} has no effect: it configures Java's log4j2."
+    return replace(config, notices=(*config.notices, notice))
 
 
 def command_line_settings(arguments: argparse.Namespace) -> dict[str, str]:
@@ -62,10 +61,3 @@ def _value(arguments: argparse.Namespace, flag: str) -> str:
     if isinstance(value, list):
         return ",".join(value)
     return "true" if value is True else value or ""
-
-
-def _with_notice_of_log_config(config: Config, file: str | None) -> Config:
-    if not file:
-        return config
-    notice = f"--log-config {file} has no effect: it configures Java's log4j2."
-    return replace(config, notices=(*config.notices, notice))

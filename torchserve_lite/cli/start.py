@@ -39,10 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return _run_in_background(arguments) if arguments.background else serve_here(arguments, os.environ)
-
-
-def _run_in_background(arguments: argparse.Namespace) -> int:
+    if not arguments.background:
+        return serve(arguments, os.environ)
     from torchserve_lite.cli.background import serve_in_background
     from torchserve_lite.config.loading import log_folder
 
@@ -50,10 +48,6 @@ def _run_in_background(arguments: argparse.Namespace) -> int:
         print(f"A server is already running (pid {server.pid}); torchserve-lite stop stops it.", file=sys.stderr)
         return 1
     return serve_in_background(arguments, os.environ, log_folder(os.environ) / "torchserve-lite.log")
-
-
-def serve_here(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    return serve(arguments, environ)
 
 
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:

@@ -66,7 +66,10 @@ class TerminalDisplay:
 
     def started(self, seconds: float) -> None:
         self._bars.stop()
-        self._console.print(self._listeners())
+        listeners = _table("serves", "at")
+        for roles, address in shared_addresses(self._addresses):
+            listeners.add_row(roles, Text(address))
+        self._console.print(listeners)
         if self._ready:
             self._console.print(self._models)
         for model, message in self._failures.items():
@@ -78,12 +81,6 @@ class TerminalDisplay:
     def stopping(self) -> None:
         self._bars.stop()
         self._print("Stopping: requests in flight are being finished.", "yellow")
-
-    def _listeners(self) -> Table:
-        table = _table("serves", "at")
-        for roles, address in shared_addresses(self._addresses):
-            table.add_row(roles, Text(address))
-        return table
 
     def _finish_bar(self, model: str) -> None:
         if model in self._tasks:

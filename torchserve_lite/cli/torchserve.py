@@ -39,9 +39,9 @@ def _start(arguments: argparse.Namespace) -> int:
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
         return 1
     if arguments.foreground:
-        from torchserve_lite.cli.start import serve_here
+        from torchserve_lite.cli.start import serve
 
-        return serve_here(arguments, os.environ)
+        return serve(arguments, os.environ)
     from torchserve_lite.cli.background import serve_in_background
 
     return serve_in_background(arguments, os.environ)

@@ -16,7 +16,6 @@ from torchserve_lite.cli.start_checks import check_folders
 from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
-    from torchserve_lite.config.settings import Config
     from torchserve_lite.core.requests import Envelope, InferenceRequest
     from torchserve_lite.server import Core
 
@@ -58,24 +57,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _verify(arguments: argparse.Namespace) -> None:
+    from torchserve_lite.config.settings import Config, ModelsConfig, ServingOptions, WorkerConfig
     from torchserve_lite.server import serving_core
 
-    config = _serving_only(arguments.file.resolve())
+    file = arguments.file.resolve()
+    model = ServingOptions(url=file.name, min_workers=1, max_workers=1)
+    models = ModelsConfig(store=file.parent, startup=(model,))
+    config = Config(models=models, workers=WorkerConfig(install_dependencies=True))
     async with serving_core(config) as core:
         outcome = _Outcome()
-        await core.manager.load_initial_models(config.models, outcome)
+        await core.manager.load_initial_models(models, outcome)
         print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")
         if arguments.request is not None:
             await _ask(core, _sample(arguments, outcome.model))
-
-
-def _serving_only(file: Path) -> Config:
-    from torchserve_lite.config.settings import Config, ModelsConfig, ServingOptions, WorkerConfig
-
-    model = ServingOptions(url=file.name, min_workers=1, max_workers=1)
-    return Config(
-        models=ModelsConfig(store=file.parent, startup=(model,)), workers=WorkerConfig(install_dependencies=True)
-    )
 
 
 async def _ask(core: Core, request: InferenceRequest) -> None:
