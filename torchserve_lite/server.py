@@ -21,7 +21,7 @@ import psutil
 
 from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.config.descriptors import raise_descriptor_limit
-from torchserve_lite.config.settings import Config, WorkerConfig
+from torchserve_lite.config.settings import Config
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
@@ -93,7 +93,9 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
         metrics = ServerMetrics(config.metrics)
         unpacked = UnpackedModels()
         stack.callback(unpacked.close)
-        devices = Devices(await asyncio.to_thread(_gpus, config.workers))  # a driver may take its time
+        there = await asyncio.to_thread(count_gpus, config.workers.visible_gpus)  # a driver may take its time
+        wanted = config.workers.number_of_gpu
+        devices = Devices(there if wanted is None else min(there, wanted))
         engine = await stack.enter_async_context(
             LocalEngine(
                 config.workers,
@@ -211,11 +213,6 @@ def _unusable(folder: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
         f"{folder} cannot be used ({error.strerror}). Set TMPDIR to a folder that can be written."
     )
-
-
-def _gpus(config: WorkerConfig) -> int:
-    there = count_gpus(config.visible_gpus)
-    return there if config.number_of_gpu is None else min(there, config.number_of_gpu)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
