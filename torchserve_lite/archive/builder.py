@@ -79,8 +79,14 @@ def contents(request: ArchiveRequest) -> Contents:
     """What ``build`` would pack. Raises when a file is missing."""
     files: dict[str, Path] = {}
     for name, path in _sources(request):
-        _add(files, name, path)
-    return Contents({name: files[name] for name in sorted(files, key=_folders_last)})
+        if name == MANIFEST_PATH:
+            logger.warning("%s is left out: the archive gets a manifest of its own", path)
+            continue
+        if name in files and not files[name].samefile(path):
+            logger.warning("%s replaces %s: both would be %s in the archive", path, files[name], name)
+        files[name] = path
+    folders_last = sorted(files, key=lambda name: (name.split("/")[:-1], name))
+    return Contents({name: files[name] for name in folders_last})
 
 
 def build(request: ArchiveRequest, progress: Progress | None = None) -> Path:
@@ -209,20 +215,6 @@ def _files_below(folder: Path, prefix: str, inside: tuple[Path, ...]) -> Iterato
             if (real := path.resolve()) in inside:
                 raise BadRequest(f"--extra-files: {path} is a link to a folder around it.")
             yield from _files_below(path, f"{prefix}{path.name}/", (*inside, real))
-
-
-def _add(files: dict[str, Path], name: str, path: Path) -> None:
-    if name == MANIFEST_PATH:
-        logger.warning("%s is left out: the archive gets a manifest of its own", path)
-        return
-    if name in files and not files[name].samefile(path):
-        logger.warning("%s replaces %s: both would be %s in the archive", path, files[name], name)
-    files[name] = path
-
-
-def _folders_last(name: str) -> tuple[tuple[str, ...], str]:
-    *folders, file = name.split("/")
-    return tuple(folders), file
 
 
 @contextmanager

@@ -154,7 +154,9 @@ def _next_header(stream: GzipStream) -> _Header | None:
     block = stream.read(_BLOCK)
     if not block.strip(b"\0"):
         return None  # the end mark; a tape without one ends with its data
-    if len(block) < _BLOCK or not _sum_is_right(block):
+    summed = block[:148] + b" " * 8 + block[156:]
+    signed = sum(byte - 256 if byte > 127 else byte for byte in summed)  # what some old tars wrote
+    if len(block) < _BLOCK or _number(block[148:156]) not in (sum(summed), signed):
         raise ArchiveError("is a damaged tar file: it has a header whose checksum is wrong")
     return _Header(
         name=_name(block),
@@ -162,12 +164,6 @@ def _next_header(stream: GzipStream) -> _Header | None:
         mode=_number(block[100:108]),
         kind=block[156:157],
     )
-
-
-def _sum_is_right(block: bytes) -> bool:
-    summed = block[:148] + b" " * 8 + block[156:]
-    signed = sum(byte - 256 if byte > 127 else byte for byte in summed)  # what some old tars wrote
-    return _number(block[148:156]) in (sum(summed), signed)
 
 
 def _name(block: bytes) -> str:
