@@ -40,11 +40,8 @@ def build_spec(
     if archive.config.unserved:
         raise InvalidArchive(archive.url, f"{archive.config.unserved}.")
     order = _sources(archive, wanted, override or _NO_OVERRIDE)
-    low, high = _worker_range(
-        archive.url, _first(*(s.min_workers for s in order)), _first(*(s.max_workers for s in order))
-    )
+    fewest, most = _worker_range(archive.url, order, default_workers)
     own = archive.config
-    least = _or(low, default_workers if high is None else min(default_workers, high))
     return ModelSpec(
         key=model_key(archive, wanted),
         archive_url=archive.url,
@@ -52,8 +49,8 @@ def build_spec(
         handler=_handler(archive, workers),
         runtime=wanted.runtime or archive.manifest.runtime,
         envelope=workers.service_envelope,
-        min_workers=least,
-        max_workers=_or(high, least),
+        min_workers=fewest,
+        max_workers=most,
         batch=BatchPolicy(
             size=_or(_first(*(s.batch_size for s in order)), 1),
             delay=_or(_first(*(s.batch_delay for s in order)), _DEFAULT_DELAY),
@@ -97,10 +94,12 @@ def _sources(archive: Archive, wanted: ServingOptions, override: ServingOptions)
     return (wanted, yaml, override)
 
 
-def _worker_range(url: str, low: int | None, high: int | None) -> tuple[int | None, int | None]:
+def _worker_range(url: str, order: tuple[ServingOptions, ...], default: int) -> tuple[int, int]:
+    low, high = _first(*(s.min_workers for s in order)), _first(*(s.max_workers for s in order))
     if low is not None and high is not None and low > high:
         raise InvalidArchive(url, f"minWorkers={low} is more than maxWorkers={high}: raise the one or lower the other.")
-    return low, high
+    fewest = _or(low, default if high is None else min(default, high))
+    return fewest, _or(high, fewest)
 
 
 def _handler(archive: Archive, workers: WorkerConfig) -> str:
