@@ -144,7 +144,7 @@ def test_frames_of_an_archives_code_name_the_archive(folder: str, shown: str | N
 
 class Meta(type):
     @property
-    def __name__(cls) -> str:
+    def __name__(cls) -> str:  # type: ignore[override]
         raise RuntimeError("no name")
 
 
