@@ -21,6 +21,7 @@ from torchserve_lite.errors import ConfigurationError
 _DRIVER_ANSWERS_IN = 5.0  # seconds
 _LONGEST_LISTING = 1024 * 1024
 _GPU_LINE = re.compile(rb"^GPU \d+:", re.MULTILINE)
+_NO_GPU = re.compile(rb"no devices", re.IGNORECASE)  # a machine with the driver's tools and without a GPU
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds per period (cgroup v2)
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,9 @@ def usable_cores() -> int:
 def _quota(file: Path) -> int | None:
     try:
         quota, period = file.read_text().split()
-    except (OSError, ValueError):
+        return None if quota == "max" else math.ceil(int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):
         return None
-    return None if quota == "max" else math.ceil(int(quota) / int(period))
 
 
 def count_gpus(visible: str | None) -> int:
@@ -47,7 +48,11 @@ def count_gpus(visible: str | None) -> int:
     if shutil.which("nvidia-smi") is None:
         return 0
     try:
-        return len(_GPU_LINE.findall(_listing("nvidia-smi", "-L")))
+        listing = _listing("nvidia-smi", "-L")
+        gpus = len(_GPU_LINE.findall(listing))
+        if not gpus and listing.strip() and not _NO_GPU.search(listing):
+            raise OSError(f"nvidia-smi lists none and says: {_first_line(listing)}")
+        return gpus
     except OSError as error:
         log.warning(
             "The GPUs cannot be counted, so models run on the CPU: %s. Mend the driver, or set CUDA_VISIBLE_DEVICES.",
@@ -81,9 +86,13 @@ def _listing(*command: str) -> bytes:
                 process.wait(0.5)  # else it stays a zombie
             raise TimeoutError(f"{command[0]} gave no answer in {_DRIVER_ANSWERS_IN:g} s") from None
     if code != 0:
-        said = output.decode("utf-8", "replace").strip().partition("\n")[0][:200]
-        raise OSError(f"{command[0]} ended with code {code} ({said or 'no message'})")
+        raise OSError(f"{command[0]} ended with code {code} ({_first_line(output)})")
     return output
+
+
+def _first_line(output: bytes) -> str:
+    """Quoted, with control characters made visible: it goes into a log line."""
+    return repr(output.decode("utf-8", "replace").strip().partition("\n")[0][:200])
 
 
 class Devices:

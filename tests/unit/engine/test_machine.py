@@ -25,6 +25,9 @@ from torchserve_lite.errors import ConfigurationError
         pytest.param("10000 100000", 1, id="a tenth of a core"),
         pytest.param("3200000 100000", 8, id="more than there are"),
         pytest.param("nonsense", 8, id="unreadable"),
+        pytest.param("many 100000", 8, id="quota that is no number"),
+        pytest.param("100000 often", 8, id="period that is no number"),
+        pytest.param("100000 0", 8, id="period of nothing"),
     ],
 )
 def test_quota_of_the_container_limits_the_cores(
@@ -67,13 +70,17 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
         pytest.param("echo 'GPU 0: One (UUID: x)'; echo 'GPU 1: Two (UUID: y)'", 2, id="two"),
         pytest.param("echo 'GPU 0: One (UUID: x)'; echo '  MIG 1g.5gb Device 0: (UUID: z)'", 1, id="divided"),
         pytest.param("echo 'No devices found.'", 0, id="none"),
+        pytest.param("echo 'No devices were found'", 0, id="none, in an older driver's words"),
         pytest.param("true", 0, id="silence"),
         pytest.param("printf 'GPU 0: \\377\\n'", 1, id="a name that is no UTF-8"),
     ],
 )
-def test_driver_is_asked_when_nothing_is_said(listing: str, count: int, driver: Callable[[str], None]) -> None:
+def test_driver_is_asked_when_nothing_is_said(
+    listing: str, count: int, driver: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
     driver(f"#!/bin/sh\n{listing}\n")
     assert count_gpus(None) == count
+    assert not caplog.records
 
 
 def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,8 +95,11 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch, tmp
         pytest.param("#!/bin/sh\nsleep 60 &\nwait\n", "gave no answer in 0.5 s", id="hangs in a child"),
         pytest.param("#!/bin/sh\ntrap '' TERM\nexec >&-\nexec sleep 60\n", "no answer in 0.5 s", id="hangs closed"),
         pytest.param("#!/bin/sh\nexec yes\n", "gave no answer in 0.5 s|ended with code", id="prints without end"),
-        pytest.param("#!/bin/sh\necho 'Driver/library mismatch'\nexit 18\n", "code 18 .Driver/library", id="fails"),
-        pytest.param("#!/bin/sh\nkill -SEGV $$\n", "ended with code -11 .no message", id="crashes"),
+        pytest.param("#!/bin/sh\necho 'Driver/library mismatch'\nexit 18\n", "code 18 .'Driver/library", id="fails"),
+        pytest.param("#!/bin/sh\necho 'Failed to initialize NVML'\n", "says: 'Failed to init", id="fails with code 0"),
+        pytest.param("#!/bin/sh\nprintf '\\033[2J\\377'\n", r"says: '\\x1b\[2J\ufffd'", id="prints rubbish"),
+        pytest.param("#!/bin/sh\necho '{\"gpus\": 2}'\n", 'says: .{"gpus": 2}', id="is another program"),
+        pytest.param("#!/bin/sh\nkill -SEGV $$\n", "ended with code -11 .''\\)", id="crashes"),
         pytest.param("#!/nowhere/sh\n", "No such file or directory", id="has no interpreter"),
         pytest.param("\x7fELF not a program", "Exec format error", id="is no program"),
     ],
