@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.pidfile import pid_file, registered, running_server
 from torchserve_lite.cli.server_arguments import add_server_arguments, read_configuration
-from torchserve_lite.cli.start_checks import check_configured, check_folders
+from torchserve_lite.cli.start_checks import check_configured, check_descriptors, check_folders, preload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,10 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
     """Serves until a signal comes; the result is the exit code. Only a start in the background has a ``displaying``."""
-    from torchserve_lite.ipc.preloading import start_preloading
-
     check_folders(environ)
-    start_preloading()
+    check_descriptors()
+    preload()
     config = read_configuration(arguments, environ)
     if getattr(arguments, "watch", False):
         config = replace(config, models=replace(config.models, watch=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from torchserve_lite.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from torchserve_lite.config.settings import Config, ModelsConfig
+
+_FEWEST_DESCRIPTORS = 64  # what an idle server and one worker need, and some clients
 
 
 def check_folders(environ: Mapping[str, str]) -> None:
@@ -39,6 +42,34 @@ def temporary_folder(environ: Mapping[str, str]) -> Path:
             f"TMPDIR={named} is no folder that can be written. Name one that can; archives are unpacked there."
         )
     return folder
+
+
+def check_descriptors() -> None:
+    """The soft limit is raised later. Beyond the hard one, libraries end the process with messages of their own."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < _FEWEST_DESCRIPTORS:
+        raise ConfigurationError(
+            f"Only {hard} files and connections may be open at once; a server needs {_FEWEST_DESCRIPTORS} at least. "
+            "Raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of docker."
+        )
+
+
+def preload() -> None:
+    """Starts the process that workers are forked from; returns at once. ConfigurationError when that cannot be."""
+    from torchserve_lite.ipc.preloading import start_preloading
+
+    try:
+        start_preloading()
+    except OSError as error:
+        if error.errno is None:  # Python's own check of an address
+            raise ConfigurationError(
+                f"The path {tempfile.gettempdir()} is too long: with a socket in it, it may have 107 bytes. "
+                "Set TMPDIR to a folder with a shorter path."
+            ) from error
+        raise ConfigurationError(
+            f"The process that workers are forked from cannot be started: {error.strerror}. "
+            "Look at the limits of this user and service (ulimit -a), and at TMPDIR."
+        ) from error
 
 
 def check_configured(config: Config, environ: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchserve_lite.cli.start_checks import check_folders
+from torchserve_lite.cli.start_checks import check_descriptors, check_folders, preload
 from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from torchserve_lite.cli.display import worth_showing
     from torchserve_lite.config.settings import LogConfig
-    from torchserve_lite.ipc.preloading import start_preloading
     from torchserve_lite.logs import logging_to
     from torchserve_lite.telemetry.log_sinks import SinkHandler, written_to
 
     check_folders(os.environ)
-    start_preloading()
+    check_descriptors()
+    preload()
     if not arguments.file.exists():
         raise ArchiveNotFound(f"There is no archive {arguments.file}.")
     with written_to(sys.stderr) as output:
