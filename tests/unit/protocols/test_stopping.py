@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
+import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.protocols.http import connections
 
 from .conftest import Front, listening
 
@@ -151,3 +155,27 @@ async def test_nobody_gets_in_when_the_linger_time_is_over() -> None:
         stopping.front.engine.jobs[0].succeed(InferenceResponse(b""))
         await stopping.task
         writer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="turning clients away before a socket is closed is Linux's")
+async def test_client_that_comes_between_the_last_accept_and_the_close_is_not_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It finished its handshake in those microseconds, sent its request, and was reset with the socket."""
+    accept_all, let_in = connections._accept_all, list[bool]()
+
+    def accept_all_and_let_another_come(listening: socket.socket) -> list[socket.socket]:
+        accepted = accept_all(listening)
+        with socket.socket() as late:
+            late.setblocking(False)
+            late.connect_ex(listening.getsockname())
+            _, connected, _ = select.select([], [late], [], 0.1)
+            let_in.append(bool(connected))
+        return accepted
+
+    monkeypatch.setattr(connections, "_accept_all", accept_all_and_let_another_come)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+    with socket.create_connection(listener.sockets[0].getsockname()):  # the loop has had no turn to accept it
+        await connections.stop_accepting(listener, asyncio.Protocol)
+    assert let_in == [False]

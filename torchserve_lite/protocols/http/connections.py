@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
@@ -16,6 +18,15 @@ from aiohttp import web
 from torchserve_lite.config.settings import HttpConfig
 
 log = logging.getLogger(__name__)
+
+_HANDSHAKE = 0.05  # seconds in which a client whose handshake has begun can finish it
+_SO_ATTACH_FILTER = 26  # Linux, asm-generic/socket.h; the module socket does not name it
+_DROP_SYN = (  # classic BPF (linux/filter.h) over the TCP header: code, jump if true, jump if false, operand
+    (0x30, 0, 0, 13),  # load the byte with the flags
+    (0x45, 0, 1, 0x02),  # is SYN among them?
+    (0x06, 0, 0, 0),  # yes: keep no byte of the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: keep all
+)
 
 Refuse = Callable[[web.BaseRequest, int, BaseException | None, str], web.StreamResponse]
 
@@ -57,18 +68,44 @@ class Connection(web.RequestHandler):
 
 async def stop_accepting(server: asyncio.Server, connect: Callable[[], asyncio.Protocol]) -> None:
     """Closes a listening socket without a loss. Clients that the kernel has connected and nobody has accepted yet would
-    be reset with it, so they are accepted here, by a second hold on the socket, and served."""
+    be reset with it, so they are accepted here, by a second hold on the socket, and served.
+
+    Nobody may connect between the last accept and the close, so new clients are turned away first: their attempts are
+    not answered, and find a closed port when they are repeated.
+    """
     holds = [socket.socket(fileno=os.dup(listening.fileno())) for listening in server.sockets]
+    for hold in holds:
+        _ignore_new_clients(hold)
     server.close()
+    await asyncio.sleep(_HANDSHAKE)
     accepted = []
     for hold in holds:
-        hold.setblocking(False)
-        with hold, contextlib.suppress(OSError):  # the last accept finds nobody
-            while True:
-                accepted.append(hold.accept()[0])
+        with hold:
+            accepted += _accept_all(hold)
     for client in accepted:
         client.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(connect, client)
+
+
+def _ignore_new_clients(listening: socket.socket) -> None:
+    """Drops SYN packets that come for a TCP socket, and lets handshakes go on that have begun. Linux only: elsewhere,
+    and for a Unix socket, nothing is done."""
+    program = b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN)
+    memory = ctypes.create_string_buffer(program)
+    with contextlib.suppress(OSError):
+        if listening.family in (socket.AF_INET, socket.AF_INET6):
+            filter_program = struct.pack("HP", len(_DROP_SYN), ctypes.addressof(memory))
+            listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)
+
+
+def _accept_all(listening: socket.socket) -> list[socket.socket]:
+    """Everybody whom the kernel has connected."""
+    accepted = []
+    listening.setblocking(False)
+    with contextlib.suppress(OSError):  # the last accept finds nobody
+        while True:
+            accepted.append(listening.accept()[0])
+    return accepted
 
 
 class SlowReaders:
