@@ -69,7 +69,7 @@ class Served:
     def worker(self) -> Worker:
         """The first worker itself, to learn how it ended when the engine is no more."""
         pool = self.engine._pools[self.spec.key].pool
-        worker = pool._slots[0].worker
+        worker = pool._supervisor._slots[0].worker
         assert worker is not None
         return worker
 

@@ -291,7 +291,7 @@ async def test_handler_that_cannot_load_shows_its_own_traceback(
         async with served(launcher, name):
             pass
     assert re.findall(r'File ".*?([^/"]+)"', failure.value.traceback) == frames
-    assert failure.value.traceback in messages(caplog, "torchserve_lite.engine.pool")
+    assert failure.value.traceback in messages(caplog, "torchserve_lite.engine.supervisor")
 
 
 @every_launcher
