@@ -199,7 +199,7 @@ async def test_handler_that_closes_every_descriptor_harms_only_its_worker(launch
 async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchserve_lite.engine.launchers.process._DRAIN", 0.2)
+    monkeypatch.setattr("torchserve_lite.engine.launchers.child._DRAIN", 0.2)
     async with served(launcher) as model:
         with pytest.raises(WorkerDied, match="exited with code 1"):
             await model.ask(f"leave_grandchild {tmp_path / 'pid'}".encode())

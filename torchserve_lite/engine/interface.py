@@ -90,7 +90,8 @@ class ModelFiles:
 class Worker(JobHolder, Protocol):
     """One loaded handler. As the holder of its jobs it is told when nobody waits for one of them any more."""
 
-    pid: int | None
+    @property
+    def pid(self) -> int | None: ...
 
     def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         """Runs a batch: answers as they come, the last ones with ``done``. WorkerDied when it ends instead.

@@ -13,7 +13,7 @@ from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator
 from torchserve_lite.engine.launchers import launcher
-from torchserve_lite.engine.launchers.process import ProcessSetup
+from torchserve_lite.engine.launchers.loading import ProcessSetup
 from torchserve_lite.engine.pool import WorkerPool
 from torchserve_lite.engine.queues.batches import BatchAggregator
 from torchserve_lite.engine.queues.policies import ShareOfClients

@@ -16,7 +16,8 @@ import pytest
 from tests.conftest import NewJob
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.engine.launchers.process import ChildHandle, ProcessWorker, StartChild
+from torchserve_lite.engine.launchers.child import ChildHandle, StartChild
+from torchserve_lite.engine.launchers.process import ProcessWorker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.errors import LoadFailed, LoadOutOfMemory, WorkerDied, WorkerKilled
 from torchserve_lite.ipc.frames import Frame, FrameDecoder, frame_of

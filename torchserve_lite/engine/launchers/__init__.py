@@ -10,7 +10,7 @@ from torchserve_lite.engine.interface import Worker, WorkerLauncher
 from torchserve_lite.engine.launchers.exec import ExecLauncher
 from torchserve_lite.engine.launchers.forked import ForkedLauncher
 from torchserve_lite.engine.launchers.inline import InlineLauncher
-from torchserve_lite.engine.launchers.process import ProcessSetup
+from torchserve_lite.engine.launchers.loading import ProcessSetup
 from torchserve_lite.engine.slot import Slot
 
 

@@ -17,7 +17,8 @@ from multiprocessing.process import BaseProcess
 
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.engine.interface import Worker
-from torchserve_lite.engine.launchers.process import ChildHandle, ProcessSetup, loaded_worker
+from torchserve_lite.engine.launchers.child import ChildHandle
+from torchserve_lite.engine.launchers.loading import ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.child import Descriptor, become_worker

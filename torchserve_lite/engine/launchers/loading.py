@@ -1,0 +1,65 @@
+"""What all launchers have in common: a process is started, and it is given its model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from torchserve_lite.archive.config_message import to_message
+from torchserve_lite.config.settings import WorkerConfig
+from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.engine.interface import ModelLocator, Worker
+from torchserve_lite.engine.launchers.child import StartChild
+from torchserve_lite.engine.launchers.process import ProcessWorker
+from torchserve_lite.engine.launchers.worker_logs import LineReader
+from torchserve_lite.engine.slot import Slot
+from torchserve_lite.ipc.messages import Load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSetup:
+    """What every launcher is told. ``threads``: intra-op threads for a worker of a model from now on."""
+
+    config: WorkerConfig
+    locate: ModelLocator
+    threads: Callable[[ModelSpec], int]
+    metric_line_parser: LineReader
+
+    def interpreter(self, spec: ModelSpec) -> str:
+        """The Python that must run the model's workers; empty: any."""
+        return self.locate(spec).python or self.config.python
+
+
+@asynccontextmanager
+async def loaded_worker(setup: ProcessSetup, spec: ModelSpec, slot: Slot, start: StartChild) -> AsyncIterator[Worker]:
+    """The whole of a launcher but how a process is started: entered, its handler is loaded; left, it is gone."""
+    files, config = setup.locate(spec), setup.config
+    message = Load(
+        model_name=spec.key.name,
+        model_version=spec.key.version,
+        model_dir=files.folder,
+        handler=spec.handler,
+        manifest=None if spec.manifest is None else dict(spec.manifest),
+        model_config=dict(to_message(spec.model_config)),
+        envelope=spec.envelope,
+        batch_size=spec.batch.size,
+        gpu_id=slot.gpu_id,
+        limit_max_image_pixels=config.limit_max_image_pixels,
+        decode_input_request=config.decode_input_request,
+        v2_output_names=config.v2_output_names,
+        max_response_size=config.max_response_size,
+        threads=setup.threads(spec),
+        python_path=files.python_path,
+        hidden_environment=config.hidden_environment,
+    )
+    process = ProcessWorker(
+        f"W-{slot.id}-{spec.key}",
+        start,
+        threads=lambda: setup.threads(spec),
+        metric_line_parser=setup.metric_line_parser,
+        start_timeout=spec.startup_timeout,
+    )
+    async with process as worker:
+        await worker.load(message, spec.startup_timeout)
+        yield worker
