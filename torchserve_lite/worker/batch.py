@@ -5,7 +5,6 @@ Imported when ``compat.install`` has made ``ts`` importable, and not before.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import inspect
 import logging
@@ -18,15 +17,15 @@ from ts.torch_handler.request_envelope.base import OpenedRequest, calls_of, requ
 from ts.utils.util import InvalidRow, PredictionException
 
 from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply
+from torchserve_lite.worker import steps
+from torchserve_lite.worker.failures import Failures, chosen, failed, refused
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.log_lines import report
-from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, reply_of, status_of
-from torchserve_lite.worker.tracebacks import class_name, explain_failure, is_out_of_memory, text_of
+from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, reply_of
+from torchserve_lite.worker.tracebacks import class_name
 
 Emit = Callable[[Sequence[Answer]], None]
-Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
-"""Yields what must be awaited for the batch to go on, is sent what that came to, and returns its last answers."""
 
 
 class BatchRunner:
@@ -41,23 +40,11 @@ class BatchRunner:
         self._load = load
         self._mark_stage = mark_stage
         self._envelopes = Envelopes(load.v2_output_names)
+        self._failures = Failures(load.model_name, load.model_dir)
 
     def predict(self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool]) -> Sequence[Answer]:
         """Answers every call, but for cancelled ones: the first through ``emit`` as they come, the rest is returned."""
-        steps = self._batch(calls, emit, is_cancelled, concurrent=False)
-        try:
-            awaitable = next(steps)
-            while True:
-                try:
-                    result = asyncio.get_event_loop().run_until_complete(_awaited(awaitable))
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    awaitable = steps.throw(error)
-                else:
-                    awaitable = steps.send(result)
-        except StopIteration as end:
-            return _answers(end)
+        return steps.run(self._batch(calls, emit, is_cancelled, concurrent=False))
 
     async def predict_concurrently(
         self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool]
@@ -66,24 +53,11 @@ class BatchRunner:
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
-        steps = self._batch(calls, emit, is_cancelled, concurrent=True)
-        try:
-            awaitable = next(steps)
-            while True:
-                try:
-                    result = await awaitable
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    awaitable = steps.throw(error)
-                else:
-                    awaitable = steps.send(result)
-        except StopIteration as end:
-            return _answers(end)
+        return await steps.run_concurrently(self._batch(calls, emit, is_cancelled, concurrent=True))
 
     def _batch(
         self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool], *, concurrent: bool
-    ) -> Steps:
+    ) -> steps.Steps:
         """One batch: the same text for handlers that are awaited and for those that are not."""
         requests = [_Request(index, call) for index, call in enumerate(calls)]
         try:
@@ -104,7 +78,7 @@ class BatchRunner:
             raise
         except BaseException as error:  # in our own code, which a handler or its envelope has led astray
             for request in requests:
-                request.reply = request.reply or self._own_failure(request, "could not be answered", error)
+                request.reply = request.reply or self._failures.of_ours(request.call.id, "could not be answered", error)
         return [Answer(request.index, request.reply) for request in requests if request.reply and not request.emitted]
 
     def _unpack(self, request: _Request, context: Context) -> None:
@@ -124,9 +98,9 @@ class BatchRunner:
                 with _one_request_shown(request, context):
                     request.rows = request.envelope.unpack(row, context, 0)
         except PredictionException as error:
-            request.reply = _refused(_message(error), _code(error))
+            request.reply = refused(error)
         except BaseException as error:
-            request.reply = self._own_failure(request, "could not be prepared for the handler", error)
+            request.reply = self._failures.of_ours(call.id, "could not be prepared for the handler", error)
 
     def _call_handler(
         self, group: list[_Request], context: Context, emit: Emit
@@ -148,16 +122,14 @@ class BatchRunner:
             if type(row) is int and 0 <= row < len(owners):
                 owner = owners[row]
                 where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
-                owner.reply = _refused(f"{where}{_message(error)}", _code(error))
+                owner.reply = refused(error, where)
                 _emit_known([owner], emit)
                 return [request for request in group if request is not owner]
-            _answer_all(group, _failed(_message(error), FailureKind.CODE, _code(error)))
+            _answer_all(group, chosen(error))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
-            self._report(f"The handler failed for request {', '.join(request.call.id for request in group)}", error)
-            out_of_memory = _failed("Out of resources", FailureKind.MEMORY)
-            _answer_all(group, out_of_memory if is_out_of_memory(error) else _failed("Prediction failed"))
+            _answer_all(group, self._failures.of_handler([request.call.id for request in group], error))
         else:
             self._mark_stage("packing", -1)
             self._pack(group, results, len(rows), context)
@@ -178,27 +150,27 @@ class BatchRunner:
         kind = class_name(results)
         if not issubclass(type(results), list):
             report(logging.ERROR, f"The handler returned {kind}, not a list with one result a row.")
-            _answer_all(group, _failed("Invalid model predict output"))
+            _answer_all(group, failed("Invalid model predict output"))
             return
         results = list(results)
         enough = 0 < len(results) <= rows if group[0].alone else len(results) == rows
         if not enough:
             report(logging.ERROR, f"The handler returned {len(results)} results for {rows} rows.")
-            _answer_all(group, _failed("number of batch response mismatched"))
+            _answer_all(group, failed("number of batch response mismatched"))
             return
         for request, own in results_of(group, results):
             try:
                 request.reply = self._reply(request, own, context)
             except Unserialisable as error:
                 report(logging.ERROR, f"The handler's result for request {request.call.id} has no wire form: {error}")
-                request.reply = _failed("Unsupported model output data type.")
+                request.reply = failed("Unsupported model output data type.")
             except ImpossibleStatus as error:
                 report(logging.ERROR, f"Request {request.call.id} cannot be answered. {error}")
-                request.reply = _failed(str(error), FailureKind.CODE, 500)
+                request.reply = failed(str(error), FailureKind.CODE, 500)
             except PredictionException as error:
-                request.reply = _failed(_message(error), FailureKind.CODE, _code(error))
+                request.reply = chosen(error)
             except BaseException as error:
-                request.reply = self._own_failure(request, "has a result that could not be sent", error)
+                request.reply = self._failures.of_ours(request.call.id, "has a result that could not be sent", error)
 
     def _reply(self, request: _Request, results: list[Any], context: Context) -> Reply:
         if request.envelope is None:
@@ -208,26 +180,12 @@ class BatchRunner:
                 packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
         too_large = self._too_large(reply)
-        return _failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
+        return failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
 
     def _too_large(self, reply: Reply) -> str:
         assert not isinstance(reply.body, int)
         size, limit = len(reply.body), self._load.max_response_size
         return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
-
-    def _own_failure(self, request: _Request, what: str, error: BaseException) -> Reply:
-        """Something raised in our own code around the handler: this request alone fails, with 500."""
-        self._report(f"Request {request.call.id} {what}", error)
-        if is_out_of_memory(error):
-            return _failed("Out of resources", FailureKind.MEMORY)
-        return _failed(f"The request {what}; the model's log says why.", FailureKind.CODE, 500)
-
-    def _report(self, what: str, error: BaseException) -> None:
-        """In the model's log: what failed, in which of the handler's methods and where, then the traceback."""
-        failure = explain_failure(error, self._load.model_name, self._load.model_dir)
-        stage = f" in {failure.stage}" if failure.stage else ""
-        place = f" ({failure.place})" if failure.place else ""
-        report(logging.ERROR, f"{what}{stage}: {failure.cause}{place}\n{failure.traceback}")
 
 
 class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
@@ -247,7 +205,7 @@ def _has_expired(request: _Request) -> bool:
     remaining = request.call.remaining
     if remaining is None or time.monotonic() - request.arrived < remaining:
         return False
-    request.reply = _failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
+    request.reply = failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
     return True
 
 
@@ -265,37 +223,6 @@ def _emit_known(requests: Sequence[_Request], emit: Emit) -> None:
         emit([Answer(request.index, request.reply) for request in known if request.reply is not None])
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
-
-
-def _answers(end: StopIteration) -> Sequence[Answer]:
-    answers: Sequence[Answer] = end.value
-    return answers
-
-
 def _answer_all(group: Sequence[_Request], reply: Reply) -> None:
     for request in group:
         request.reply = copy.copy(reply)
-
-
-def _failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0) -> Reply:
-    return Reply(message.encode("utf-8", "replace"), code, failure=kind)
-
-
-def _message(error: PredictionException) -> str:
-    """For the client. A subclass may have left the attribute out, or made something else of it."""
-    return text_of(getattr(error, "message", error))
-
-
-def _refused(message: str, code: int) -> Reply:
-    """An envelope of the user's own may have chosen another code than a bad request's."""
-    return _failed(message, FailureKind.REFUSED if code == 400 else FailureKind.CODE, code)
-
-
-def _code(error: PredictionException) -> int:
-    """Its code, where that can be the status of an answer."""
-    try:
-        return status_of(error.error_code)
-    except Exception:
-        return 500

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import re
 import socket
 import sys
 import time
@@ -32,7 +30,7 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.handlers import load_handler
-from torchserve_lite.worker.log_lines import set_up_logging
+from torchserve_lite.worker.process import prepare_process
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, sendable_text
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ class WorkerLoop:
         begun = time.monotonic()
         try:
             if self._own_process:
-                _prepare_process(load)
+                prepare_process(load)
             self._use_threads(load.threads)
             handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
         except (SystemExit, KeyboardInterrupt):
@@ -174,19 +172,3 @@ class WorkerLoop:
         if threads and threads != self._threads and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
             self._threads = threads
-
-
-def _prepare_process(load: Load) -> None:
-    """The handler's world as TorchServe makes it: its folder is the current one, its logging goes to stdout."""
-    if load.hidden_environment:
-        hidden = re.compile(load.hidden_environment)
-        for name in [name for name in os.environ if hidden.fullmatch(name)]:
-            del os.environ[name]
-    if load.threads and "torch" not in sys.modules:
-        os.environ.setdefault("OMP_NUM_THREADS", str(load.threads))  # torch reads it when the handler imports it
-    os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
-    os.chdir(load.model_dir)
-    sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
-    set_up_logging()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
