@@ -25,6 +25,7 @@ from torchserve_lite.config.settings import Config
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
@@ -70,8 +71,9 @@ async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
         raise_descriptor_limit()  # the fork server was started before, so forked workers keep the operator's limit
-        core = await stack.enter_async_context(serving_core(config))
-        front = HttpFrontEnd(config.http, core.plane, core.manager, core.metrics, AccessLog(access_lines))
+        shutdown = Shutdown(config.http.shutdown_grace)
+        core = await stack.enter_async_context(serving_core(config, shutdown))
+        front = HttpFrontEnd(config.http, core.plane, core.manager, core.metrics, AccessLog(access_lines), shutdown)
         await stack.enter_async_context(front.serving())
         progress.listening(front.addresses)
         stack.callback(progress.stopping)
@@ -82,11 +84,12 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(_watch(config, core.manager))
             await stop.wait()
+            shutdown.begin()
             watching.cancel()
 
 
 @asynccontextmanager
-async def serving_core(config: Config) -> AsyncIterator[Core]:
+async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core]:
     """Entered: models can be loaded and asked. Left: batches have ended, workers and unpacked archives are gone."""
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
@@ -105,6 +108,7 @@ async def serving_core(config: Config) -> AsyncIterator[Core]:
                 share_threads=config.workers.share_threads,
                 events=_Events(metrics),
                 metric_line_parser=metrics.printed_metric,
+                shutdown=shutdown,
             )
         )
         manager = ModelManager(

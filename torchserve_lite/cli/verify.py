@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.start_checks import check_descriptors, check_folders, preload
+from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def _verify(arguments: argparse.Namespace) -> None:
     model = ServingOptions(url=file.name, min_workers=1, max_workers=1)
     models = ModelsConfig(store=file.parent, startup=(model,))
     config = Config(models=models, workers=WorkerConfig(install_dependencies=True))
-    async with serving_core(config) as core:
+    async with serving_core(config, Shutdown()) as core:
         outcome = _Outcome()
         await core.manager.load_initial_models(models, outcome)
         print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")

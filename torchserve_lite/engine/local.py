@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator
 from torchserve_lite.engine.launchers import launcher
@@ -21,6 +22,7 @@ from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ModelLoading, ModelNotFound
 
+_LAST_MOMENT = 0.5  # seconds: the deadline may have passed, and idle workers need a moment to end by themselves
 _FIRST_WORKER_ID = 9000  # TorchServe's worker ids were port numbers; scripts show them
 
 
@@ -35,8 +37,8 @@ class _RunningPool:
 
 
 class LocalEngine:
-    """An ``Engine``. An async context manager that owns every task below it; left, every batch has ended and every
-    worker is gone.
+    """An ``Engine``. An async context manager that owns every task below it. When it is left, batches end that somebody
+    waits for, until the deadline of ``shutdown``; then every worker is gone.
 
     ``cores``: what all workers together may use. ``share_threads``: give each worker its share of them as torch's
     intra-op threads; off when the operator has set OMP_NUM_THREADS.
@@ -52,6 +54,7 @@ class LocalEngine:
         share_threads: bool = True,
         events: EngineEvents | None = None,
         metric_line_parser: Callable[[str], bool] = lambda line: False,
+        shutdown: Shutdown | None = None,
     ) -> None:
         self._devices = devices
         self._cores = cores
@@ -60,7 +63,9 @@ class LocalEngine:
         self._launch = launcher(
             ProcessSetup(config=config, locate=locate, threads=self._threads, metric_line_parser=metric_line_parser)
         )
+        self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
+        self._running: set[_RunningPool] = set()  # those that are being replaced or closed among them
         self._pools: dict[ModelKey, _RunningPool] = {}
         self._worker_ids = itertools.count(_FIRST_WORKER_ID)
 
@@ -69,8 +74,13 @@ class LocalEngine:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        for running in self._pools.values():
+        for running in self._running:
             running.pool.close()
+        if self._running:
+            seconds = max(self._shutdown.remaining(), _LAST_MOMENT)
+            await asyncio.wait([running.task for running in self._running], timeout=seconds)
+        for running in self._running:
+            running.pool.kill()
         await self._tasks.__aexit__(None, None, None)
         self._pools.clear()
 
@@ -78,6 +88,8 @@ class LocalEngine:
         self._devices.check(spec)
         pool = WorkerPool(spec, _new_queue(spec), self._launch, self._new_slot, self._events)
         running = _RunningPool(pool, self._tasks.create_task(pool.run(), name=f"pool {spec.key}"))
+        self._running.add(running)
+        running.task.add_done_callback(lambda task: self._running.discard(running))
         await pool.opened()
         if spec.key in self._pools:
             await self._replace(self._pools[spec.key], running, workers)

@@ -61,6 +61,10 @@ class WorkerPool:
         self.scale(0)
         self._supervisor.close()
 
+    def kill(self) -> None:
+        """After ``close``: the workers that are left are not waited for."""
+        self._supervisor.kill()
+
     def submit(self, job: Job) -> None:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
@@ -91,13 +95,16 @@ class WorkerPool:
         """One batch: every way in which it can end."""
         begun = self._loop.time()
         for job in batch:
-            job.holder = worker
+            job.holder = slot
+        slot.running.update(batch)
         try:
             async with aclosing(worker.predict(batch)) as updates:
                 while True:
                     async with asyncio.timeout(self.spec.response_timeout):
                         update = await anext(updates)
                     for answer in update.answers:
+                        if answer.last:
+                            slot.running.discard(batch[answer.index])
                         _give(batch[answer.index], answer.reply, last=answer.last)
                     if update.done is not None:
                         break
@@ -111,6 +118,7 @@ class WorkerPool:
                 job.fail(hung)
             raise hung from None
         finally:
+            slot.running.difference_update(batch)
             for job in batch:
                 self.queue.finished(job)
             self._settle(worker, [job for job in batch if job.wanted])

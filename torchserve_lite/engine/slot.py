@@ -13,11 +13,13 @@ from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.errors import LoadFailed, WorkerFailure
 
 if TYPE_CHECKING:
+    from torchserve_lite.core.jobs import Job
     from torchserve_lite.engine.interface import Worker
 
 
 class Slot:
-    """``failure`` is what ended the last worker or kept it from starting; None while one is ready."""
+    """Holds the jobs that its worker runs. ``failure``: what ended the last worker or kept it from starting; None while
+    one is ready."""
 
     def __init__(self, slot_id: str, gpu_id: int | None, restarts: Restarts) -> None:
         self.id = slot_id
@@ -30,6 +32,7 @@ class Slot:
         self.failure: WorkerFailure | None = None
         self.retired = False
         self.task: asyncio.Task[None] | None = None
+        self.running: set[Job] = set()  # which the worker has not answered yet
         self._idle: set[asyncio.Task[None]] = set()  # lanes that wait for a batch
 
     @property
@@ -43,13 +46,24 @@ class Slot:
         return self.worker is not None or not isinstance(self.failure, LoadFailed)
 
     def retire(self) -> None:
-        """Stop between batches. Anything but running a batch may be interrupted."""
+        """Stop between batches. Anything but running a batch that somebody waits for may be interrupted."""
         self.retired = True
         self.state = WorkerState.STOPPING
         if self.worker is None and self.task is not None:
             self.task.cancel()
         for lane in self._idle:
             lane.cancel()
+        self._leave_if_nobody_waits()
+
+    def unwanted(self, job: Job) -> None:
+        """As the holder of running jobs: the worker need not go on for this one."""
+        if self.worker is not None:
+            self.worker.unwanted(job)
+        self._leave_if_nobody_waits()
+
+    def _leave_if_nobody_waits(self) -> None:
+        if self.retired and self.running and self.task is not None and not any(job.wanted for job in self.running):
+            self.task.cancel()
 
     @contextmanager
     def idle(self) -> Iterator[None]:

@@ -65,6 +65,11 @@ class Supervisor:
         """Lets ``run`` end when no slot is left."""
         self._closing.set()
 
+    def kill(self) -> None:
+        for slot in self._slots:
+            if slot.task is not None:
+                slot.task.cancel()
+
     def scale(self, workers: int) -> None:
         """Starts or retires workers; the newest go first. A slot that has given up is replaced."""
         for slot in [slot for slot in self._slots if slot.state is WorkerState.FAILED]:

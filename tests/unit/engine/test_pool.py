@@ -342,6 +342,61 @@ async def test_retired_worker_ends_its_batch_first(new_job: NewJob) -> None:
         assert (now(), launcher.alive, pool.status().workers) == (1030, [], ())
 
 
+@pytest.mark.parametrize("leave", ["abandon", "deadline"])
+@pytest.mark.parametrize("first", ["retired", "left"])
+@virtual_time
+async def test_retired_worker_is_not_waited_for_once_nobody_waits_for_it(
+    leave: str, first: str, new_job: NewJob
+) -> None:
+    """A handler that slept for a minute kept the stop of the server waiting, though its clients had gone."""
+    launcher = FakeLauncher(echo_after(30))
+    async with pool_of(launcher, batch=BatchPolicy(size=2)) as pool:
+        job, other = asked(pool, new_job(b"7"), new_job(b"8"))
+        await asyncio.sleep(1)
+        if first == "retired":
+            pool.scale(0)
+        for gone in (job, other):
+            await asyncio.sleep(1)
+            assert launcher.alive
+            if leave == "abandon":
+                gone.abandon()
+            else:
+                gone.fail(DeadlineExceeded(1))
+        pool.scale(0)
+        await pool.until_scaled()
+        assert (now(), launcher.alive) == (1003, [])
+        for gone in (job, other):
+            with suppress(asyncio.CancelledError, DeadlineExceeded):
+                await gone.answer
+
+
+@virtual_time
+async def test_worker_whose_clients_have_left_goes_on_while_it_is_wanted(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(30))
+    async with pool_of(launcher) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        await asyncio.sleep(1)
+        job.abandon()
+        (next_job,) = asked(pool, new_job(b"8"))
+        assert await body(next_job) == b"8"
+        assert len(launcher.workers) == 1
+
+
+@virtual_time
+async def test_killed_pool_answers_its_jobs_and_leaves_no_worker(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(3000))
+    async with pool_of(launcher) as pool:
+        running, waiting = asked(pool, new_job(), new_job())
+        await asyncio.sleep(1)
+        pool.close()
+        pool.kill()
+        with pytest.raises(WorkerDied):
+            await running.answer
+        with pytest.raises(NoWorkers):
+            await waiting.answer
+    assert (now(), launcher.alive) == (1001, [])
+
+
 @virtual_time
 async def test_idle_worker_is_retired_at_once() -> None:
     launcher = FakeLauncher()

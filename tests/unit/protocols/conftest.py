@@ -18,6 +18,7 @@ from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
+from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
@@ -90,7 +91,8 @@ class Front:
         self.manager = FakeManager(self.engine, self.registry)
         plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
-        self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log)  # type: ignore[arg-type]
+        shutdown = Shutdown(config.shutdown_grace)
+        self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log, shutdown)  # type: ignore[arg-type]
         self.access_log = log
         self.client: aiohttp.ClientSession
 

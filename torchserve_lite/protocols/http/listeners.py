@@ -12,6 +12,7 @@ from typing import cast
 from aiohttp import web
 
 from torchserve_lite.config.settings import Address, HttpConfig
+from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.manager import ModelManager
@@ -44,12 +45,14 @@ class HttpFrontEnd:
         manager: ModelManager,
         metrics: ServerMetrics,
         access_log: AccessLog,
+        shutdown: Shutdown,
     ) -> None:
         self._config = config
         self._plane = plane
         self._manager = manager
         self._metrics = metrics
         self._access_log = access_log
+        self._shutdown = shutdown
         self._health = Health(plane)
         self.addresses: dict[str, str] = {}
 
@@ -72,19 +75,18 @@ class HttpFrontEnd:
 
     async def _stop(self, listeners: Sequence[Listener]) -> None:
         """Not ready any more; still accepting, while load balancers learn of it; then no new connections, and what has
-        begun is finished; all within ``shutdown_grace``, after which connections are cut.
+        begun is finished; all before the deadline of the stop, at which connections are cut.
 
         A client that connected and has sent nothing yet gets the linger time once more. Neither aiohttp nor asyncio
         tells when the last exchange or connection ends, so both are looked at again and again.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._config.shutdown_grace
         self._health.stopping = True
-        await asyncio.sleep(min(self._config.shutdown_linger, self._config.shutdown_grace))
+        await asyncio.sleep(min(self._config.shutdown_linger, self._shutdown.remaining()))
         for listener in listeners:
             await stop_accepting(listener.socket, listener.connect)
-        silent_until = min(deadline, loop.time() + self._config.shutdown_linger)
-        while loop.time() < deadline:
+        loop = asyncio.get_running_loop()
+        silent_until = loop.time() + self._config.shutdown_linger
+        while self._shutdown.remaining():
             connections = _connections(listeners)
             unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in connections)
             silent = loop.time() < silent_until and not all(c.asked for c in connections)

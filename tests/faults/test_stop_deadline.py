@@ -1,0 +1,78 @@
+"""One deadline for the whole stop: a handler that does not end, or ends too late, does not keep the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from tests.e2e.server import running, write_model
+
+# Tells through the pipe that its path is sent that it runs, and does not come back.
+ASLEEP = """
+import pathlib, time
+def handle(data, context):
+    if data is None:
+        return None
+    with open(bytes(data[0]["body"]).decode(), "w") as pipe:
+        pipe.write("running")
+    time.sleep(600)
+"""
+LATE_END = """
+import atexit, pathlib, time
+def handle(data, context):
+    if data is None:
+        atexit.register(time.sleep, 600)
+        return None
+"""
+LOADING = """
+import pathlib, time
+def handle(data, context):
+    if data is None:
+        print("loading begins")
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("client", ["waits", "has left"])
+async def test_running_handler_is_killed_at_the_deadline(client: str, launcher: str, tmp_path: Path) -> None:
+    """It was there 45 s after SIGTERM, with ``shutdown_grace_seconds=2``."""
+    store, pipe = tmp_path / "store", tmp_path / "pipe"
+    write_model(store, "asleep", ASLEEP)
+    os.mkfifo(pipe)
+    settings = {"load_models": "asleep", "shutdown_grace_seconds": 2 if client == "waits" else 500}
+    settings |= {"worker_launcher": launcher, "shutdown_linger_seconds": 0}
+    async with running(tmp_path, store, settings) as server:
+        asking = asyncio.create_task(server.post("/predictions/asleep", os.fsencode(pipe)))
+        assert await asyncio.to_thread(pipe.read_text) == "running"
+        if client == "has left":
+            asking.cancel()
+        family = server.family()
+        assert await server.stop() == 0
+        _, alive = await asyncio.to_thread(psutil.wait_procs, family[1:], timeout=30)
+        assert not alive
+        with pytest.raises(aiohttp.ClientError if client == "waits" else asyncio.CancelledError):
+            await asking
+
+
+@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize(
+    ("code", "sign"), [(LATE_END, "started"), (LOADING, "loading begins")], ids=["ending", "loading"]
+)
+async def test_worker_that_hangs_elsewhere_is_killed_at_the_deadline(
+    code: str, sign: str, launcher: str, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    write_model(store, "slow", code)
+    settings = {"load_models": "slow", "worker_launcher": launcher, "shutdown_grace_seconds": 1}
+    async with running(tmp_path, store, settings, ready=False) as server:
+        await server.line(sign)
+        family = server.family()
+        assert await server.stop() == 0
+        _, alive = await asyncio.to_thread(psutil.wait_procs, family[1:], timeout=30)
+        assert not alive
