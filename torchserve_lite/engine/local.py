@@ -20,8 +20,10 @@ from torchserve_lite.engine.queues.batches import BatchAggregator
 from torchserve_lite.engine.queues.policies import ShareOfClients
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
+from torchserve_lite.engine.starts import Starts
 from torchserve_lite.errors import ModelLoading, ModelNotFound
 
+_STARTS_AT_ONCE = 8  # at least: some loads wait for a disk or a download most of the time
 _LAST_MOMENT = 0.5  # seconds: the deadline may have passed, and idle workers need a moment to end by themselves
 _FIRST_WORKER_ID = 9000  # TorchServe's worker ids were port numbers; scripts show them
 
@@ -60,9 +62,8 @@ class LocalEngine:
         self._cores = cores
         self._share_threads = share_threads
         self._events = events or EngineEvents()
-        self._launch = launcher(
-            ProcessSetup(config=config, locate=locate, threads=self._threads, metric_line_parser=metric_line_parser)
-        )
+        setup = ProcessSetup(config=config, locate=locate, threads=self._threads, metric_line_parser=metric_line_parser)
+        self._launch = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
         self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
         self._running: set[_RunningPool] = set()  # those that are being replaced or closed among them

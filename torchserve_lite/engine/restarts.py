@@ -17,9 +17,11 @@ class Restarts:
         self._failures = 0
         self._first_failure = 0.0
         self.count = 0  # all failures of this slot, for status
+        self.looping = False  # it failed without having proven itself, so the next attempt will likely fail, too
 
     def proven(self) -> None:
         self._failures = 0
+        self.looping = False
 
     def failed(self, now: float, lived: float) -> float | None:
         """Seconds until the next attempt; None: give up. ``lived``: seconds the worker had been ready, 0 if never."""
@@ -31,6 +33,7 @@ class Restarts:
             self._first_failure = now
             if lived > 0:
                 return 0.0
+        self.looping = True
         if now - self._first_failure > self._policy.window:
             return None
         return float(_DELAYS[min(self._failures, len(_DELAYS)) - 1])
