@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, read_requirements
+from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, for_pip, read_requirements
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.errors import InvalidArchive
@@ -77,25 +77,24 @@ def _install_into_folder(archive: Archive, requirements: Requirements, python: s
 def _install_into_virtual_environment(
     archive: Archive, requirements: Requirements, python: str, cache: Path
 ) -> Environment:
-    described = _run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON], cwd=archive.path)
+    described = _run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON])
     folder = cache / _key(archive, requirements, python, described)
     interpreter = str(folder / "bin/python")
     with _locked(folder):
         if not (folder / _COMPLETE).exists():
-            _create_environment(folder, python, json.loads(described)["places"], archive.path)
+            _create_environment(folder, python, json.loads(described)["places"])
             _pip(interpreter, archive, requirements, "--upgrade-strategy", "only-if-needed")
             (folder / _COMPLETE).touch()
     return Environment(python=interpreter)
 
 
-def _create_environment(folder: Path, python: str, inherited: Sequence[str], cwd: Path) -> None:
+def _create_environment(folder: Path, python: str, inherited: Sequence[str]) -> None:
     """Without pip of its own: it sees that of the interpreter it inherits from, and torch and the rest of its packages.
 
     ``addsitedir`` rather than bare paths, because it follows the ``.pth`` files there: editable installs are such.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    command = [python, "-P", "-m", "venv", "--without-pip", str(folder)]
-    _run("Virtual environment creation", command, cwd=cwd)
+    _run("Virtual environment creation", [python, "-P", "-m", "venv", "--without-pip", str(folder)])
     lines = "".join(f"import site; site.addsitedir({place!r})\n" for place in inherited)
     for site_packages in folder.glob("lib/python*/site-packages"):
         (site_packages / "inherited.pth").write_text(lines)
@@ -124,19 +123,21 @@ def _locked(folder: Path) -> Iterator[None]:
 def _pip(python: str, archive: Archive, requirements: Requirements, *options: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         wanted, constraints = Path(folder, "requirements.txt"), Path(folder, "constraints.txt")
-        wanted.write_text("\n".join(requirements.lines), encoding="utf-8")
-        constraints.write_text("\n".join(requirements.constraints), encoding="utf-8")
-        # -P, because we run in the model's folder, where requirements find their files, and where a types.py or
-        # token.py of the model's would break pip.
+        wanted.write_text(for_pip(requirements.lines, archive.path), encoding="utf-8")
+        constraints.write_text(for_pip(requirements.constraints, archive.path), encoding="utf-8")
         command = [python, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--upgrade"]
         command += ["--find-links", str(archive.path), *options, "-r", str(wanted), "-c", str(constraints)]
-        _run("Custom pip package installation", command, cwd=archive.path)
+        _run("Custom pip package installation", command)
 
 
-def _run(doing: str, command: Sequence[str], cwd: Path) -> str:
+def _run(doing: str, command: Sequence[str]) -> str:
+    """In the server's folder, where relative paths in the operator's settings (PIP_CONFIG_FILE, PATH, the interpreter)
+    mean what the operator meant, and never in the model's, where they would find what the archive brings: a json.py, a
+    sitecustomize.py, a pip.conf with an index of its own. PYTHONPATH is for handlers and may name the model's folder.
+    """
     process = subprocess.Popen(
         command,
-        cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchserve_lite.archive.unpacking.entries import ArchiveError, name_problem, shown
 
-PACKAGE_SUFFIXES = (".whl", ".tar.gz", ".tgz", ".tar.bz2", ".zip")
+# All that pip takes for a file rather than a name when it stands in a line without a slash.
+PACKAGE_SUFFIXES = (
+    *(".whl", ".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz"),
+    *(".tar.xz", ".txz", ".tar.lz", ".tlz", ".tar.lzma"),
+)
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -87,11 +91,30 @@ def _problem(folder: Path, line: str) -> str:
 
 
 def _source_problem(folder: Path, requirement: str) -> str:
-    wanted = re.split(r"\s--|;", requirement)[0].strip()
+    wanted = _without_conditions(requirement)
     if "@" in wanted or _URL.match(wanted):
         return "names a place to fetch a package from"
-    path = wanted.partition("[")[0].strip()
-    is_path = "/" in path or "\\" in path or path.startswith((".", "~")) or path.endswith(PACKAGE_SUFFIXES)
-    if is_path and (name_problem(path) or not (folder / path).exists()):
+    path = _path_in(requirement)
+    if path and (name_problem(path) or not (folder / path).exists()):
         return "is not in the archive"
     return ""
+
+
+def for_pip(lines: Iterable[str], folder: Path) -> str:
+    """The text of a file for pip, which runs elsewhere than in ``folder``: paths in the archive become absolute."""
+    located = []
+    for line in lines:
+        path = "" if line.startswith("-") else _path_in(line)
+        located.append(f"{(folder / path).resolve()}{line.strip().removeprefix(path)}" if path else line)
+    return "\n".join(located)
+
+
+def _path_in(requirement: str) -> str:
+    """The file or folder that a line names, if it does so rather than naming a package."""
+    path = _without_conditions(requirement).partition("[")[0].strip()
+    is_path = "/" in path or "\\" in path or path.startswith((".", "~")) or path.lower().endswith(PACKAGE_SUFFIXES)
+    return path if is_path else ""
+
+
+def _without_conditions(requirement: str) -> str:
+    return re.split(r"\s--|;", requirement)[0].strip()

@@ -13,7 +13,7 @@ import pytest
 
 from torchserve_lite.archive import dependencies
 from torchserve_lite.archive.dependencies import Environment, install
-from torchserve_lite.archive.requirements import read_requirements
+from torchserve_lite.archive.requirements import for_pip, read_requirements
 from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.errors import InvalidArchive
@@ -61,6 +61,19 @@ def wheel() -> bytes:
     return content.getvalue()
 
 
+def folder_model(store: ModelStore, files: dict[str, str]) -> Archive:
+    """A folder of the store, which the server's PYTHONPATH can name; its wheel is asked for by path."""
+    wants = {"modelName": "m", "requirementsFile": "requirements.txt", "configFile": "config.yaml"}
+    files = {"MAR-INF/MANIFEST.json": json.dumps({"model": wants}), "config.yaml": "", **files}
+    files = {"requirements.txt": "./tiny_greeting-1.0-py3-none-any.whl", **files}
+    for name, text in files.items():
+        path = folder_of(store) / "m" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (folder_of(store) / "m/tiny_greeting-1.0-py3-none-any.whl").write_bytes(wheel())
+    return store.open("m")
+
+
 def greeting(environment: Environment, archive: Archive) -> str:
     """What a worker started in this environment would import."""
     path = ":".join([str(archive.path), *environment.python_path])
@@ -84,6 +97,57 @@ def test_package_in_the_archive_is_installed_beside_the_handler(line: str, store
         assert environment == Environment(python="")  # the server's own
         assert (archive.path / "tiny_greeting.py").is_file()
         assert greeting(environment, archive) == "hello"
+
+
+@pytest.mark.parametrize(
+    "python_path",
+    [
+        pytest.param(".", id="current folder"),
+        pytest.param(":/nowhere", id="empty entry"),
+        pytest.param("store/m", id="relative"),
+        pytest.param("{store}/m", id="absolute"),
+    ],
+)
+@pytest.mark.parametrize("config", ["", "useVenv: true"], ids=["folder", "environment"])
+def test_pip_imports_nothing_of_the_archive_it_installs_for(
+    config: str, python_path: str, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip ran in the model's folder: with PYTHONPATH=. the server ran what a stranger's archive brought as json.py."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", python_path.format(store=folder_of(store)))
+    (tmp_path / "imported").mkdir()
+    planted = f"import os; os.mkdir({str(tmp_path)!r} + '/imported/' + __name__); raise ImportError('of the model')"
+    modules = ["sitecustomize.py", "usercustomize.py", "json.py", "venv.py", "pip/__init__.py", "encodings/idna.py"]
+    with folder_model(store, {"config.yaml": config} | dict.fromkeys(modules, planted)) as archive:
+        environment = install(archive, python=sys.executable, cache=tmp_path / "cache")
+
+        assert list((tmp_path / "imported").iterdir()) == []
+        for module in modules:
+            (archive.path / module).unlink()
+        assert greeting(environment, archive) == "hello"
+
+
+@pytest.mark.parametrize("setting", ["PIP_CONFIG_FILE", "PIP_CONSTRAINT"])
+def test_relative_path_in_the_servers_settings_finds_no_file_of_the_archive(
+    setting: str, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(setting, "settings")
+    (tmp_path / "settings").write_text("")
+    with folder_model(store, {"settings": "not for pip"}) as archive:
+        assert greeting(install(archive, python=sys.executable, cache=tmp_path), archive) == "hello"
+
+
+def test_interpreter_with_a_relative_path_is_the_servers_and_not_one_of_the_archive(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with folder_model(store, {"python": "#!/bin/false"}) as archive:
+        for place, program in ((tmp_path, sys.executable), (archive.path, "/bin/false")):
+            (place / "python").write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+            (place / "python").chmod(0o755)
+        install(archive, python="./python", cache=tmp_path / "cache")
+        assert (archive.scratch / "packages/tiny_greeting.py").is_file()
 
 
 def test_folder_in_the_store_stays_clean(store: ModelStore, tmp_path: Path) -> None:
@@ -182,6 +246,10 @@ def test_install_that_takes_too_long_is_stopped(
         pytest.param("/etc/x.whl", "is not in the archive", id="19 absolute path"),
         pytest.param("../x.whl", "is not in the archive", id="19 path outside"),
         pytest.param("./absent.whl", "is not in the archive", id="absent wheel"),
+        *(
+            pytest.param(f"x{end}", "is not in the archive", id=f"absent {end}")
+            for end in (".tar", ".TXZ", ".tar.lzma")
+        ),
         pytest.param("numpy --global-option=x", "uses the option --global-option", id="build option"),
         pytest.param("--index-\\\nurl https://evil.example", "uses the option --index-url", id="19 continued line"),
         pytest.param("# c \\\n-i https://evil.example", "uses the option -i", id="19 behind a continued comment"),
@@ -214,3 +282,17 @@ def test_lines_for_pip_are_those_of_all_files_without_comments(tmp_path: Path) -
     read = read_requirements(tmp_path, "r.txt")
     assert read.lines == ("--pre", "alpha", "gamma==1   --hash=sha256:00", "beta[x]>=1 ; python_version >= '3.8'")
     assert read.constraints == ("numpy<3",)
+
+
+@pytest.mark.parametrize(
+    ("line", "for_pip_line"),
+    [
+        pytest.param("numpy>=1 ; python_version > '3'", "numpy>=1 ; python_version > '3'", id="name"),
+        pytest.param("--pre", "--pre", id="option"),
+        pytest.param("./x.whl[all] ; os_name == 'posix'", "{folder}/x.whl[all] ; os_name == 'posix'", id="extras"),
+        pytest.param("x-1.tar.gz --hash=sha256:00", "{folder}/x-1.tar.gz --hash=sha256:00", id="hash"),
+        pytest.param("wheels/x.whl", "{folder}/wheels/x.whl", id="folder"),
+    ],
+)
+def test_path_in_the_archive_is_absolute_for_pip(line: str, for_pip_line: str, tmp_path: Path) -> None:
+    assert for_pip([line], tmp_path) == for_pip_line.format(folder=tmp_path)
