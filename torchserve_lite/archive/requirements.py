@@ -24,6 +24,7 @@ PACKAGE_SUFFIXES = (
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _INCLUDE = re.compile(r"(?P<option>-r|--requirement|-c|--constraint)[\s=]*(?P<file>[^\s=]+)")
+_VARIABLE = re.compile(r"\$\{[A-Z0-9_]+\}")
 _HARMLESS = frozenset({"--pre", "--prefer-binary", "--require-hashes", "--only-binary", "--no-binary"})
 _DEEPEST = 8
 
@@ -79,6 +80,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _problem(folder: Path, line: str) -> str:
+    if variable := _VARIABLE.search(line):  # pip would replace it, ask the index for its value and tell it in its error
+        return f"reads the variable {variable[0]} of the server, which an archive may not"
     try:
         words = shlex.split(line) if "-" in line else [line]
     except ValueError as error:

@@ -246,6 +246,8 @@ def test_install_that_takes_too_long_is_stopped(
         pytest.param("/etc/x.whl", "is not in the archive", id="19 absolute path"),
         pytest.param("../x.whl", "is not in the archive", id="19 path outside"),
         pytest.param("./absent.whl", "is not in the archive", id="absent wheel"),
+        pytest.param("numpy==${AWS_SECRET}", "reads the variable ${AWS_SECRET} of the server", id="variable"),
+        pytest.param("--hash=${TOKEN_2}", "reads the variable ${TOKEN_2} of the server", id="variable in an option"),
         *(
             pytest.param(f"x{end}", "is not in the archive", id=f"absent {end}")
             for end in (".tar", ".TXZ", ".tar.lzma")
