@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 from ts.context import Context, RequestHeaders, RequestProcessor, ResponseHeaders
@@ -158,3 +159,18 @@ def test_worker_functions_do_nothing_until_a_worker_sets_them() -> None:
     context = make_context()
     context.mark_stage("preprocess", 0)
     assert (context.send, context.cl_socket) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        pytest.param(lambda context: context.get_request_header(0, "a"), id="request header"),
+        pytest.param(lambda context: context.get_all_request_header(0), id="request headers"),
+        pytest.param(lambda context: context.set_response_content_type(0, "text/plain"), id="content type"),
+        pytest.param(lambda context: context.get_response_status(0), id="status"),
+    ],
+)
+def test_question_about_a_request_is_told_apart_from_a_fault_when_the_model_is_being_loaded(ask: Any) -> None:
+    """A handler that asks in `initialize` read: 'NoneType' object is not subscriptable."""
+    with pytest.raises(TypeError, match="the model is being loaded"):
+        ask(make_context())

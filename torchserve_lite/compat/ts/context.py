@@ -152,26 +152,31 @@ class Context:
     def metrics(self, metrics: Any) -> None:
         self._metrics = metrics
 
+    def _request(self, idx: int) -> RequestProcessor:
+        if self._request_processor is None:  # TypeError, which it is in TorchServe, without a word of what is wrong
+            raise TypeError("The context has no requests yet: the model is being loaded.")
+        return self._request_processor[idx]
+
     def get_request_id(self, idx: int = 0) -> str | None:
         return self.request_ids.get(idx) if self.request_ids else None
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        return self._request_processor[idx].get_request_property(key)
+        return self._request(idx).get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict:
-        return self._request_processor[idx].get_request_properties()
+        return self._request(idx).get_request_properties()
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self.set_response_header(idx, "content-type", value)
 
     def get_response_content_type(self, idx: int) -> str | None:
-        return self._request_processor[idx].get_response_header("content-type")
+        return self._request(idx).get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        self._request_processor[idx].add_response_property(key, value)
+        self._request(idx).add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict:
-        return self._request_processor[idx].get_response_headers()
+        return self._request(idx).get_response_headers()
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
         """Without a request (while the model loads) there is nothing to set."""
@@ -183,7 +188,7 @@ class Context:
             processor.report_status(code, reason_phrase=phrase)
 
     def get_response_status(self, idx: int) -> tuple[int, str | None]:
-        processor = self._request_processor[idx]
+        processor = self._request(idx)
         return processor.get_response_status_code(), processor.get_response_status_phrase()
 
     def get_sequence_id(self, idx: int) -> str | None:
