@@ -171,3 +171,9 @@ def test_loader_puts_the_envelope_around_the_handler(write: Write, tmp_path: Pat
     write("h6.py", "def handle(data, context):\n    return data and [row * 2 for row in data]")
     service = TsModelLoader().load("m", str(tmp_path), "h6", envelope="body")
     assert service._entry_point([{"body": 2}, {"data": 3}], service.context) == [4, 6]
+
+
+def test_loader_says_what_it_lacks_when_nothing_names_a_handler(tmp_path: Path) -> None:
+    """It was a TypeError: 'NoneType' object is not subscriptable."""
+    with pytest.raises(ValueError, match=r"has no MAR-INF/MANIFEST\.json that names one"):
+        TsModelLoader().load("m", str(tmp_path))

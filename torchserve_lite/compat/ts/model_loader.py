@@ -148,7 +148,11 @@ class TsModelLoader(ModelLoader):
         metrics.set_request_ids(str(uuid.uuid4()))
         metrics.model_name = model_name
         manifest = _read_manifest(model_dir)
-        entry, initialize = find_entry_point(handler or manifest["model"]["handler"])
+        if not handler:
+            if manifest is None:
+                raise ValueError(f"No handler is given, and {model_dir} has no MAR-INF/MANIFEST.json that names one.")
+            handler = manifest["model"]["handler"]
+        entry, initialize = find_entry_point(handler)
         if envelope:
             entry = find_envelope(envelope)(entry).handle
         service = Service(model_name, model_dir, manifest, entry, gpu_id, batch_size, limit_max_image_pixels, metrics)
