@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from hf_batches import Batch
-from hf_models import PretrainedModel, outputs_of
+from hf_models import PretrainedModel, TracedModel, outputs_of
 from hf_tasks import Task
 from torch import Tensor
 from torch.nn import functional
 
 
-def explanation(model: PretrainedModel, task: Task, batch: Batch, pad_id: int) -> dict[str, Any]:
+def explanation(model: PretrainedModel | TracedModel, task: Task, batch: Batch, pad_id: int) -> dict[str, Any]:
     """``words``, their ``importances`` (a vector of length one) and ``delta``, by how much their sum is off.
 
     ``batch`` holds one example. What is compared with is the same text with each word replaced by padding.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,12 @@ def read_settings(model_dir: Path, yaml_config: Mapping[str, Any] | None) -> Set
 
 def settings_of(values: Mapping[str, Any]) -> Settings:
     """Settings from parsed YAML or JSON, where old archives have numbers and truth values as text."""
-    readers = {"max_length": int, "do_lower_case": _truth, "captum_explanation": _truth, "generation": dict}
+    readers: dict[str, Callable[[Any], Any]] = {
+        "max_length": int,
+        "do_lower_case": _truth,
+        "captum_explanation": _truth,
+        "generation": dict,
+    }
     known = Settings.__dataclass_fields__
     return Settings(**{name: readers.get(name, str)(value) for name, value in values.items() if name in known})
 

@@ -34,7 +34,7 @@ class Task(abc.ABC):
         """The same encoding; ValueError, in the client's words, when the mode cannot do with it."""
         return encoding
 
-    def answers(self, outputs: Sequence[Tensor], batch: Batch) -> list[Any]:
+    def answers(self, outputs: Sequence[Tensor] | Sequence[Sequence[Tensor]], batch: Batch) -> list[Any]:
         """One answer for each example."""
         return [
             self.answer(encoding, *(output[row] for output in outputs)) for row, encoding in enumerate(batch.encodings)
@@ -97,9 +97,11 @@ class QuestionAnswering(Task):
 
     def answer(self, encoding: Encoding, *outputs: Tensor) -> str:
         first, last = best_span(outputs[0], outputs[1], encoding)
-        if not encoding.spans:  # the client sent token ids, and we have no text to quote
+        context = encoding.example.context
+        start, end = (encoding.spans[first], encoding.spans[last]) if encoding.spans else (None, None)
+        if context is None or start is None or end is None:  # the client sent token ids: there is no text to quote
             return self.tokenizer.decode(encoding.ids[first : last + 1])
-        return encoding.example.context[encoding.spans[first][0] : encoding.spans[last][1]]
+        return context[start[0] : end[1]]
 
     def predicted(self, outputs: Sequence[Tensor], encoding: Encoding) -> tuple[int, int]:
         return best_span(outputs[0][0], outputs[1][0], encoding)

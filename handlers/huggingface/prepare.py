@@ -116,7 +116,7 @@ def traced(model: Any, tokenizer: Any, fields: Sequence[str], max_length: int) -
     tokens = tokenizer("An example.", padding="max_length", max_length=max_length, return_tensors="pt")
     model.config.use_cache = False  # a generator's cache is no tensor
     with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of what depends on the length, which stays the same
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # of what depends on the length, which stays the same
         return torch.jit.trace(Traceable(model.eval()), tuple(tokens[name] for name in fields))
 
 

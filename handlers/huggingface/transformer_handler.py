@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from ts.utils.util import PredictionException, load_label_mapping
 
 class TransformersHandler(BaseHandler):
     """A row of text in, one answer out; rows of several requests go through the model together."""
+
+    device: torch.device
 
     def initialize(self, context: Any) -> None:
         model_dir = Path(context.system_properties["model_dir"])
@@ -80,7 +82,7 @@ class TransformersHandler(BaseHandler):
         except IndexError as error:
             raise _refusal_of(index, f"The model has no output of the asked target: {error}") from error
 
-    def _outputs(self, batch: Batch) -> Sequence[Tensor]:
+    def _outputs(self, batch: Batch) -> Sequence[Tensor] | Sequence[Sequence[Tensor]]:
         if self._generates:
             return [self.transformer.generate(batch, self.batcher.pad_id)]
         return self.transformer.outputs(batch.inputs)
@@ -125,6 +127,6 @@ def _device(gpu_id: int | None) -> torch.device:
     return torch.device(f"cuda:{gpu_id}" if gpu_id is not None and torch.cuda.is_available() else "cpu")
 
 
-def _label_mapping(model_dir: Path) -> Mapping[str, str] | None:
+def _label_mapping(model_dir: Path) -> dict[str, str] | None:
     file = model_dir / "index_to_name.json"
     return load_label_mapping(os.fspath(file)) if file.is_file() else None

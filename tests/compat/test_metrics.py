@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,11 @@ def test_unit_of_another_kind_is_a_value_error(cache: MetricsCacheYamlImpl, call
 
 def test_wrong_types_are_type_errors(cache: MetricsCacheYamlImpl) -> None:
     with pytest.raises(TypeError, match="metric_name"):
-        cache.add_metric_to_cache(1, "count")
+        cache.add_metric_to_cache(1, "count")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="unit"):
-        cache.add_metric_to_cache("X", None)
+        cache.add_metric_to_cache("X", None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="MetricTypes"):
-        cache.add_metric_to_cache("X", "count", [], "counter")
+        cache.add_metric_to_cache("X", "count", [], "counter")  # type: ignore[arg-type]
 
 
 def test_cached_metric_is_found_by_name_and_kind(cache: MetricsCacheYamlImpl, updates: list[Any]) -> None:
@@ -220,7 +221,7 @@ def test_line_is_printed_when_nobody_collects(
     line: str,
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "H")
-    monkeypatch.setattr(caching_metric.time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     cache.set_request_ids(ids)
     cache.add_counter("Hits", value)
     assert capsys.readouterr().out == f"[METRICS]{line}\n"
@@ -294,7 +295,7 @@ def test_metrics_of_a_store_are_emitted_together(updates: list[Any]) -> None:
 
 def test_metric_is_updated_and_shown_as_a_line(updates: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "H")
-    monkeypatch.setattr(caching_metric.time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
     metric = Metric("Took", 1, "ms", [Dimension("a", "b")], "r0")
     metric.update(5)
     assert updates == [("Took", "gauge", "Milliseconds", 5, [("a", "b")], "r0")]

@@ -174,7 +174,7 @@ def test_intermediate_answers_are_sent_by_the_first_rank_only(monkeypatch: pytes
     context, sent = serving(), []
     context.send = lambda index, value: sent.append(value)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    send_intermediate_predict_response(["a", "b"], context.request_ids, "", 200, context)
+    send_intermediate_predict_response(["a", "b"], {0: "r0", 1: "r1"}, "", 200, context)
     assert sent == []
 
 

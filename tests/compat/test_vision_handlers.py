@@ -42,7 +42,7 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def ready(handler: VisionHandler, model: Any = None, requests: int = 1, **facts: Any) -> VisionHandler:
+def ready(handler: VisionHandler, model: Any = None, requests: int = 1, **facts: Any) -> Any:
     """As after ``initialize``, without an archive."""
     handler.model, handler.device, handler.initialized = model, torch.device("cpu"), True
     handler.context = testing.context(manifest={"model": {}}, requests=requests, **facts)
@@ -270,7 +270,7 @@ def explained(handler: VisionHandler, *rows: dict[str, Any]) -> list[Any]:
 
 
 @pytest.fixture
-def linear() -> VisionHandler:
+def linear() -> Any:
     torch.manual_seed(3)
     return ready(Grey(), nn.Sequential(nn.Flatten(), nn.Linear(784, 3)))
 

@@ -188,7 +188,7 @@ class BatchRunner:
         return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
 
 
-class _Request(OpenedRequest):  # type: ignore[misc]  # mypy does not read ts
+class _Request(OpenedRequest):
     """One call on its way through the worker. ``emitted``: its reply has gone out before the batch's end."""
 
     def __init__(self, index: int, call: Call) -> None:

@@ -82,7 +82,7 @@ def made(prepare: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Maker
 
 
 def tiny_tokenizer(folder: Path) -> Any:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *WORDS]))
     return BertTokenizerFast.from_pretrained(folder, eos_token="[SEP]")

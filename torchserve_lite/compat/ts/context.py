@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _WORKER_DOORS = ("mark_stage", "send", "cl_socket")
 
 
-class RequestHeaders(dict):
+class RequestHeaders(dict[str, Any]):
     """Headers in the client's own spelling, found by any spelling.
 
     HTTP stacks change the case of header names on the way, and handlers look for ``X-API-Key`` as well as for
@@ -52,7 +53,7 @@ class ResponseHeaders(RequestHeaders):
 class RequestProcessor:
     """One request's headers, and the status and headers of its answer."""
 
-    def __init__(self, request_header: dict) -> None:
+    def __init__(self, request_header: dict[str, Any]) -> None:
         self._status_code = 200
         self._reason_phrase: str | None = None
         self._response_header = ResponseHeaders()
@@ -61,7 +62,7 @@ class RequestProcessor:
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)
 
-    def get_request_properties(self) -> dict:
+    def get_request_properties(self) -> dict[str, Any]:
         return self._request_header
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
@@ -77,11 +78,15 @@ class RequestProcessor:
     def add_response_property(self, key: str, value: str) -> None:
         self._response_header[key] = value
 
-    def get_response_headers(self) -> dict:
+    def get_response_headers(self) -> dict[str, Any]:
         return self._response_header
 
-    def get_response_header(self, key: str) -> str | None:
+    def get_response_header(self, key: str) -> Any:
         return self._response_header.get(key)
+
+
+def _unwatched(stage: str, row: int) -> None:
+    """Nobody watches where a batch is, until a worker puts its own function in this one's place."""
 
 
 class Context:
@@ -92,21 +97,22 @@ class Context:
     out for an intermediate answer. They are no part of what a context is: ``==`` and copies leave them alone.
     """
 
-    send = None
-    cl_socket = None
+    send: Callable[[int, Any], None] | None = None
+    cl_socket: Any = None
+    mark_stage: Callable[[str, int], None] = staticmethod(_unwatched)
     model_version: str | None = None  # which the worker serves; TorchServe has no such attribute
 
     def __init__(
         self,
         model_name: str,
         model_dir: str,
-        manifest: dict | None,
-        batch_size: int,
+        manifest: dict[str, Any] | None,
+        batch_size: int | None,
         gpu: int | None,
         mms_version: str,
-        limit_max_image_pixels: bool = True,
+        limit_max_image_pixels: bool | None = True,
         metrics: Any = None,
-        model_yaml_config: dict | None = None,
+        model_yaml_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.model_name = model_name
         self.manifest = manifest
@@ -122,18 +128,14 @@ class Context:
         self._request_processor: list[RequestProcessor] | None = None
         self._metrics = metrics
         self._limit_max_image_pixels = limit_max_image_pixels
-        self.model_yaml_config = {} if model_yaml_config is None else model_yaml_config
+        self.model_yaml_config: Mapping[str, Any] = {} if model_yaml_config is None else model_yaml_config
         self.stopping_criteria = None
         self.header_key_sequence_id = os.environ.get("TS_REQUEST_SEQUENCE_ID", "ts_request_sequence_id")
         self.header_key_sequence_start = os.environ.get("TS_REQUEST_SEQUENCE_START", "ts_request_sequence_start")
         self.header_key_sequence_end = os.environ.get("TS_REQUEST_SEQUENCE_END", "ts_request_sequence_end")
 
-    @staticmethod
-    def mark_stage(stage: str, row: int) -> None:
-        """Nobody watches, until a worker puts its own function here."""
-
     @property
-    def system_properties(self) -> dict:
+    def system_properties(self) -> dict[str, Any]:
         return self._system_properties
 
     @property
@@ -163,19 +165,19 @@ class Context:
     def get_request_header(self, idx: int, key: str) -> Any:
         return self._request(idx).get_request_property(key)
 
-    def get_all_request_header(self, idx: int) -> dict:
+    def get_all_request_header(self, idx: int) -> dict[str, Any]:
         return self._request(idx).get_request_properties()
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self.set_response_header(idx, "content-type", value)
 
-    def get_response_content_type(self, idx: int) -> str | None:
+    def get_response_content_type(self, idx: int) -> Any:
         return self._request(idx).get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
         self._request(idx).add_response_property(key, value)
 
-    def get_response_headers(self, idx: int) -> dict:
+    def get_response_headers(self, idx: int) -> dict[str, Any]:
         return self._request(idx).get_response_headers()
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
@@ -191,7 +193,7 @@ class Context:
         processor = self._request(idx)
         return processor.get_response_status_code(), processor.get_response_status_phrase()
 
-    def get_sequence_id(self, idx: int) -> str | None:
+    def get_sequence_id(self, idx: int) -> Any:
         return self.get_request_header(idx, self.header_key_sequence_id)
 
     def __eq__(self, other: object) -> bool:

@@ -25,7 +25,7 @@ __all__ = [
     "list_classes_from_module",
 ]
 
-EntryPoint = Callable[[list | None, Context], Any]
+EntryPoint = Callable[[list[Any] | None, Context], Any]
 Initialize = Callable[[Context], Any]
 
 _BUILT_IN = "ts.torch_handler"
@@ -49,7 +49,7 @@ def find_entry_point(handler: str) -> tuple[EntryPoint, Initialize]:
     return entry, lambda context: entry(None, context)
 
 
-def find_envelope(name: str) -> type:
+def find_envelope(name: str) -> type[Any]:
     """The class of a ``service_envelope``: the first one its module defines, in alphabetical order."""
     module = importlib.import_module(f"{_ENVELOPES}.{name}")
     return list_classes_from_module(module)[0]
@@ -160,9 +160,10 @@ class TsModelLoader(ModelLoader):
         return service
 
 
-def _read_manifest(model_dir: str) -> dict | None:
+def _read_manifest(model_dir: str) -> dict[str, Any] | None:
     path = os.path.join(model_dir, "MAR-INF", "MANIFEST.json")
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8") as file:
-        return json.load(file)
+        manifest: dict[str, Any] = json.load(file)
+    return manifest

@@ -36,11 +36,11 @@ class Service:
         self,
         model_name: str,
         model_dir: str,
-        manifest: dict | None,
-        entry_point: Callable[[list | None, Context], Any],
+        manifest: dict[str, Any] | None,
+        entry_point: Callable[[list[Any] | None, Context], Any],
         gpu: int | None,
         batch_size: int | None,
-        limit_max_image_pixels: bool = True,
+        limit_max_image_pixels: bool | None = True,
         metrics_cache: Any = None,
     ) -> None:
         self._context = Context(
@@ -70,6 +70,6 @@ def emit_metrics(metrics: Iterable[Any] | None) -> None:
             caching_metric.print_line(str(metric))
 
 
-def _model_config(model_dir: str, manifest: dict | None) -> dict:
+def _model_config(model_dir: str, manifest: dict[str, Any] | None) -> dict[str, Any]:
     name = ((manifest or {}).get("model") or {}).get("configFile")
     return get_yaml_config(os.path.join(model_dir, name)) if name else {}

@@ -42,4 +42,5 @@ def do_terminate():
     child.start()
     child.terminate()
     child.join()
+    assert child.exitcode is not None
     return signal.Signals(-child.exitcode).name

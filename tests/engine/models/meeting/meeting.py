@@ -2,7 +2,7 @@
 
 import asyncio
 
-arrived = []
+arrived: list[bytes] = []
 both_here = asyncio.Event()
 
 

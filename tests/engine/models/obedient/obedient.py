@@ -63,7 +63,7 @@ def do_surrogate(data, context, argument):
 
 
 def do_endless_nesting(data, context, argument):
-    value = []
+    value: list[object] = []
     for _ in range(100_000):
         value = [value]
     return [value]
@@ -89,7 +89,7 @@ def do_half_a_character(data, context, argument):
 
 
 def do_no_length(data, context, argument):
-    class Odd(list):
+    class Odd(list[object]):
         def __iter__(self):
             raise RuntimeError("no walk")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import Queue
 from typing import Any
-
-_END = object()
 
 
 class TextIteratorStreamerBatch:
@@ -28,7 +27,7 @@ class TextIteratorStreamerBatch:
         self.skip_prompt = skip_prompt
         self.timeout = timeout
         self._rows = [_Row(tokenizer, decode_kwargs) for _ in range(batch_size)]
-        self._steps: Queue[Any] = Queue()
+        self._steps: Queue[list[dict[str, str]] | None] = Queue()
         self._at_prompt = True
 
     def put(self, value: Any) -> None:
@@ -41,7 +40,7 @@ class TextIteratorStreamerBatch:
 
     def end(self) -> None:
         self._steps.put([{"text": row.rest()} for row in self._rows])
-        self._steps.put(_END)
+        self._steps.put(None)
         self._at_prompt = True
 
     def __iter__(self) -> TextIteratorStreamerBatch:
@@ -49,7 +48,7 @@ class TextIteratorStreamerBatch:
 
     def __next__(self) -> list[dict[str, str]]:
         step = self._steps.get(timeout=self.timeout)
-        if step is _END:
+        if step is None:
             raise StopIteration
         return step
 
@@ -58,7 +57,7 @@ class _Row:
     """One sequence: its tokens since the last line end, and how much of their text has been given out."""
 
     def __init__(self, tokenizer: Any, decode_kwargs: dict[str, Any]) -> None:
-        self._decode = lambda tokens: tokenizer.decode(tokens, **decode_kwargs)
+        self._decode: Callable[[list[int]], str] = lambda tokens: tokenizer.decode(tokens, **decode_kwargs)
         self._tokens: list[int] = []
         self._given = 0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal, overload
 
 _SPACED = re.compile(r"(['.,()!?])")
 _BLANK = re.compile(r"<br />|[;:]")
@@ -16,7 +17,15 @@ def ngrams_iterator(token_list: list[str], ngrams: int) -> Iterator[str]:
             yield " ".join(token_list[start : start + length])
 
 
-def get_tokenizer(tokenizer: str | None, language: str = "en") -> Callable[[str], Iterable[str]] | None:
+@overload
+def get_tokenizer(tokenizer: Literal["basic_english"] | None, language: str = "en") -> Callable[[str], list[str]]: ...
+
+
+@overload
+def get_tokenizer(tokenizer: str | None, language: str = "en") -> Callable[[str], list[str]] | None: ...
+
+
+def get_tokenizer(tokenizer: str | None, language: str = "en") -> Callable[[str], list[str]] | None:
     """``basic_english``, or None for a split at blanks. Other names are not known here."""
     if tokenizer is None:
         return str.split

@@ -6,10 +6,12 @@ import functools
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
+
+_Step = TypeVar("_Step", bound=Callable[..., Any])
 
 
-def timed(func: Callable[..., Any]) -> Callable[..., Any]:
+def timed(func: _Step) -> _Step:
     """With ``handler: {profile: true}`` in model-config.yaml, each call sets the gauge ``ts_handler_<method>`` (ms)."""
 
     @functools.wraps(func)
@@ -22,7 +24,7 @@ def timed(func: Callable[..., Any]) -> Callable[..., Any]:
         self.context.metrics.add_time(f"ts_handler_{func.__name__}", timer.milliseconds())
         return result
 
-    return wrapper
+    return cast(_Step, wrapper)
 
 
 def _wants_profile(model_config: dict[str, Any] | None) -> bool:
@@ -53,7 +55,8 @@ class _CudaClock:
     def milliseconds(self) -> float:
         end = self._event()
         self._torch.cuda.synchronize()
-        return self._start.elapsed_time(end)
+        milliseconds: float = self._start.elapsed_time(end)
+        return milliseconds
 
     def _event(self) -> Any:
         event = self._torch.cuda.Event(enable_timing=True)

@@ -19,14 +19,14 @@ def import_class(class_name: str, module_prefix: str | None = None) -> type:
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise ImportError(f"{class_name!r} names no module: write it as 'package.module.{class_name}'")
-    found = getattr(importlib.import_module(module_name), name, None)
+    found: type | None = getattr(importlib.import_module(module_name), name, None)
     if found is None:
         raise ImportError(f"class:{name} not found in module:{module_name}.")
     return found
 
 
 def send_intermediate_predict_response(
-    ret: Sequence[Any], req_id_map: Mapping[int, str], message: str, code: int, context: Context
+    ret: Sequence[Any], req_id_map: Mapping[int, str], message: str, code: int, context: Context | None
 ) -> None:
     """Sends ``ret[i]`` as the next piece of request ``i``'s answer, for each ``i`` of the map. The value that the
     handler returns is the last piece.

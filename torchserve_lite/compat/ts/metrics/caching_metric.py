@@ -69,9 +69,10 @@ class CachingMetric:
         self.dimension_names = list(dimension_names or [])
         self.metric_type = metric_type
 
-    def add_or_update(self, value: float, dimension_values: Sequence[str] = (), request_id: str = "") -> None:
+    def add_or_update(self, value: float, dimension_values: Sequence[object] = (), request_id: str = "") -> None:
         labels: Labels = []
-        number, shown = 0.0, value
+        number = 0.0
+        shown: object = value
         try:
             problem = self._problem(value, dimension_values)
             if not problem:
@@ -89,7 +90,7 @@ class CachingMetric:
         self.dimension_names = [dimension.name for dimension in dimensions]
         self.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
-    def _problem(self, value: float, dimension_values: Sequence[str]) -> str:
+    def _problem(self, value: float, dimension_values: Sequence[object]) -> str:
         if not hasattr(value, "__float__"):
             return f"a value must be a number, not {type(value).__name__}"
         if self.metric_type is MetricTypes.COUNTER and not value >= 0:

@@ -18,7 +18,7 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
     def initialize_cache(self) -> None:
         if self.config_file_path is None:
             return
-        for kind, entry in self._model_metrics():
+        for kind, entry in self._model_metrics(self.config_file_path):
             self.add_metric_to_cache(entry["name"], entry["unit"], entry["dimensions"], kind)
 
     def add_metric_to_cache(
@@ -46,27 +46,21 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
     def cache_keys(self) -> list[str]:
         return [f"{kind.value}:{name}" for kind, metrics in self.cache.items() for name in metrics]
 
-    def _model_metrics(self) -> Iterator[tuple[MetricTypes, dict[str, Any]]]:
-        section = self._parsed_file().get("model_metrics")
-        if not section:
-            raise merrors.MetricsCacheKeyError(f"{self.config_file_path} has no 'model_metrics'")
-        for kind in MetricTypes:
-            for entry in section.get(kind.value) or ():
-                yield kind, self._checked(entry)
-
-    def _checked(self, entry: dict[str, Any]) -> dict[str, Any]:
-        for key in ("name", "unit", "dimensions"):
-            if key not in entry or (key != "dimensions" and not entry[key]):
-                raise merrors.MetricsCacheKeyError(f"{self.config_file_path}: a metric lacks {key!r}: {entry}")
-        return entry
-
-    def _parsed_file(self) -> dict[str, Any]:
+    def _model_metrics(self, path: str) -> Iterator[tuple[MetricTypes, dict[str, Any]]]:
         try:
-            with open(self.config_file_path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8") as file:
                 parsed = yaml.safe_load(file)
         except OSError as error:
             raise merrors.MetricsCacheIOError(f"Cannot read the metrics file: {error}") from error
         except yaml.YAMLError as error:
-            raise merrors.MetricsCachePyYamlError(f"{self.config_file_path} is no valid YAML: {error}") from error
-        self._check_type(parsed, dict, f"{self.config_file_path} must hold a mapping")
-        return parsed
+            raise merrors.MetricsCachePyYamlError(f"{path} is no valid YAML: {error}") from error
+        self._check_type(parsed, dict, f"{path} must hold a mapping")
+        section = parsed.get("model_metrics")
+        if not section:
+            raise merrors.MetricsCacheKeyError(f"{path} has no 'model_metrics'")
+        for kind in MetricTypes:
+            for entry in section.get(kind.value) or ():
+                for key in ("name", "unit", "dimensions"):
+                    if key not in entry or (key != "dimensions" and not entry[key]):
+                        raise merrors.MetricsCacheKeyError(f"{path}: a metric lacks {key!r}: {entry}")
+                yield kind, entry

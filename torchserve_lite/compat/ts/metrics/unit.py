@@ -23,4 +23,4 @@ class Units:
 
 def unit_word(unit: str | None) -> str:
     """A unit that is not in the table is kept as it is."""
-    return UNITS.get(unit, unit)
+    return UNITS[unit] if unit is None or unit in UNITS else unit

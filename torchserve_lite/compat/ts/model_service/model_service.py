@@ -16,10 +16,12 @@ logger = logging.getLogger(__name__)
 class ModelService(metaclass=ABCMeta):
     """A model with a signature file, which the manifest names at ``["Model"]["Signature"]``."""
 
-    def __init__(self, model_name: str, model_dir: str, manifest: dict | None, gpu: int | None = None) -> None:
+    def __init__(
+        self, model_name: str, model_dir: str, manifest: dict[str, Any] | None, gpu: int | None = None
+    ) -> None:
         self.ctx = None
         self._context: Any = None
-        self._signature: dict | None = None
+        self._signature: dict[str, Any] | None = None
 
     def initialize(self, context: Any) -> None:
         self._context = context
@@ -40,10 +42,10 @@ class ModelService(metaclass=ABCMeta):
     def context(self) -> Any:
         return self._context
 
-    def signature(self) -> dict | None:
+    def signature(self) -> dict[str, Any] | None:
         return self._signature
 
-    def handle(self, data: list[dict], context: Any) -> list[Any]:
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """Answers each request of the batch by itself, with its values in the order of the signature's inputs."""
         names = [entry["data_name"] for entry in (self._signature or {}).get("inputs", [])]
         return [self.inference([row.get(name) for name in names] or list(row.values())) for row in data]

@@ -98,18 +98,18 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
             allow_tensor_cores()
         self.manifest = context.manifest
         model_dir = context.system_properties.get("model_dir")
-        self.model = optimised(self.__load_model(model_dir), self.model_yaml_config)
+        self.model = optimised(self.__load_model(model_dir, self.device), self.model_yaml_config)
         logger.debug("Model file %s loaded successfully", self.model_pt_path)
         self.mapping = load_label_mapping(os.path.join(model_dir, "index_to_name.json"))
         self.initialized = True
 
-    def __load_model(self, model_dir: str) -> Any:
+    def __load_model(self, model_dir: str, device: torch.device) -> Any:
         files = (self.manifest or {}).get("model") or {}
         model_file, serialized_file = files.get("modelFile"), files.get("serializedFile")
         self.model_pt_path = os.path.join(model_dir, serialized_file) if serialized_file else None
         if model_file:
             model = self._load_pickled_model(model_dir, model_file, self.model_pt_path)
-            model.to(self.device)  # what these two return is not used: a model's own may return nothing
+            model.to(device)  # what these two return is not used: a model's own may return nothing
             model.eval()
             return model
         if self.model_pt_path is None:
@@ -118,9 +118,9 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
                 "it names neither a serializedFile nor a modelFile. Give torch-model-archiver one of "
                 "--serialized-file and --model-file, or let the handler's initialize load the model by itself.",
             )
-        return self.__load_complete_model(self.model_pt_path)
+        return self.__load_complete_model(self.model_pt_path, device)
 
-    def __load_complete_model(self, path: str) -> Any:
+    def __load_complete_model(self, path: str, device: torch.device) -> Any:
         kind = format_of(model_formats.existing(path))
         if kind is ModelFormat.TORCHSCRIPT:
             model = self._load_torchscript_model(path)
@@ -129,7 +129,7 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
         if kind is ModelFormat.AOTI_LIBRARY and not wants_aot_compiled(self.model_yaml_config):
             allowed_by = "a library is loaded only with pt2: {export: {aot_compile: true}} in model-config.yaml."
             raise ModelNotLoadable(path, allowed_by)
-        return model_formats.load_complete(path, self.device)
+        return model_formats.load_complete(path, device)
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         return model_formats.load_torchscript(model_pt_path, self.device)
@@ -184,7 +184,8 @@ class BaseHandler(abc.ABC):  # noqa: B024 -- ABC only for the metaclass, which h
 
     @timed
     def postprocess(self, data: Any) -> list[Any]:
-        return data.tolist()
+        answers: list[Any] = data.tolist()
+        return answers
 
     def __emit_handler_time(self, seconds: float) -> None:
         if getattr(self.context, "metrics", None) is not None:

@@ -34,4 +34,5 @@ def allow_tensor_cores() -> None:
 def _xla_device() -> torch.device:
     import torch_xla.core.xla_model as xm
 
-    return xm.xla_device()
+    device: torch.device = xm.xla_device()
+    return device

@@ -21,7 +21,7 @@ _PNG_IN_BASE64 = "iVBORw0KGgo"
 def image_from(value: str | bytes | bytearray | memoryview) -> Image.Image:
     """The decoded image; raises UnsuitableImage with a text for the client."""
     encoded = value if isinstance(value, str) else None
-    data = value if encoded is None else bytes_from_base64(encoded)
+    data = bytes_from_base64(value) if isinstance(value, str) else value
     try:
         image = Image.open(io.BytesIO(data))
         image.load()

@@ -47,7 +47,8 @@ def existing(path: str | Path) -> Path:
 
 def load_torchscript(path: str | Path, device: torch.device | None) -> torch.jit.ScriptModule:
     try:
-        return torch.jit.load(str(path), map_location=device).eval()
+        model: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)
+        return model.eval()
     except RuntimeError as error:
         raise ModelNotLoadable(path, f"TorchScript cannot read it: {_first_line(error)}") from error
 
@@ -137,7 +138,8 @@ def new_model(model_dir: str | Path, model_file: str) -> torch.nn.Module:
             f"Expected only one class as model definition. {model_file} has {len(classes)}: "
             f"{', '.join(sorted(cls.__name__ for cls in classes)) or 'none'}"
         )
-    return classes[0]()
+    model: torch.nn.Module = classes[0]()
+    return model
 
 
 def load_weights(model: torch.nn.Module, path: str | Path, device: torch.device | None, *, mmap: bool = True) -> None:

@@ -82,7 +82,8 @@ class TextHandler(BaseHandler, abc.ABC):
 
     def summarize_attributions(self, attributions: torch.Tensor) -> torch.Tensor:
         shares = F.softmax(attributions, dim=-1)
-        return shares / torch.norm(shares.sum(dim=-1))
+        length: torch.Tensor = torch.norm(shares.sum(dim=-1))
+        return shares / length
 
 
 def _written_out(match: re.Match[str]) -> str:

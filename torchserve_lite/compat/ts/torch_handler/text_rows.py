@@ -51,6 +51,7 @@ def _slices(tokens: int, longest: int) -> Iterator[slice]:
 def _id_of(ngram: str, vocabulary: Any) -> int | None:
     """A dict says KeyError for what it does not know, a vocabulary of torchtext RuntimeError."""
     try:
-        return vocabulary[ngram]
+        known: int = vocabulary[ngram]
+        return known
     except (KeyError, RuntimeError):
         return vocabulary.get(UNKNOWN) if isinstance(vocabulary, Mapping) else None

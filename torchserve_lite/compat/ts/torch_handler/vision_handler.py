@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,8 @@ def __getattr__(name: str) -> Any:
 class VisionHandler(BaseHandler):
     """Subclasses give ``image_processing``: a callable from a Pillow image to a tensor."""
 
+    image_processing: Callable[[Image.Image], Any]
+
     def initialize(self, context: Any) -> None:
         super().initialize(context)
         if not context.system_properties.get("limit_max_image_pixels", True):
@@ -42,18 +45,19 @@ class VisionHandler(BaseHandler):
         return IntegratedGradients(self.model)
 
     @timed
-    def preprocess(self, data: list[Any]) -> torch.Tensor:
+    def preprocess(self, data: list[Any]) -> torch.Tensor | list[torch.Tensor]:
         """Images as bytes or base64 go through ``image_processing``; lists of numbers are tensors already."""
         return self._stack_images([self.__tensor(request, row) for row, request in enumerate(data)])
 
-    def _stack_images(self, images: list[Any]) -> Any:
+    def _stack_images(self, images: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """One tensor of all images. An odd shape is the error of the request it came with, not of the others."""
         _refuse_odd_shape(images)
         batch = torch.stack(images)
         return batch if self.device is None else batch.to(self.device)
 
     def get_insights(self, tensor_data: torch.Tensor, _: Any, target: Any = 0) -> list[Any]:
-        return attribution(self.ig, tensor_data, target, n_steps=15).tolist()
+        importances: torch.Tensor = attribution(self.ig, tensor_data, target, n_steps=15)
+        return importances.tolist()
 
     def __tensor(self, request: Any, row: int) -> Any:
         mark_stage(self.context, "preprocess", row)

@@ -35,7 +35,8 @@ def _mean_gradient(model: Any, layer: Any, ids: torch.Tensor, offsets: torch.Ten
 
     algorithm = LayerIntegratedGradients(model, layer, multiply_by_inputs=False)
     options = {"baselines": torch.zeros_like(ids), "additional_forward_args": (offsets,)}
-    return attribution(algorithm, ids, target, **options).squeeze(0)
+    importances: torch.Tensor = attribution(algorithm, ids, target, **options)
+    return importances.squeeze(0)
 
 
 def _by_word(shares: Sequence[float], ngrams: Sequence[NGram], words: int) -> list[float]:

@@ -110,7 +110,7 @@ def _label(value: Any) -> str:
 
 
 def map_class_to_label(
-    probs: Sequence[Sequence[float]],
+    probs: Sequence[Sequence[float]] | Any,
     mapping: dict[str, str] | None = None,
     lbl_classes: Sequence[Sequence[int]] | None = None,
 ) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ class BaseDeepSpeedHandler(BaseHandler, abc.ABC):
     """The subclass makes its engine with ``ts.handler_utils.distributed.deepspeed.get_ds_engine``."""
 
     def initialize(self, ctx: Any) -> None:
-        self.device = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = int(os.environ.get("LOCAL_RANK", "0"))  # type: ignore[assignment]  # a number, as in TorchServe
 
 
 __all__ = ["BaseDeepSpeedHandler", "BaseHandler"]

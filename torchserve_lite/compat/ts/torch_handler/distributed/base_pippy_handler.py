@@ -6,7 +6,6 @@ import abc
 import os
 from typing import Any
 
-import torch
 from ts.handler_utils.distributed.pt_pippy import initialize_rpc_workers
 from ts.torch_handler.base_handler import BaseHandler
 
@@ -18,7 +17,6 @@ class BasePippyHandler(BaseHandler, abc.ABC):
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         initialize_rpc_workers(self.local_rank, self.world_size, ctx)
-        self.device = self.local_rank % max(1, torch.cuda.device_count())
 
 
 __all__ = ["BaseHandler", "BasePippyHandler"]

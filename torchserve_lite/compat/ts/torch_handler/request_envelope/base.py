@@ -19,7 +19,7 @@ import json
 import math
 import pathlib
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeVar
 
 from ts.utils.util import PredictionException
@@ -37,8 +37,10 @@ class BaseEnvelope:
     """
 
     alone = False
+    parse_input: Callable[[list[Row]], Iterable[Any]]
+    format_output: Callable[[list[Any]], Sequence[Any]]
 
-    def __init__(self, handle_fn: Callable[[list, Any], Any]) -> None:
+    def __init__(self, handle_fn: Callable[[list[Any], Any], Any]) -> None:
         self._entry_point = handle_fn
         self.context: Any = None
 
@@ -55,7 +57,8 @@ class BaseEnvelope:
         """Answers every request of ``data``. A describe has no body to unpack: the handler gets it as it is."""
         self.context = context
         if not data or header_is_true(context, 0, "describe"):
-            return self._entry_point(data, context)
+            described: list[Any] = self._entry_point(data, context)
+            return described
         ids, processors = context.request_ids or {}, context.request_processor or [None] * len(data)
         opened = []
         for index, row in enumerate(data):
