@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.server import running, write_model
@@ -76,3 +79,17 @@ async def test_failed_installation_is_told_in_pips_words(tmp_path: Path, config:
         await server.line("failed: m: .*not_there")
         status, health = await server.get("/ping")
         assert (status, health["status"]) == (500, "Unhealthy")  # type: ignore[index]
+
+
+async def test_stop_does_not_wait_for_an_installation(tmp_path: Path) -> None:
+    store, begun, slow = tmp_path / "store", tmp_path / "begun", tmp_path / "python"
+    write_model_with_requirements(store, WHEEL)
+    os.mkfifo(begun)
+    slow.write_text(f"#!/bin/sh\necho $$ > {begun}\nexec sleep 600\n")
+    slow.chmod(0o755)
+    settings = {"install_py_dep_per_model": "true", "python": slow}
+    async with running(tmp_path, store, settings, ready=False) as server:
+        pid = int(await asyncio.to_thread(begun.read_text))
+        assert await server.stop() == 0
+    assert not psutil.pid_exists(pid)
+    assert not list(tmp_path.rglob("torchserve-lite-models-*"))

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from pathlib import Path
 from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, for_pip, read_requirements
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
+from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive
 
 _LONGEST_INSTALL = 1800.0  # seconds; a torch from a slow mirror takes ten minutes
+_LOOK_AGAIN = 0.2  # seconds between two looks at whether the server is stopping
 _LAST_LINES = 12
 _COMPLETE = "complete"  # written last, so that a build that was cut off is not taken for an environment
 
@@ -40,18 +43,19 @@ class Environment:
     python_path: tuple[str, ...] = ()
 
 
-def install(archive: Archive, *, python: str, cache: Path) -> Environment:
-    """Blocks while pip works. ``python``: "" is our own. ``cache`` keeps virtual environments for later workers,
-    versions and, if it outlives the server, restarts."""
+def install(archive: Archive, *, python: str, cache: Path, interruption: Interruption | None = None) -> Environment:
+    """Blocks while pip works; ShuttingDown on ``interruption``. ``python``: "" is our own. ``cache`` keeps virtual
+    environments for later workers, versions and, if it outlives the server, restarts."""
     name = archive.manifest.requirements_file
     if not name:
         return Environment(python=python)
     model = archive.manifest.model_name or archive.url
     try:
         requirements = read_requirements(archive.path, name)
+        installation = _Installation(archive, requirements, interruption or Interruption())
         if archive.config.use_venv and archive.manifest.runtime == "python":
-            return _install_into_virtual_environment(archive, requirements, python or sys.executable, cache)
-        return _install_into_folder(archive, requirements, python)
+            return installation.into_virtual_environment(python or sys.executable, cache)
+        return installation.into_folder(python)
     except ArchiveError as error:
         raise InvalidArchive(archive.url, str(error)) from error
     except (OSError, ValueError) as error:  # a full disk, an interpreter that is gone or says other things than asked
@@ -67,37 +71,94 @@ class _CommandFailed(Exception):
         self.output = output
 
 
-def _install_into_folder(archive: Archive, requirements: Requirements, python: str) -> Environment:
-    """A folder of the model store is the operator's and stays clean."""
-    target = archive.scratch / "packages" if archive.is_folder else archive.path
-    _pip(python or sys.executable, archive, requirements, "--target", str(target))
-    return Environment(python=python, python_path=(str(target),) if archive.is_folder else ())
+class _Installation:
+    def __init__(self, archive: Archive, requirements: Requirements, interruption: Interruption) -> None:
+        self._archive = archive
+        self._requirements = requirements
+        self._interruption = interruption
 
+    def into_folder(self, python: str) -> Environment:
+        """A folder of the model store is the operator's and stays clean."""
+        archive = self._archive
+        target = archive.scratch / "packages" if archive.is_folder else archive.path
+        self._pip(python or sys.executable, "--target", str(target))
+        return Environment(python=python, python_path=(str(target),) if archive.is_folder else ())
 
-def _install_into_virtual_environment(
-    archive: Archive, requirements: Requirements, python: str, cache: Path
-) -> Environment:
-    described = _run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON])
-    folder = cache / _key(archive, requirements, python, described)
-    interpreter = str(folder / "bin/python")
-    with _locked(folder):
-        if not (folder / _COMPLETE).exists():
-            _create_environment(folder, python, json.loads(described)["places"])
-            _pip(interpreter, archive, requirements, "--upgrade-strategy", "only-if-needed")
-            (folder / _COMPLETE).touch()
-    return Environment(python=interpreter)
+    def into_virtual_environment(self, python: str, cache: Path) -> Environment:
+        described = self._run("Virtual environment creation", [python, "-P", "-c", _DESCRIBE_PYTHON])
+        folder = cache / _key(self._archive, self._requirements, python, described)
+        interpreter = str(folder / "bin/python")
+        with self._locked(folder):
+            if not (folder / _COMPLETE).exists():
+                self._create_environment(folder, python, json.loads(described)["places"])
+                self._pip(interpreter, "--upgrade-strategy", "only-if-needed")
+                (folder / _COMPLETE).touch()
+        return Environment(python=interpreter)
 
+    def _create_environment(self, folder: Path, python: str, inherited: Sequence[str]) -> None:
+        """Without pip of its own: it sees that of the interpreter it inherits from, and torch and the rest of its
+        packages. ``addsitedir`` rather than bare paths, because it follows the ``.pth`` files there: editable installs
+        are such."""
+        shutil.rmtree(folder, ignore_errors=True)
+        self._run("Virtual environment creation", [python, "-P", "-m", "venv", "--without-pip", str(folder)])
+        lines = "".join(f"import site; site.addsitedir({place!r})\n" for place in inherited)
+        for site_packages in folder.glob("lib/python*/site-packages"):
+            (site_packages / "inherited.pth").write_text(lines)
 
-def _create_environment(folder: Path, python: str, inherited: Sequence[str]) -> None:
-    """Without pip of its own: it sees that of the interpreter it inherits from, and torch and the rest of its packages.
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Versions of a model are often registered together; the second waits and finds the environment made."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self._interruption.wait(_LOOK_AGAIN)
+            yield
 
-    ``addsitedir`` rather than bare paths, because it follows the ``.pth`` files there: editable installs are such.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    _run("Virtual environment creation", [python, "-P", "-m", "venv", "--without-pip", str(folder)])
-    lines = "".join(f"import site; site.addsitedir({place!r})\n" for place in inherited)
-    for site_packages in folder.glob("lib/python*/site-packages"):
-        (site_packages / "inherited.pth").write_text(lines)
+    def _pip(self, python: str, *options: str) -> None:
+        model_folder, requirements = self._archive.path, self._requirements
+        with tempfile.TemporaryDirectory() as folder:
+            wanted, constraints = Path(folder, "requirements.txt"), Path(folder, "constraints.txt")
+            wanted.write_text(for_pip(requirements.lines, model_folder), encoding="utf-8")
+            constraints.write_text(for_pip(requirements.constraints, model_folder), encoding="utf-8")
+            command = [python, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--upgrade"]
+            command += ["--find-links", str(model_folder), *options, "-r", str(wanted), "-c", str(constraints)]
+            self._run("Custom pip package installation", command)
+
+    def _run(self, doing: str, command: Sequence[str]) -> str:
+        """In the server's folder, where relative paths in the operator's settings (PIP_CONFIG_FILE, PATH, the
+        interpreter) mean what the operator meant, and never in the model's, where they would find what the archive
+        brings: a json.py, a sitecustomize.py, a pip.conf with an index of its own. PYTHONPATH is for handlers and may
+        name the model's folder.
+        """
+        process = subprocess.Popen(
+            command,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        with _killed_on_exit(process):
+            output = self._output_of(process, doing)
+        if process.returncode:
+            lines = [line for line in output.splitlines() if line.strip()]
+            raise _CommandFailed(doing, "\n".join(lines[-_LAST_LINES:]))
+        return output
+
+    def _output_of(self, process: subprocess.Popen[str], doing: str) -> str:
+        deadline = time.monotonic() + _LONGEST_INSTALL
+        while time.monotonic() < deadline:
+            try:
+                return process.communicate(timeout=_LOOK_AGAIN)[0]
+            except subprocess.TimeoutExpired:
+                self._interruption.check()
+        raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.")
 
 
 def _key(archive: Archive, requirements: Requirements, python: str, described: str) -> str:
@@ -109,51 +170,6 @@ def _key(archive: Archive, requirements: Requirements, python: str, described: s
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{path.relative_to(archive.path)} {content}\n".encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Versions of a model are often registered together; the second waits and finds the environment made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _pip(python: str, archive: Archive, requirements: Requirements, *options: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        wanted, constraints = Path(folder, "requirements.txt"), Path(folder, "constraints.txt")
-        wanted.write_text(for_pip(requirements.lines, archive.path), encoding="utf-8")
-        constraints.write_text(for_pip(requirements.constraints, archive.path), encoding="utf-8")
-        command = [python, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--upgrade"]
-        command += ["--find-links", str(archive.path), *options, "-r", str(wanted), "-c", str(constraints)]
-        _run("Custom pip package installation", command)
-
-
-def _run(doing: str, command: Sequence[str]) -> str:
-    """In the server's folder, where relative paths in the operator's settings (PIP_CONFIG_FILE, PATH, the interpreter)
-    mean what the operator meant, and never in the model's, where they would find what the archive brings: a json.py, a
-    sitecustomize.py, a pip.conf with an index of its own. PYTHONPATH is for handlers and may name the model's folder.
-    """
-    process = subprocess.Popen(
-        command,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    with _killed_on_exit(process):
-        try:
-            output, _ = process.communicate(timeout=_LONGEST_INSTALL)
-        except subprocess.TimeoutExpired as error:
-            raise _CommandFailed(doing, f"It took longer than {_LONGEST_INSTALL:g} s.") from error
-    if process.returncode:
-        lines = [line for line in output.splitlines() if line.strip()]
-        raise _CommandFailed(doing, "\n".join(lines[-_LAST_LINES:]))
-    return output
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torchserve_lite.archive.manifest import MANIFEST_PATH, Manifest
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.unpacking.entries import UnpackLimits, is_desktop_file, shown
 from torchserve_lite.archive.unpacking.unpack import unpack
+from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import ArchiveNotFound, ConfigurationError, InvalidArchive, ServingError
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,13 @@ class Archive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStore:
-    """The folder that archives are looked up in; only names in it can be opened, never paths. Its verbs block."""
+    """The folder that archives are looked up in; only names in it can be opened, never paths. Its verbs block; what
+    takes long ends with ShuttingDown on an ``interruption``."""
 
     folder: Path | None
     scratch: Path
     limits: UnpackLimits = field(default_factory=UnpackLimits)
+    interruption: Interruption = field(default_factory=Interruption)
 
     def locate(self, url: str) -> Path:
         """The file or folder of the store that ``url`` names: its last part counts, whatever stands before."""
@@ -97,7 +100,7 @@ class ModelStore:
                     scratch.mkdir(parents=True, mode=0o700)
                     folder, digest = _model_folder(path.resolve()), ""
                 else:
-                    digest = unpack(path, scratch, self.limits)
+                    digest = unpack(path, scratch, self.limits, self.interruption)
                     folder = _model_folder(scratch)
                 manifest = Manifest.read(folder, name)
                 config = ModelConfig.read(folder, manifest, name)

@@ -1,8 +1,11 @@
-"""The time that a stop may take."""
+"""The time that a stop may take, and how it ends work that blocks."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+
+from torchserve_lite.errors import ShuttingDown
 
 
 class Shutdown:
@@ -21,3 +24,23 @@ class Shutdown:
         self.begin()
         assert self._deadline is not None
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
+
+
+class Interruption:
+    """Ends blocking work in threads, which cannot be cancelled: the work asks at each of its steps."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def interrupt(self) -> None:
+        self._event.set()
+
+    def check(self) -> None:
+        """ShuttingDown when the work should end."""
+        if self._event.is_set():
+            raise ShuttingDown
+
+    def wait(self, seconds: float) -> None:
+        """As ``check``, after ``seconds`` or when interrupted."""
+        self._event.wait(seconds)
+        self.check()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
@@ -20,6 +22,10 @@ from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, LoadFailed, ServingError
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
+
+T = TypeVar("T")
+
+_INTERRUPTED_WITHIN = 5.0  # seconds; a disk that does not answer must not hold up the stop
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +96,26 @@ class ModelManager:
         self._asked: dict[ModelKey, tuple[ServingOptions, ServingOptions | None]] = {}  # as asked for, and its override
         self._background = asyncio.TaskGroup()
         self._scaling: set[asyncio.Task[None]] = set()
+        self._blocking: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> ModelManager:
         await self._background.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._store.interruption.interrupt()
         for task in self._scaling:
             task.cancel()
         await self._background.__aexit__(None, None, None)
+        if self._blocking:  # whoever waited for them may have been cancelled; what they unpack is removed after us
+            await asyncio.wait(self._blocking, timeout=_INTERRUPTED_WITHIN)
+
+    async def _in_thread(self, work: Callable[..., T], *args: object, **options: object) -> T:
+        """What blocks, and is interrupted when we are left."""
+        future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
+        self._blocking.add(future)
+        future.add_done_callback(self._blocking.discard)
+        return await asyncio.shield(future)
 
     async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
         """Every model on its own: one that fails is told, and the others are served."""
@@ -114,12 +131,12 @@ class ModelManager:
         if not config.load_all:
             return list(config.startup)
         manifest_needed = not self._workers.service_handler
-        names = await asyncio.to_thread(self._store.all_archives, manifest_needed=manifest_needed)
+        names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
         return [ServingOptions(url=name) for name in names]
 
     async def _open(self, wanted: ServingOptions) -> Archive | ServingError:
         try:
-            return await asyncio.to_thread(self._store.open, wanted.url)
+            return await self._in_thread(self._store.open, wanted.url)
         except ServingError as error:
             return error
 
@@ -168,7 +185,7 @@ class ModelManager:
     async def _reload(self, old: ModelSpec) -> None:
         """The old workers serve on until the new ones are ready; when those cannot load, the old ones stay."""
         try:
-            archive = await asyncio.to_thread(self._store.open, old.archive_url)
+            archive = await self._in_thread(self._store.open, old.archive_url)
         except ServingError as error:
             log.error("Model %s has changed but cannot be read; the old one is served on. %s", old.key, error)
             return
@@ -198,7 +215,8 @@ class ModelManager:
         interpreter it is made from."""
         if not self._workers.install_dependencies or not archive.manifest.requirements_file:
             return None
-        return await asyncio.to_thread(install, archive, python=self._workers.python, cache=self._environments)
+        python, cache, interruption = self._workers.python, self._environments, self._store.interruption
+        return await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
 
     async def _start(self, spec: ModelSpec, progress: StartupProgress) -> None:
         begun = time.monotonic()

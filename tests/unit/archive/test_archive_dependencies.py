@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from torchserve_lite.archive import dependencies
@@ -16,7 +20,8 @@ from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.requirements import for_pip, read_requirements
 from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.archive.unpacking.entries import ArchiveError
-from torchserve_lite.errors import InvalidArchive
+from torchserve_lite.core.shutdown import Interruption
+from torchserve_lite.errors import InvalidArchive, ShuttingDown
 
 from .stores import folder_of
 
@@ -173,7 +178,7 @@ def test_virtual_environment_inherits_and_is_made_once(
         assert not (archive.path / "tiny_greeting.py").exists()
         subprocess.run([first.python, "-P", "-c", "import yaml, pip"], check=True)
 
-    monkeypatch.setattr(dependencies, "_pip", lambda *_: pytest.fail("installed again"))
+    monkeypatch.setattr(dependencies._Installation, "_pip", lambda *_: pytest.fail("installed again"))
     with model(store, config="useVenv: true") as restarted:
         assert install(restarted, python=sys.executable, cache=cache) == first
 
@@ -183,7 +188,7 @@ def test_virtual_environment_cut_off_while_it_was_made_is_made_anew(
 ) -> None:
     with model(store, config="useVenv: true") as archive:
         with monkeypatch.context() as patch:
-            patch.setattr(dependencies, "_pip", interrupt)
+            patch.setattr(dependencies._Installation, "_pip", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 install(archive, python=sys.executable, cache=tmp_path)
 
@@ -192,6 +197,42 @@ def test_virtual_environment_cut_off_while_it_was_made_is_made_anew(
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("config", ["", "useVenv: true"], ids=["beside", "venv"])
+def test_installation_that_is_interrupted_ends_at_once_and_leaves_no_process(
+    config: str, store: ModelStore, tmp_path: Path
+) -> None:
+    """The stop of a server waited for pip, for half an hour at most."""
+    interruption = Interruption()
+    slow = tmp_path / "python"
+    os.mkfifo(tmp_path / "begun")
+    slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/begun\nexec sleep 600\n")
+    slow.chmod(0o755)
+    with model(store, config=config) as archive, ThreadPoolExecutor() as threads:
+        installing = threads.submit(
+            install, archive, python=str(slow), cache=tmp_path / "cache", interruption=interruption
+        )
+        pid = int((tmp_path / "begun").read_text())
+        interruption.interrupt()
+        with pytest.raises(ShuttingDown):
+            installing.result(timeout=60)
+    assert not psutil.pid_exists(pid)
+
+
+def test_wait_for_another_server_that_installs_is_interrupted(store: ModelStore, tmp_path: Path) -> None:
+    class Refusing(Interruption):
+        def wait(self, seconds: float) -> None:
+            self.interrupt()
+            super().wait(seconds)
+
+    with model(store, config="useVenv: true") as archive:
+        install(archive, python=sys.executable, cache=tmp_path / "cache")
+        (lock,) = (tmp_path / "cache").glob("*.lock")
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(ShuttingDown):
+                install(archive, python=sys.executable, cache=tmp_path / "cache", interruption=Refusing())
 
 
 def test_other_requirements_get_an_environment_of_their_own(store: ModelStore, tmp_path: Path) -> None:

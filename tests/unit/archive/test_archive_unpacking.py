@@ -13,13 +13,16 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
 
+from torchserve_lite.archive.unpacking import unpack as unpacking
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
 from torchserve_lite.archive.unpacking.unpack import unpack
-from torchserve_lite.errors import InvalidArchive
+from torchserve_lite.core.shutdown import Interruption
+from torchserve_lite.errors import InvalidArchive, ShuttingDown
 
 from . import hostile
 from .hostile import tar_member, tar_of, zip_entry, zip_of
@@ -266,16 +269,37 @@ def test_archive_that_changes_while_it_is_unpacked_is_refused(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """22. What was hashed is what is loaded."""
-    hashed = hashlib.file_digest
+    hashed = unpacking._digest
 
-    def hash_then_change(file: object, name: str) -> object:
-        digest = hashed(file, name)  # type: ignore[arg-type]
-        path = Path(f"/proc/self/fd/{file.fileno()}").resolve()  # type: ignore[attr-defined]
-        os.utime(path, ns=(1, 1))
+    def hash_then_change(file: BufferedReader, interruption: Interruption) -> str:
+        digest = hashed(file, interruption)
+        os.utime(Path(f"/proc/self/fd/{file.fileno()}").resolve(), ns=(1, 1))
         return digest
 
-    monkeypatch.setattr(hashlib, "file_digest", hash_then_change)
+    monkeypatch.setattr(unpacking, "_digest", hash_then_change)
     assert "was changed while it was being unpacked" in refused(lambda folder: zip_of(folder, ("h.py", b"pass")))
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize("steps", [0, 1, 3, 5])
+def test_unpacking_that_is_interrupted_leaves_nothing(steps: int, pack: Callable[..., Path], tmp_path: Path) -> None:
+    """The stop of a server waited until gigabytes had been unpacked."""
+
+    class After(Interruption):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = steps
+
+        def check(self) -> None:
+            self.left -= 1
+            if self.left < 0:
+                self.interrupt()
+            super().check()
+
+    archive = pack(tmp_path, *((f"{name}.bin", os.urandom(2_000_000)) for name in "abc"))
+    with pytest.raises(ShuttingDown):
+        unpack(archive, tmp_path / "models/target", interruption=After())
+    assert not (tmp_path / "models/target").exists()
 
 
 def test_digest_is_that_of_the_file(tmp_path: Path) -> None:

@@ -17,27 +17,31 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
-from torchserve_lite.archive.unpacking.entries import ArchiveError, Entry, UnpackLimits, checked_parts, shown
+from torchserve_lite.archive.unpacking.entries import CHUNK, ArchiveError, Entry, UnpackLimits, checked_parts, shown
 from torchserve_lite.archive.unpacking.tar import tar_entries
 from torchserve_lite.archive.unpacking.zip import zip_entries
+from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unpack(archive: Path, target: Path, limits: UnpackLimits | None = None) -> str:
+def unpack(
+    archive: Path, target: Path, limits: UnpackLimits | None = None, interruption: Interruption | None = None
+) -> str:
     """Makes the folder ``target`` from ``archive`` and returns the archive's SHA-256. When that fails,
     nothing is left at ``target``.
 
     The digest and the content come from one open file, and the file must not have changed in between.
     """
-    limits = limits or UnpackLimits()
+    limits, interruption = limits or UnpackLimits(), interruption or Interruption()
+    interruption.check()
     with _as_invalid_archive(archive), _opened(archive) as file, _new_folder(target) as root:
         before = _fingerprint(file)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(file, interruption)
         allowance = limits.allowance(os.fstat(file.fileno()).st_size)
-        extraction = Extraction(root, limits, allowance)
+        extraction = Extraction(root, limits, allowance, interruption)
         for entry in _entries(file, limits, allowance):
             extraction.add(entry)
         if _fingerprint(file) != before:
@@ -45,13 +49,22 @@ def unpack(archive: Path, target: Path, limits: UnpackLimits | None = None) -> s
     return digest
 
 
+def _digest(file: BufferedReader, interruption: Interruption) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        interruption.check()
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 class Extraction:
     """Writes entries below the folder open as ``root``, and nowhere else."""
 
-    def __init__(self, root: int, limits: UnpackLimits, allowance: int) -> None:
+    def __init__(self, root: int, limits: UnpackLimits, allowance: int, interruption: Interruption) -> None:
         self._root = root
         self._limits = limits
         self._allowance = allowance
+        self._interruption = interruption
         self._taken: dict[str, str] = {}  # path as a case-blind file system sees it -> path
         self._folders: set[str] = set()
 
@@ -85,7 +98,15 @@ class Extraction:
         with self._folder(parts[:-1]) as parent:
             mode = 0o755 if entry.executable else 0o644  # never setuid, never writable by others
             with open(os.open(parts[-1], _CREATE_FILE, mode, dir_fd=parent), "wb") as file:
-                _copy(entry, file)
+                self._copy(entry, file)
+
+    def _copy(self, entry: Entry, file: BufferedWriter) -> None:
+        written = 0
+        for chunk in entry.chunks():
+            self._interruption.check()
+            written += file.write(chunk)
+        if written != entry.size:
+            raise ArchiveError(f"its entry {shown(entry.name)} should have {entry.size:,} bytes and has {written:,}")
 
     def _take(self, path: str) -> None:
         """Two entries of one name, or of names that some file systems hold for one, have no single meaning."""
@@ -105,14 +126,6 @@ class Extraction:
                 folder = os.open(name, _OPEN_FOLDER, dir_fd=folder)
                 opened.callback(os.close, folder)
             yield folder
-
-
-def _copy(entry: Entry, file: BufferedWriter) -> None:
-    written = 0
-    for chunk in entry.chunks():
-        written += file.write(chunk)
-    if written != entry.size:
-        raise ArchiveError(f"its entry {shown(entry.name)} should have {entry.size:,} bytes and has {written:,}")
 
 
 def _entries(file: BufferedReader, limits: UnpackLimits, allowance: int) -> Iterator[Entry]:
