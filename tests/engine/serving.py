@@ -58,7 +58,7 @@ class Served:
 
     async def surroundings(self) -> dict[str, Any]:
         """What the handler sees around it."""
-        told: dict[str, Any] = json.loads(await self.ask(b"surroundings"))
+        told: dict[str, Any] = json.loads(bytes(await self.ask(b"surroundings")))
         return told
 
     @property

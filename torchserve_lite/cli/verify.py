@@ -81,12 +81,12 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
         raise ServingError(
             f"The request was not answered: {error}. What the handler and its worker had to say stands above."
         ) from error
-    body = response.body
+    body = bytes(response.body)
     if response.stream is not None:
         async with response.stream as pieces:
             body += b"".join([piece async for piece in pieces])
     print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
-    print(_shown(bytes(body)))
+    print(_shown(body))
     if response.status >= 400:
         raise ServingError(f"The handler answered with status {response.status}.")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torchserve_lite.errors import ServingError
 
-Buffer = bytes | bytearray
+Buffer = bytes | bytearray | memoryview
 """Bytes that nobody changes any more, wherever they lie."""
 
 _MOST_BYTES = 256 * 1024  # that wait for a slow reader, besides the piece that goes over it

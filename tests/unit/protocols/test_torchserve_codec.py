@@ -13,7 +13,7 @@ from tests.conftest import KEY
 from torchserve_lite.core.models import WorkerState
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.errors import BadRequest, RouteNotFound
-from torchserve_lite.protocols.http.requests import check_target
+from torchserve_lite.protocols.http.requests import check_head
 from torchserve_lite.protocols.http.torchserve import split_path
 
 from .conftest import LIMIT, Front, listening
@@ -188,9 +188,25 @@ async def test_every_part_of_one_name_is_kept_in_order(front: Front) -> None:
 
 @pytest.mark.parametrize("path", ["/invocations", "/models/tiny/invoke", "/tiny/predict", "/tiny/2.0/predict"])
 async def test_query_arguments_are_parts_and_none_is_lost(front: Front, path: str) -> None:
-    await front.post(f"{path}?a=1&a=2&model_name=tiny&b=%C3%B6", b"7")
+    await front.post(f"{path}?a=1&a=2&model_name=tiny&b=%C3%B6&c=%FF&d=%zz", b"7")
     expected = [Part("a", b"1"), Part("a", b"2"), Part("model_name", b"tiny"), Part("b", "\u00f6".encode())]
-    assert list(front.asked.parts)[:4] == expected
+    assert list(front.asked.parts)[:6] == [*expected, Part("c", b"\xff"), Part("d", b"%zz")]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b'Content-Disposition: form-data; name="a"; name="b"',
+        b'Content-Disposition: form-data; name="a"; filename=x; FileName=y',
+        b'Content-Disposition: form-data; name="a"\r\ncontent-disposition: form-data; name="b"',
+        b'Content-Disposition: form-data; name="a"\r\nContent-Type: text/plain\r\nContent-Type: image/png',
+    ],
+)
+async def test_part_that_says_a_thing_in_two_ways_is_refused(front: Front, head: bytes) -> None:
+    """The last one won, in silence."""
+    answer = await front.post("/predictions/tiny", multipart(head + b"\r\n\r\n7"), headers=MULTIPART)
+    assert answer.status == 400
+    assert front.engine.jobs == []
 
 
 @pytest.mark.parametrize(
@@ -286,7 +302,7 @@ async def test_target_that_is_no_utf_8_is_refused(front: Front, target: bytes, r
 def test_target_that_cannot_be_encoded_is_refused_whoever_parsed_it(target: str) -> None:
     """aiohttp's parser in C refuses it already; the one in Python, for machines without a wheel, lets it through."""
     with pytest.raises(BadRequest, match="percent-encode"):
-        check_target(make_mocked_request("GET", target))
+        check_head(make_mocked_request("GET", target))
 
 
 @pytest.mark.parametrize("escaped", ["%FF", "%ED%A0%80", "%C3", "%00", "..", "%2e%2e%2f", "%252e", "%F0%9F%A6%8A"])

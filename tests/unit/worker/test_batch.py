@@ -38,10 +38,10 @@ def replies_of(runner: BatchRunner, *calls: Call) -> list[Reply]:
     return [answer.reply for answer in answers if answer.last]
 
 
-def body_of(reply: Reply) -> Buffer:
+def body_of(reply: Reply) -> bytes:
     """Of a reply that has not been sent: on the link, its place in the frame stands for a large one."""
     assert not isinstance(reply.body, int)
-    return reply.body
+    return bytes(reply.body)
 
 
 def fail_on_early(answers: Sequence[Answer]) -> None:

@@ -12,6 +12,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from torchserve_lite.core.requests import Part
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.errors import BadRequest
 
 _MOST_FIELDS = 1000
@@ -20,10 +21,10 @@ _LONGEST_HEADERS = 8190  # bytes of one part's headers, as aiohttp allows a requ
 _PARAMETER = re.compile(r';\s*(?P<name>[^\s=;"]+)\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^;"\s]*))\s*', re.S)
 
 
-def urlencoded(body: bytes) -> list[Part]:
+def urlencoded(body: bytes | bytearray) -> list[Part]:
     if body.count(b"&") >= 2 * _MOST_FIELDS or len(fields := [f for f in body.split(b"&") if f]) > _MOST_FIELDS:
-        raise BadRequest(f"The form has more than {_MOST_FIELDS} fields.")
-    pairs = (field.replace(b"+", b" ").partition(b"=") for field in fields)
+        raise BadRequest(f"The form, or the query, has more than {_MOST_FIELDS} fields.")
+    pairs = (bytes(field).replace(b"+", b" ").partition(b"=") for field in fields)
     return [Part(_text(unquote_to_bytes(name)), unquote_to_bytes(value)) for name, _, value in pairs]
 
 
@@ -37,8 +38,10 @@ def boundary_of(content_type: str) -> bytes | None:
     return boundary.encode("latin-1", "replace")
 
 
-def multipart(body: bytes, boundary: bytes) -> list[Part]:
-    """Every part, in order, also of one name. Preamble and epilogue are passed over, as the standard says."""
+def multipart(body: bytes | bytearray, boundary: bytes) -> list[Part]:
+    """Every part, in order, also of one name: views of the body, which may be large. Preamble and epilogue are passed
+    over, as the standard says."""
+    whole = memoryview(body)
     delimiter = re.compile(rb"(?:\A|\r\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r\n|\Z)")
     found = delimiter.search(body)
     parts: list[Part] = []
@@ -57,19 +60,21 @@ def multipart(body: bytes, boundary: bytes) -> list[Part]:
                 )
         found = delimiter.search(body, head_end + 2)
         if found is not None:
-            parts.append(_part(body[begin : max(begin, head_end)], body[head_end + 4 : found.start()], len(parts) + 1))
+            head = bytes(whole[begin : max(begin, head_end)])
+            parts.append(_part(head, whole[head_end + 4 : found.start()], len(parts) + 1))
     if found is None:
         raise BadRequest("The multipart body cannot be read: its boundary is missing, or the one that ends it is.")
     return parts
 
 
-def _part(head: bytes, data: bytes, number: int) -> Part:
+def _part(head: bytes, data: memoryview, number: int) -> Part:
     headers: dict[str, str] = {}
     for line in re.sub(rb"\r\n[ \t]+", b" ", head).split(b"\r\n") if head else ():
         name, colon, value = _text(line).partition(":")
         if not colon or not name.strip():
             raise BadRequest(f"A header of part {number} of the multipart body is no header: it has no name and colon.")
-        headers[name.strip().lower()] = value.strip()
+        if headers.setdefault(name.strip().lower(), value.strip()) != value.strip():
+            raise BadRequest(f"Part {number} of the multipart body has two headers {name.strip()!r:.80}.")
     disposition = _parameters(headers.get("content-disposition", ""), f"Content-Disposition of part {number}")
     kind = headers.get("content-type", "application/octet-stream").partition(";")[0].strip()
     if kind.lower().startswith("multipart/"):
@@ -82,13 +87,13 @@ def _part(head: bytes, data: bytes, number: int) -> Part:
     return Part(name, _decoded(data, headers.get("content-transfer-encoding", ""), number), kind if is_file else "")
 
 
-def _decoded(data: bytes, encoding: str, number: int) -> bytes:
+def _decoded(data: memoryview, encoding: str, number: int) -> Buffer:
     try:
         match encoding.lower():
             case "" | "binary" | "8bit" | "7bit":
                 return data
             case "base64":
-                return base64.b64decode(b"".join(data.split()), validate=True)
+                return base64.b64decode(b"".join(bytes(data).split()), validate=True)
             case "quoted-printable":
                 return binascii.a2b_qp(data)
     except ValueError as error:
@@ -110,7 +115,8 @@ def _parameters(value: str, where: str) -> dict[str, str]:
                 raise BadRequest(f"The {where} of the form cannot be read: {value[position : position + 80]!r}.")
             break
         text = match["plain"] if match["quoted"] is None else re.sub(r'\\(["\\])', r"\1", match["quoted"])
-        found[match["name"].lower()] = text
+        if found.setdefault(match["name"].lower(), text) != text:
+            raise BadRequest(f"The {where} of the form has {match['name']!r:.80} twice.")
         position = match.end()
     if "name*" in found:  # RFC 5987: charset'language'percent-encoded
         found["name"] = _text(unquote_to_bytes(found["name*"].rpartition("'")[2]))

@@ -56,7 +56,7 @@ class ManagementRoutes:
         """The handler's own description; ``{}`` when it gives none."""
         question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, ())
         try:
-            answer = json.loads((await self._plane.infer(question)).body)
+            answer = json.loads(bytes((await self._plane.infer(question)).body))
         except ValueError:
             return {}
         return answer if isinstance(answer, dict) else {}

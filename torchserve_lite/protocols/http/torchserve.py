@@ -11,6 +11,7 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http import forms
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.exchange import json_answer
 from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
@@ -56,7 +57,7 @@ class TorchServeRoutes:
     async def invocations(self, request: web.Request) -> InferenceResponse:
         """The model is named by the query or a form field, or it is the only one loaded at start."""
         parts = await self._parts_with_query(request)
-        named = next((part.data.decode("utf-8", "replace") for part in parts if part.name == "model_name"), None)
+        named = next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), "")
         if named:
             return await self._invoke(request, named, None, parts)
         startup = [model.name for model in await self._plane.models() if model.loaded_at_startup]
@@ -66,8 +67,8 @@ class TorchServeRoutes:
 
     async def _parts_with_query(self, request: web.Request) -> Sequence[Part]:
         check_method(request)
-        arguments = [Part(name, value.encode()) for name, value in request.query.items()]
-        return [*arguments, *await self._bodies.parts(request)]
+        query = request.raw_path.partition("#")[0].partition("?")[2]
+        return [*forms.urlencoded(query.encode()), *await self._bodies.parts(request)]
 
     async def _invoke(
         self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
