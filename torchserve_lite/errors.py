@@ -3,7 +3,9 @@
 ServingError
 ├── BadRequest                 the request cannot be understood
 │   ├── InvalidInput           what is in it cannot be given to the handler
-│   ├── BodyTooLarge, BodyTooSlow, ExpectationFailed
+│   ├── BodyTooLarge, BodyTooSlow, HeadTooSlow, ExpectationFailed
+│   ├── MalformedRequest       where it ends is in doubt
+│   │   └── UnknownCoding
 │   └── ConfigurationError     a setting cannot be used (start-up)
 ├── RouteNotFound, MethodNotAllowed
 ├── NotFound
@@ -13,7 +15,7 @@ ServingError
 ├── Conflict                   already registered
 ├── InvalidArchive             an archive or its manifest cannot be used
 ├── Unavailable                not now; carries when to come back
-│   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown
+│   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
 │   └── ModelFailed            they are tried no more
 ├── DeadlineExceeded           the client's own time limit passed
@@ -57,6 +59,20 @@ class BodyTooSlow(BadRequest):
             f"The request body comes too slowly: fewer than {least} bytes in {window:g} s (slow_client_seconds, "
             "slow_client_bytes_per_second)."
         )
+
+
+class HeadTooSlow(BadRequest):
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"The request's headers were not complete after {limit:g} s (slow_header_seconds).")
+
+
+class MalformedRequest(BadRequest):
+    """What follows it on its connection is not looked at: two readers may disagree on where it begins."""
+
+
+class UnknownCoding(MalformedRequest):
+    def __init__(self, codings: str) -> None:
+        super().__init__(f"The header Transfer-Encoding is {codings!r:.80}; only chunked is understood.")
 
 
 class ExpectationFailed(BadRequest):
@@ -156,6 +172,15 @@ class ModelLoading(Unavailable):
 class ShuttingDown(Unavailable):
     def __init__(self) -> None:
         super().__init__("The server is shutting down.")
+
+
+class TooManyConnections(Unavailable):
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many clients are connected: the server's limit of open files is reached (ulimit -n). Try again later."
+        )
 
 
 class DeadlineExceeded(ServingError):

@@ -70,10 +70,14 @@ class Core:
 async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
-        raise_descriptor_limit()  # the fork server was started before, so forked workers keep the operator's limit
+        # The fork server was started before, so forked workers keep the operator's limit
+        clients = raise_descriptor_limit().for_clients
         shutdown = Shutdown(config.http.shutdown_grace)
         core = await stack.enter_async_context(serving_core(config, shutdown))
-        front = HttpFrontEnd(config.http, core.plane, core.manager, core.metrics, AccessLog(access_lines), shutdown)
+        log_lines = AccessLog(access_lines)
+        front = HttpFrontEnd(
+            config.http, core.plane, core.manager, core.metrics, log_lines, shutdown, most_clients=clients
+        )
         await stack.enter_async_context(front.serving())
         progress.listening(front.addresses)
         stack.callback(progress.stopping)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +104,11 @@ async def running(
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
     flags: Sequence[str] = (),
+    most_files: int | None = None,
 ) -> AsyncIterator[Server]:
-    """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded."""
+    """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded. ``most_files``:
+    as ``ulimit -n`` would set it."""
+    limit_files = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most_files, most_files)) if most_files else None
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -116,6 +121,7 @@ async def running(
         env=environment_for(folder, environment or {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=limit_files,
     )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
         server = Server(process, client)

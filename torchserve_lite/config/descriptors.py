@@ -7,6 +7,7 @@ import resource
 from dataclasses import dataclass
 
 _ENOUGH = 4096  # with fewer, a server of some renown will meet the limit
+_KEPT_BACK = 64  # at least, where the limit is small
 _MOST = 1024 * 1024  # where there is no hard limit; the kernel's own (fs.nr_open)
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,11 @@ class DescriptorLimits:
 
     original: tuple[int, int]
     usable: int
+
+    @property
+    def for_clients(self) -> int:
+        """A quarter is kept back: a worker has about ten, a restart needs as many again, and files are opened too."""
+        return self.usable - max(self.usable // 4, min(_KEPT_BACK, self.usable // 2))
 
 
 def raise_descriptor_limit() -> DescriptorLimits:

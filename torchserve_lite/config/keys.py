@@ -89,6 +89,7 @@ _TABLE = (
     _key("metrics_address", address(8082), "http://127.0.0.1:8082", "http.metrics"),
     _key("max_request_size", integer(1), "6553500", "http.max_request_size"),
     _key("slow_client_seconds", seconds, "30", "http.slow_client_seconds"),
+    _key("slow_header_seconds", seconds, "30", "http.slow_header_seconds"),
     _key("slow_client_bytes_per_second", number(), "500", "http.slow_client_rate"),
     _key("cors_allowed_origin", header_value, "", "http.cors.access-control-allow-origin"),
     _key("cors_allowed_methods", header_value, "", "http.cors.access-control-allow-methods"),

@@ -31,6 +31,7 @@ class HttpConfig:
     enable_metrics_api: bool = True
     max_request_size: int = 6553500
     slow_client_seconds: float = 30.0
+    slow_header_seconds: float = 30.0  # from the first byte of a request to the end of its headers
     slow_client_rate: float = 500.0  # bytes a second, on average over slow_client_seconds, below which a client is cut
     cors: Mapping[str, str] = field(default_factory=dict)  # access-control-allow-... header -> value
     shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from torchserve_lite.config.descriptors import raise_descriptor_limit
+from torchserve_lite.config.descriptors import DescriptorLimits, raise_descriptor_limit
 
 _UNLIMITED = resource.RLIM_INFINITY
 
@@ -48,6 +48,13 @@ def test_soft_limit_becomes_the_hard_one(
     found = raise_descriptor_limit()
     assert limits.now == after
     assert (found.original, found.usable) == (before, usable)
+
+
+@pytest.mark.parametrize(
+    ("usable", "for_clients"), [(64, 32), (128, 64), (256, 192), (1024, 768), (20_000, 15_000), (1024**2, 786_432)]
+)
+def test_descriptors_are_kept_back_from_clients(usable: int, for_clients: int) -> None:
+    assert DescriptorLimits((usable, usable), usable).for_clients == for_clients
 
 
 @pytest.mark.parametrize(("hard", "said"), [(1024, True), (4095, True), (4096, False)])

@@ -80,7 +80,7 @@ class FakeManager:
 class Front:
     """A front end that listens, with a client for it."""
 
-    def __init__(self, config: HttpConfig) -> None:
+    def __init__(self, config: HttpConfig, most_clients: int) -> None:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
@@ -91,8 +91,9 @@ class Front:
         self.manager = FakeManager(self.engine, self.registry)
         plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
+        manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
-        self.http = HttpFrontEnd(config, plane, self.manager, self.metrics, log, shutdown)  # type: ignore[arg-type]
+        self.http = HttpFrontEnd(config, plane, manager, self.metrics, log, shutdown, most_clients=most_clients)
         self.access_log = log
         self.client: aiohttp.ClientSession
 
@@ -137,11 +138,11 @@ class Front:
 
 
 @asynccontextmanager
-async def listening(**config: Any) -> AsyncIterator[Front]:
+async def listening(*, most_clients: int = 1000, **config: Any) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
     roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
     facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
-    front = Front(HttpConfig(**facts))
+    front = Front(HttpConfig(**facts), most_clients)
     async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client
         yield front

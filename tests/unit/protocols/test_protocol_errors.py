@@ -17,6 +17,8 @@ CLASSES = [value for value in vars(errors).values() if isinstance(value, type) a
 EXAMPLES: dict[type[Exception], Exception] = {
     errors.BodyTooLarge: errors.BodyTooLarge(100),
     errors.BodyTooSlow: errors.BodyTooSlow(100, 30.0),
+    errors.HeadTooSlow: errors.HeadTooSlow(30.0),
+    errors.TooManyConnections: errors.TooManyConnections(),
     errors.RouteNotFound: errors.RouteNotFound(),
     errors.MethodNotAllowed: errors.MethodNotAllowed(("GET", "PUT")),
     errors.ModelNotFound: errors.ModelNotFound("m"),

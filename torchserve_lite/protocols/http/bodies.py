@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import Part
-from torchserve_lite.errors import BadRequest, BodyTooLarge, BodyTooSlow, ExpectationFailed
+from torchserve_lite.errors import BodyTooLarge, BodyTooSlow, ExpectationFailed, MalformedRequest
 from torchserve_lite.protocols.http import forms
 from torchserve_lite.protocols.http.requests import header, media_type
 
@@ -20,13 +20,18 @@ _CONTINUED = web.RequestKey("100 Continue has been sent", bool)
 
 def check_expectation(request: web.Request) -> None:
     expectation = header(request, "Expect")
-    if expectation and expectation.lower() != "100-continue":
+    if any(one.strip().lower() not in ("", "100-continue") for one in expectation.split(",")):
         raise ExpectationFailed(expectation)
 
 
 def awaits_continue(request: web.Request) -> bool:
-    """The client holds its body back until it is asked for it, and has not been."""
-    return "Expect" in request.headers and _CONTINUED not in request
+    """The client holds its body back until it is asked for it, and has not been. HTTP/1.0 has no such thing."""
+    return (
+        "Expect" in request.headers
+        and _CONTINUED not in request
+        and request.version != HttpVersion10
+        and not request.content.is_eof()
+    )
 
 
 class Bodies:
@@ -37,13 +42,13 @@ class Bodies:
         self._window = config.slow_client_seconds
         self._least = int(config.slow_client_seconds * config.slow_client_rate)
 
-    async def read(self, request: web.Request) -> bytes:
+    async def read(self, request: web.Request) -> bytearray:
         """The body as it came off the wire. A client that waits for leave to send it gets that here, after its model
         and its announced length have been looked at."""
         if (request.content_length or 0) > self._limit:
             raise BodyTooLarge(self._limit)
         content = request.content
-        if awaits_continue(request) and not content.is_eof():
+        if awaits_continue(request):
             request[_CONTINUED] = True
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # what aiohttp counts is the answer
@@ -59,11 +64,14 @@ class Bodies:
                     if len(body) >= pace_is_kept and self._least:
                         pace_is_kept = len(body) + self._least
                         pace.reschedule(loop.time() + self._window)
+            if (broken := content.exception()) is not None:
+                raise broken
         except TimeoutError:
             raise BodyTooSlow(self._least, self._window) from None
         except (web.RequestPayloadError, HttpProcessingError) as error:
-            raise BadRequest(f"The request body cannot be read: {str(error).splitlines()[0]}") from error
-        return bytes(body)
+            reason = (str(error).splitlines() or [""])[0].rstrip(":. ")
+            raise MalformedRequest(f"The request body cannot be read: {reason}.") from error
+        return body
 
     async def parts(self, request: web.Request) -> Sequence[Part]:
         """The parts of a form, or one part ``body``."""

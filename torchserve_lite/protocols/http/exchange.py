@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import re
+from http import HTTPStatus
 from time import perf_counter
 from typing import cast
 
@@ -16,7 +17,7 @@ from multidict import CIMultiDict
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import AnswerStream, Buffer
-from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
+from torchserve_lite.errors import BadRequest, BodyTooLarge, BodyTooSlow, MalformedRequest, RouteNotFound, ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
@@ -24,7 +25,7 @@ from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
 from torchserve_lite.protocols.http.connections import Connection
 from torchserve_lite.protocols.http.raw_response import RawResponse, one_line
-from torchserve_lite.protocols.http.requests import REQUEST_ID, check_target
+from torchserve_lite.protocols.http.requests import REQUEST_ID, check_head
 from torchserve_lite.protocols.http.routing import Handler
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -36,6 +37,7 @@ _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
 _WITHOUT_A_BODY = (204, 304)
+_UNREAD = (BodyTooLarge, BodyTooSlow, MalformedRequest)  # the rest of such a request would be taken for the next one
 _COMMON = {
     "Pragma": "no-cache",
     "Cache-Control": "no-cache; no-store, must-revalidate, private",
@@ -79,18 +81,21 @@ class Exchange:
         begun = perf_counter()
         request[REQUEST_ID] = new_request_id()
         self.in_progress += 1
-        cast(Connection, request.protocol).asked = True
+        close = False
+        connection = cast(Connection, request.protocol)
+        connection.begin_request()
         try:
             try:
-                check_target(request)
+                check_head(request)
                 check_expectation(request)
                 answer = await handler(request)
                 if not 200 <= answer.status <= 599:
                     raise ServingError(f"The handler set the status {answer.status}; an answer has 200 to 599.")
             except Exception as error:
                 answer = self._refusal(request, error, form)
+                close = isinstance(error, _UNREAD)
             try:
-                response = await self._send(request, answer)
+                response = await self._send(request, answer, close=close)
             except ConnectionError:  # the client has gone, and nobody else has to hear of it
                 response = RawResponse(answer.status, keep_alive=False)
             finally:
@@ -98,6 +103,7 @@ class Exchange:
                     answer.stream.close()
         finally:
             self.in_progress -= 1
+            connection.end_request()
         self._metrics.count_response(response.status)
         self._access_log.add(request, response.status, perf_counter() - begun)
         return response
@@ -122,15 +128,23 @@ class Exchange:
         self._metrics.count_response(reply.status)
         return web.Response(body=reply.json, status=reply.status, headers=headers)
 
+    def last_words(self, error: ServingError) -> bytes:
+        """The same to a client that has sent no request yet, and is not served."""
+        reply = reply_to(error)
+        self._metrics.count_response(reply.status)
+        fields = {"Content-Type": JSON, "Content-Length": str(len(reply.json)), "x-request-id": new_request_id()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in (*fields.items(), *reply.headers))
+        head = f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{lines}Connection: close\r\n"
+        return f"{head}{self._common_lines}\r\n".encode() + reply.json
+
     def _refusal(self, request: web.Request, error: Exception, form: ErrorForm) -> InferenceResponse:
         if not isinstance(error, ServingError):
             log.error("%s %s failed unexpectedly", request.method, request.path, exc_info=error)
         reply = reply_to(error, form)
         return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
-    async def _send(self, request: web.Request, answer: InferenceResponse) -> web.StreamResponse:
-        unread = answer.status in (408, 413) or awaits_continue(request)  # the rest would be taken for a request
-        close = self._health.stopping or unread
+    async def _send(self, request: web.Request, answer: InferenceResponse, *, close: bool) -> web.StreamResponse:
+        close = close or self._health.stopping or awaits_continue(request) or request.content.exception() is not None
         headers = self._own_headers(answer)
         connection = cast(Connection, request.protocol)
         connection.written += len(answer.body)

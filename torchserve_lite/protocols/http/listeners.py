@@ -19,7 +19,7 @@ from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.connections import Connection, SlowReaders, stop_accepting
+from torchserve_lite.protocols.http.connections import Clients, Connection, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
@@ -46,7 +46,10 @@ class HttpFrontEnd:
         metrics: ServerMetrics,
         access_log: AccessLog,
         shutdown: Shutdown,
+        *,
+        most_clients: int,
     ) -> None:
+        """``most_clients``: how many connections may be open at once."""
         self._config = config
         self._plane = plane
         self._manager = manager
@@ -54,6 +57,7 @@ class HttpFrontEnd:
         self._access_log = access_log
         self._shutdown = shutdown
         self._health = Health(plane)
+        self._clients = Clients(most_clients)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
@@ -138,7 +142,9 @@ class HttpFrontEnd:
         def connect() -> Connection:
             return Connection(
                 server,
-                exchange.refuse,
+                exchange,
+                self._clients,
+                self._config.slow_header_seconds,
                 loop=loop,
                 access_log=None,
                 auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from torchserve_lite.core.requests import Envelope, Headers, InferenceRequest, Part, Verb
-from torchserve_lite.errors import BadRequest, MethodNotAllowed
+from torchserve_lite.errors import BadRequest, MalformedRequest, MethodNotAllowed, UnknownCoding
 
 INFER_METHODS = ("POST", "PUT", "GET")
 READ = ("GET", "HEAD")
 REQUEST_ID = web.RequestKey("x-request-id", str)
 _TIMEOUT = "X-Request-Timeout-Ms"
+_HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)  # RFC 3986: a name or an address, and a port
 
 
 def wire_headers(request: web.Request) -> Headers:
@@ -21,9 +23,10 @@ def wire_headers(request: web.Request) -> Headers:
 
 
 def header(request: web.Request, name: str) -> str:
-    """A header's text, empty when it is absent. aiohttp smuggles bytes that are no UTF-8 through as surrogates, which
-    nothing can encode again: such a text is read as Latin-1, as in ``wire_headers``."""
-    value = request.headers.get(name, "")
+    """A header's text, empty when it is absent; all of them when it is repeated. aiohttp smuggles bytes that are no
+    UTF-8 through as surrogates, which nothing can encode again: such a text is read as Latin-1, as in
+    ``wire_headers``."""
+    value = ", ".join(request.headers.getall(name, ()))
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
@@ -32,8 +35,21 @@ def media_type(request: web.Request) -> str:
     return header(request, "Content-Type").partition(";")[0].strip()
 
 
-def check_target(request: web.Request) -> None:
-    """Model names, versions and query arguments come from here, and must be text that can be encoded again."""
+def check_head(request: web.Request) -> None:
+    """What aiohttp lets through and a proxy before us may read in another way; and the target, of which model names and
+    versions are made: it must be text that can be encoded again."""
+    if request.version not in (HttpVersion10, HttpVersion11):
+        raise MalformedRequest(
+            f"HTTP/{request.version.major}.{request.version.minor} is not understood: send HTTP/1.1."
+        )
+    if "Transfer-Encoding" in request.headers:
+        codings = header(request, "Transfer-Encoding")
+        if codings.lower() != "chunked":
+            raise UnknownCoding(codings)
+        if request.version == HttpVersion10:
+            raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
+    if not _HOST.fullmatch(host := header(request, "Host")):
+        raise MalformedRequest(f"The header Host is {host!r:.80}, which is no host.")
     target = request.raw_path
     if not target.isascii():
         try:
