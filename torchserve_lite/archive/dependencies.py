@@ -20,6 +20,7 @@ from pathlib import Path
 from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, for_pip, read_requirements
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
+from torchserve_lite.core.shortening import MESSAGE, shortened
 from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive
 
@@ -61,7 +62,9 @@ def install(archive: Archive, *, python: str, cache: Path, interruption: Interru
     except (OSError, ValueError) as error:  # a full disk, an interpreter that is gone or says other things than asked
         raise InvalidArchive(archive.url, f"the packages it asks for cannot be installed: {error}") from error
     except _CommandFailed as error:
-        raise InvalidArchive(archive.url, f"{error.doing} failed for model {model}.\n{error.output}") from error
+        raise InvalidArchive(
+            archive.url, f"{error.doing} failed for model {model}.\n{shortened(error.output, MESSAGE)}"
+        ) from error
 
 
 class _CommandFailed(Exception):

@@ -184,7 +184,8 @@ class BatchRunner:
 
     def _too_large(self, reply: Reply) -> str:
         assert not isinstance(reply.body, int)
-        size, limit = len(reply.body), self._load.max_response_size
+        size, limit = len(reply.body) + len(reply.reason), self._load.max_response_size
+        size += sum(len(name) + len(value) for name, value in reply.headers)
         return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
 
 

@@ -9,6 +9,7 @@ import logging
 
 from ts.utils.util import PredictionException
 
+from torchserve_lite.core.shortening import MESSAGE, shortened
 from torchserve_lite.ipc.messages import FailureKind, Reply
 from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import status_of
@@ -43,7 +44,7 @@ class Failures:
 
 
 def failed(message: str, kind: FailureKind = FailureKind.HANDLER, code: int = 0) -> Reply:
-    return Reply(message.encode("utf-8", "replace"), code, failure=kind)
+    return Reply(shortened(message, MESSAGE).encode("utf-8", "replace"), code, failure=kind)
 
 
 def out_of_memory() -> Reply:

@@ -8,6 +8,7 @@ import select
 import sys
 from contextlib import suppress
 
+from torchserve_lite.core.shortening import REPORT, shortened
 from torchserve_lite.ipc.log_lines import marked
 
 _PATIENCE = 1.0  # seconds for a full pipe that a handler has made non-blocking
@@ -49,8 +50,10 @@ def set_up_logging() -> None:
 def report(level: int, message: str) -> None:
     """The server's own words, past everything that a handler controls: logging, ``sys.stderr``, descriptor 2.
 
-    Never raises. In a thread of the server, where there is no process of our own, it is a line of the model's log.
+    Never raises, and is short enough to be read. In a thread of the server, where there is no process of our own, it
+    is a line of the model's log.
     """
+    message = shortened(message, REPORT)
     if _standard_error is None:
         logging.getLogger("MODEL_LOG").log(level, "%s", message)
         return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchserve_lite.archive.installation import advice_on
+from torchserve_lite.core.shortening import MESSAGE, REPORT, shortened
 
 _STAGES = ("initialize", "handle", "preprocess", "inference", "postprocess", "explain_handle")
 _UNPACKED = re.compile(r"/models/[0-9a-f]{32}/")  # an archive's files lie where nobody knows, or will find them
@@ -43,13 +45,16 @@ def explain_failure(error: BaseException, model: str = "", folder: str = "") -> 
 def _explained(error: BaseException, model: str, folder: str) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     stages = [frame.name for frame in summary.stack if frame.name in _STAGES]
-    _fold(summary)
-    place = _name_archive(summary, model, folder) if folder else ""
-    text = " ".join(text_of(error).split())  # torch tells a wrong state dict in many lines
+    places = []
+    for one in _with_causes(summary):
+        _fold(one)
+        places.append(_name_archive(one, model, folder) if folder else "")
+    text = " ".join(shortened(text_of(error), MESSAGE).split())  # torch tells a wrong state dict in many lines
     cause = f"{class_name(error)}: {text}" if text else class_name(error)
     if advice := advice_on(error):
         cause = f"{cause.rstrip('.')}. {advice}."
-    return Failure(cause, "".join(summary.format()).rstrip(), place, stages[-1] if stages else "")
+    whole = shortened("".join(summary.format()).rstrip(), REPORT)
+    return Failure(cause, whole, places[0], stages[-1] if stages else "")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -76,20 +81,26 @@ def sendable_text(value: object) -> str:
     return text_of(value).encode("utf-8", "backslashreplace").decode()
 
 
+def _with_causes(summary: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """Without recursion: a handler that tries again and again may have made a chain of thousands."""
+    pending: list[traceback.TracebackException | None] = [summary]
+    while pending:
+        if (one := pending.pop()) is not None:
+            yield one
+            pending += [one.__context__, one.__cause__]
+
+
 def _fold(summary: traceback.TracebackException) -> None:
-    """Drops leading frames that are ours or the import machinery's, here and in the causes."""
+    """Drops leading frames that are ours or the import machinery's."""
     frames = list(summary.stack)
     keep = 0 if issubclass(summary.exc_type, SyntaxError) else 1  # a syntax error names its own file and line
     while len(frames) > keep and _is_framework(frames[0]):
         frames.pop(0)
     summary.stack = traceback.StackSummary.from_list(frames)
-    for cause in (summary.__cause__, summary.__context__):
-        if cause is not None:
-            _fold(cause)
 
 
 def _name_archive(summary: traceback.TracebackException, model: str, folder: str) -> str:
-    """Names the archive in the frames of its code, here and in the causes; gives the innermost place in it."""
+    """Names the archive in the frames of its code; gives the innermost place in it."""
     place = ""
     shown = f"{model}.mar!" if _UNPACKED.search(f"{folder}/") else f"{folder}/"
     for frame in summary.stack:
@@ -100,9 +111,6 @@ def _name_archive(summary: traceback.TracebackException, model: str, folder: str
     if syntax_error_in is not None and syntax_error_in.startswith(f"{folder}/"):
         summary.filename = shown + syntax_error_in.removeprefix(f"{folder}/")
         place = f"{summary.filename}:{summary.lineno}"
-    for cause in (summary.__cause__, summary.__context__):
-        if cause is not None:
-            _name_archive(cause, model, folder)
     return place
 
 

@@ -250,6 +250,14 @@ def test_failure_comes_with_the_last_lines_of_pip(store: ModelStore, tmp_path: P
     assert "no-such-package==7.0" in str(refusal.value)
 
 
+def test_failure_is_told_at_a_length_that_can_be_read(store: ModelStore, tmp_path: Path) -> None:
+    """Of pip's last lines each may be as long as a requirement."""
+    requirement = f"no-such-package @ file:///{'x' * 200_000}"
+    with model(store, requirement) as archive, pytest.raises(InvalidArchive) as refusal:
+        install(archive, python=sys.executable, cache=tmp_path)
+    assert len(str(refusal.value)) < 10_000
+
+
 def test_interpreter_that_cannot_make_an_environment_is_reported(store: ModelStore, tmp_path: Path) -> None:
     with model(store, config="useVenv: true") as archive, pytest.raises(InvalidArchive) as refusal:
         install(archive, python="/bin/false", cache=tmp_path)

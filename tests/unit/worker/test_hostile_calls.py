@@ -156,10 +156,10 @@ def prediction_exception(message: Any, code: Any = 400) -> Any:
     return PredictionException(message, code)
 
 
-def invalid_row(row: Any) -> Any:
+def invalid_row(row: Any, message: str = "no") -> Any:
     from ts.utils.util import InvalidRow
 
-    return InvalidRow(row, "no")
+    return InvalidRow(row, message)
 
 
 def bare_exception() -> Any:
@@ -361,3 +361,75 @@ def test_v2_answer_names_the_model_as_it_is_served(manifest: Any, ask: Ask) -> N
     (reply,) = ask(lambda rows, context: [1], request_for("kservev2", "1"), manifest=manifest)
     answer = json.loads(bytes(reply.body))
     assert (answer["model_name"], answer["model_version"]) == ("served", "7")
+
+
+LONG = "x" * 5_000_000
+
+
+class Wordy(ValueError):
+    def __str__(self) -> str:
+        return LONG
+
+
+def chained(links: int, text: str) -> Exception:
+    """As a handler leaves it that tries again and again."""
+    error = ValueError(text)
+    for _ in range(links):
+        later = ValueError(text)
+        later.__context__ = error
+        error = later
+    return error
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES)
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(lambda: ValueError(LONG), id="text"),
+        pytest.param(Wordy, id="text made anew"),
+        pytest.param(lambda: ValueError(LONG.replace("xx", "x\n")), id="lines"),
+        pytest.param(lambda: KeyError(*[LONG[:100_000]] * 50), id="arguments"),
+        pytest.param(lambda: chained(100, LONG[:100_000]), id="chain of long ones"),
+        pytest.param(lambda: chained(5000, "x"), id="long chain"),
+        pytest.param(lambda: ExceptionGroup("x", [ValueError(LONG[:100_000])] * 50), id="group"),
+        pytest.param(lambda: prediction_exception(LONG, 418), id="answer of the handler's own"),
+        pytest.param(lambda: prediction_exception(LONG), id="refusal"),
+        pytest.param(lambda: invalid_row(0, LONG), id="one row's refusal"),
+    ],
+)
+def test_failure_is_told_at_a_length_that_can_be_read(
+    ask: Ask, envelope: str, error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message of 50 MB went to the client, and over the link, and into the log."""
+
+    def fail(rows: list[Any], context: Any) -> Any:
+        raise error()
+
+    (reply,) = ask(fail, request_for(envelope, "id"))
+    assert len(bytes_of(reply)) < 10_000
+    told = caplog.messages or [bytes_of(reply).decode()]
+    assert all(len(message) < 70_000 for message in told)
+    assert any("characters are left out here" in message for message in told)
+    assert not any("cannot be shown" in message for message in told)
+
+
+@pytest.mark.parametrize(
+    "speak",
+    [
+        pytest.param(lambda context: context.set_response_status(200, LONG), id="phrase"),
+        pytest.param(lambda context: context.set_response_header(0, "X-Long", LONG), id="header"),
+        pytest.param(lambda context: context.set_response_header(0, "X" * 5_000_000, "1"), id="name of a header"),
+    ],
+)
+def test_head_of_an_answer_counts_as_its_body_does(ask: Ask, speak: Callable[[Any], None]) -> None:
+    def handle(rows: list[Any], context: Any) -> Any:
+        speak(context)
+        return ["ok"]
+
+    (reply,) = ask(handle, call(7), max_response_size=1_000_000)
+    assert (reply.failure, b"max_response_size" in bytes_of(reply)) == (FailureKind.TOO_LARGE, True)
+
+
+def bytes_of(reply: Reply) -> bytes:
+    assert not isinstance(reply.body, int)
+    return bytes(reply.body)
