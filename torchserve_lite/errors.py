@@ -17,7 +17,8 @@ ServingError
 ├── Unavailable                not now; carries when to come back
 │   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
-│   └── ModelFailed            they are tried no more
+│   ├── ModelFailed            they are tried no more
+│   └── ModelNotRegistered     its archive cannot be used
 ├── DeadlineExceeded           the client's own time limit passed
 ├── OutOfMemory                the handler ran out of memory, its process lives on
 ├── PredictionFailed           the handler failed, or its result cannot be sent
@@ -159,7 +160,22 @@ class ModelFailed(Unavailable):
     retry_after = 30
 
     def __init__(self, name: str, cause: str) -> None:
-        super().__init__(f'Model "{name}" cannot be served: its workers failed and are no longer restarted. {cause}')
+        super().__init__(
+            f'Model "{name}" cannot be served: its workers failed and are no longer restarted. Scale the model to have '
+            f"them started again. {cause}"
+        )
+
+
+class ModelNotRegistered(Unavailable):
+    """It was to be served from the start, and its archive or its settings cannot be used."""
+
+    retry_after = 30
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(
+            f'Model "{name}" could not be set up when the server started. Mend the cause and restart the server. '
+            f"{cause}"
+        )
 
 
 class ModelLoading(Unavailable):

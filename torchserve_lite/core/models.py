@@ -110,6 +110,7 @@ class ModelStatus:
     wanted: int  # slots the pool is asked to keep
     queued: int
     queue_size: int
+    begun: bool = True  # False: it is registered, and nothing has been done to load it yet
     running: int = 0
     cause: str = ""  # why a request would be refused at this moment; empty when it would not
 

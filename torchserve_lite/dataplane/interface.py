@@ -47,7 +47,8 @@ class DataPlane(Protocol):
         """Any ServingError of the way comes out of here; cancelling the call takes the job out of the queue."""
 
     async def check_known(self, name: str, version: str | None) -> None:
-        """Raises ModelNotFound, ModelVersionNotFound or, for a model that could not be registered, ModelFailed."""
+        """Raises ModelNotFound, ModelVersionNotFound or, for one that could not be registered,
+        ModelNotRegistered."""
 
     async def readiness(self, name: str, version: str | None) -> Readiness:
         """Whether requests to this model can be answered; raises what ``check_known`` raises for an unknown one."""

@@ -16,6 +16,7 @@ from torchserve_lite.errors import (
     ModelFailed,
     ModelLoading,
     ModelNotFound,
+    ModelNotRegistered,
     NoWorkers,
     ServingError,
     Unavailable,
@@ -65,7 +66,10 @@ class LocalDataPlane:
         return response
 
     async def _answer(self, job: Job, timeout: float | None) -> InferenceResponse:
-        self._engine.submit(job)
+        try:
+            self._engine.submit(job)
+        except ModelLoading as loading:
+            raise self._unreadiness(job.key) or loading from None
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))
@@ -84,8 +88,8 @@ class LocalDataPlane:
     async def readiness(self, name: str, version: str | None) -> Readiness:
         try:
             error = self._unreadiness(self._resolve(name, version).key)
-        except ModelFailed as failed:
-            error = failed
+        except ModelNotRegistered as not_registered:
+            error = not_registered
         return Readiness(models={} if error is None else {name: error})
 
     async def models(self) -> Sequence[ModelSummary]:
@@ -99,7 +103,8 @@ class LocalDataPlane:
         ]
 
     async def server_ready(self) -> Readiness:
-        causes: dict[str, ServingError] = {name: ModelFailed(name, why) for name, why in self._failed_models().items()}
+        failed = self._failed_models()
+        causes: dict[str, ServingError] = {name: ModelNotRegistered(name, why) for name, why in failed.items()}
         for spec in self._registry.defaults():
             error = self._unreadiness(spec.key, every_worker=True)
             if error is not None and not isinstance(error, NoWorkers):
@@ -112,7 +117,7 @@ class LocalDataPlane:
             return self._registry.resolve(name, version)
         except ModelNotFound:
             if name in self._failed_models():
-                raise ModelFailed(name, self._failed_models()[name]) from None
+                raise ModelNotRegistered(name, self._failed_models()[name]) from None
             raise
 
     def _unreadiness(self, key: ModelKey, *, every_worker: bool = False) -> ServingError | None:
@@ -120,13 +125,13 @@ class LocalDataPlane:
         status = self._engine.status(key)
         if status.failed:
             return ModelFailed(key.name, status.last_failure)
-        if status.wanted == 0 and status.queue_size:  # a model that has not begun to load has no queue
+        if not status.begun:
+            failure = self._failed_models().get(key.name)
+            return ModelLoading(key.name) if failure is None else ModelNotRegistered(key.name, failure)
+        if status.wanted == 0:
             return NoWorkers(key.name)
         if status.ready_workers >= (max(1, status.wanted) if every_worker else 1):
             return None
-        failure = self._failed_models().get(key.name)
-        if failure is not None:
-            return ModelFailed(key.name, failure)
         return WorkerRestarting(key.name, status.last_failure) if status.last_failure else ModelLoading(key.name)
 
 

@@ -125,7 +125,8 @@ class LocalEngine:
 
     def status(self, key: ModelKey) -> ModelStatus:
         if key not in self._pools:  # models are registered before they load, and listeners are open by then
-            return ModelStatus(key=key, workers=(), wanted=0, queued=0, queue_size=0, cause=str(ModelLoading(key.name)))
+            loading = str(ModelLoading(key.name))
+            return ModelStatus(key=key, workers=(), wanted=0, queued=0, queue_size=0, begun=False, cause=loading)
         return self._pool(key).status()
 
     def _pool(self, key: ModelKey) -> WorkerPool:

@@ -19,7 +19,7 @@ from torchserve_lite.config.settings import ModelsConfig, ServingOptions, Worker
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
-from torchserve_lite.errors import Conflict, LoadFailed, ServingError
+from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, ServingError, WorkerFailure
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
@@ -224,7 +224,7 @@ class ModelManager:
         try:
             await self._engine.load(spec, spec.min_workers)
         except ServingError as error:
-            if not isinstance(error, LoadFailed):  # a failed load is tried again
+            if not isinstance(error, WorkerFailure):  # what its workers have to say is in its status
                 self.failed[spec.key.name] = str(error)
             progress.model_failed(spec.key.name, str(error))
         else:
@@ -236,7 +236,7 @@ class ModelManager:
 
     async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
         """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
-        key = self.registry.resolve(name, version).key
+        key = self._resolve(name, version).key
         wanted = self._engine.status(key).wanted
         self._scaled[key] = (low, high)
         wanted = min(max(wanted, low), high)
@@ -244,7 +244,7 @@ class ModelManager:
         return wanted
 
     def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
-        self.registry.resolve(name, version)
+        self._resolve(name, version)
         task = self._background.create_task(self._scale_and_report(name, version, low, high))
         self._scaling.add(task)
         task.add_done_callback(self._scaling.discard)
@@ -257,8 +257,22 @@ class ModelManager:
 
     async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
         """``version`` may be ``all``."""
-        specs = self.registry.versions(name) if version == "all" else [self.registry.resolve(name, version)]
+        spec = self._resolve(name, None if version == "all" else version)
+        specs = self.registry.versions(name) if version == "all" else [spec]
         return [await self._describe(spec) for spec in specs]
+
+    def _resolve(self, name: str, version: str | None) -> ModelSpec:
+        """Where something is wrong with the model itself, that is told."""
+        failure = self.failed.get(name)
+        try:
+            spec = self.registry.resolve(name, version)
+        except ModelNotFound:
+            if failure is None:
+                raise
+            raise ModelNotRegistered(name, failure) from None
+        if failure is not None and not self._engine.status(spec.key).begun:
+            raise ModelNotRegistered(name, failure)
+        return spec
 
     async def _describe(self, spec: ModelSpec) -> ModelDescription:
         status = self._engine.status(spec.key)

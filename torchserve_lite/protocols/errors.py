@@ -44,6 +44,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),
     errors.WorkerRestarting: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelFailed: ErrorMapping(503, "ServiceUnavailableException"),
+    errors.ModelNotRegistered: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ModelLoading: ErrorMapping(503, "ServiceUnavailableException"),
     errors.ShuttingDown: ErrorMapping(503, "ServiceUnavailableException"),
     errors.TooManyConnections: ErrorMapping(503, "ServiceUnavailableException"),

@@ -10,7 +10,7 @@ from tests.conftest import KEY, Holder, spec_of
 from tests.fake_engine import FakeEngine, echo, silence
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
-from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import ModelSummary
 from torchserve_lite.dataplane.local import LocalDataPlane
@@ -19,6 +19,7 @@ from torchserve_lite.errors import (
     ModelFailed,
     ModelLoading,
     ModelNotFound,
+    ModelNotRegistered,
     ModelVersionNotFound,
     NoWorkers,
     QueueFull,
@@ -195,7 +196,7 @@ async def test_model_that_could_not_be_registered_is_not_ready_and_says_why_to_e
     assert "broken.mar: is empty" in str((await parts.plane.readiness("broken", None)).models["broken"])
     assert "broken.mar: is empty" in str((await parts.plane.server_ready()).models["broken"])
     for question in (parts.plane.infer(request(model="broken")), parts.plane.check_known("broken", None)):
-        with pytest.raises(ModelFailed, match=r"broken\.mar: is empty"):
+        with pytest.raises(ModelNotRegistered, match=r"broken\.mar: is empty"):
             await question
     assert (await parts.plane.readiness("tiny", None)).ready
 
@@ -206,6 +207,33 @@ async def test_model_scaled_to_nothing_leaves_the_server_ready_but_is_not_itself
     await parts.engine.scale(KEY, 0)
     assert (await parts.plane.server_ready()).ready
     assert isinstance((await parts.plane.readiness("tiny", None)).models["tiny"], NoWorkers)
+
+
+@pytest.mark.parametrize(
+    ("begun", "queue_size", "error"), [(False, 100, ModelLoading), (True, 0, NoWorkers), (True, 100, NoWorkers)]
+)
+@virtual_time
+async def test_model_without_workers_is_loading_until_its_loading_has_begun(
+    begun: bool, queue_size: int, error: type[ServingError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts()
+    status = ModelStatus(key=KEY, workers=(), wanted=0, queued=0, queue_size=queue_size, begun=begun)
+    monkeypatch.setattr(parts.engine, "status", lambda key: status)
+    assert isinstance((await parts.plane.readiness("tiny", None)).models["tiny"], error)
+
+
+@virtual_time
+async def test_model_that_can_never_load_does_not_ask_for_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its archive was registered, and the engine would not have it: deviceIds names a GPU that is not there."""
+    parts = Parts()
+    parts.failed["tiny"] = "deviceIds names [7]."
+    parts.engine.refusal = ModelLoading("tiny")
+    status = ModelStatus(key=KEY, workers=(), wanted=0, queued=0, queue_size=0, begun=False)
+    monkeypatch.setattr(parts.engine, "status", lambda key: status)
+    for found in (await parts.plane.server_ready(), await parts.plane.readiness("tiny", None)):
+        assert isinstance(found.models["tiny"], ModelNotRegistered)
+    with pytest.raises(ModelNotRegistered, match=r"deviceIds names \[7\]"):
+        await parts.plane.infer(request())
 
 
 @virtual_time

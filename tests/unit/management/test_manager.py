@@ -20,6 +20,7 @@ from torchserve_lite.errors import (
     ConfigurationError,
     LoadFailed,
     ModelNotFound,
+    ModelNotRegistered,
     ModelVersionNotFound,
     ServingError,
     WorkerDied,
@@ -129,6 +130,19 @@ async def test_model_that_cannot_be_opened_is_told_and_the_others_are_served(
         assert told in parts.progress.failed["bad"]
         assert told in parts.manager.failed["bad"]
         assert parts.engine.workers == {A: 2}
+
+
+@pytest.mark.parametrize("version", [None, "1.0", "all"])
+async def test_management_of_a_model_that_could_not_be_set_up_is_told_why(version: str | None, tmp_path: Path) -> None:
+    """It was said that there is no such model."""
+    async with managed(tmp_path) as parts:
+        await parts.start(ServingOptions(url="missing.mar", name="bad"))
+        with pytest.raises(ModelNotRegistered, match=r"restart the server\. Model not found at: missing\.mar"):
+            await parts.manager.describe("bad", version)
+        with pytest.raises(ModelNotRegistered, match=r"missing\.mar"):
+            await parts.manager.scale("bad", version, 1, 1)
+        with pytest.raises(ModelNotRegistered, match=r"missing\.mar"):
+            parts.manager.scale_in_background("bad", version, 1, 1)
 
 
 async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:

@@ -570,3 +570,35 @@ async def test_failed_model_says_why(front: Front) -> None:
     answer = await front.post("/predictions/tiny")
     assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
     assert "no such weights" in answer.json["message"]
+
+
+BROKEN = [
+    ("POST", "/predictions/broken"),
+    ("POST", "/predictions/broken/1.0"),
+    ("POST", "/explanations/broken"),
+    ("POST", "/invocations?model_name=broken"),
+    ("POST", "/models/broken/invoke"),
+    ("POST", "/broken/predict"),
+    ("GET", "/v1/models/broken"),
+    ("POST", "/v1/models/broken:predict"),
+    ("POST", "/v1/models/broken:explain"),
+    ("GET", "/v2/models/broken"),
+    ("GET", "/v2/models/broken/ready"),
+    ("POST", "/v2/models/broken/infer"),
+    ("POST", "/v2/models/broken/versions/1.0/infer"),
+    ("GET", "/ping"),
+    ("GET", "/v2/health/ready"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), BROKEN)
+async def test_model_that_could_not_be_registered_is_told_with_its_cause_and_what_helps(
+    front: Front, method: str, path: str
+) -> None:
+    """It was said that its workers had failed, of which it never had any."""
+    front.failed["broken"] = "broken.mar: is empty."
+    answer = await front.ask(method, path, data=b"7" if method == "POST" else None)
+    assert answer.status == (500 if path == "/ping" else 503)
+    assert "broken.mar: is empty." in str(answer.json)
+    assert "restart the server" in str(answer.json)
+    assert "workers" not in str(answer.json)

@@ -28,6 +28,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.QueueFull: errors.QueueFull("m", 100),
     errors.WorkerRestarting: errors.WorkerRestarting("m", "no such weights"),
     errors.ModelFailed: errors.ModelFailed("m", "no such weights"),
+    errors.ModelNotRegistered: errors.ModelNotRegistered("m", "m.mar: is empty"),
     errors.ModelLoading: errors.ModelLoading("m"),
     errors.ShuttingDown: errors.ShuttingDown(),
     errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
