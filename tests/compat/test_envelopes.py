@@ -575,3 +575,68 @@ def test_plain_value_has_nothing_that_json_lacks() -> None:
 def test_plain_refuses_what_it_cannot_carry() -> None:
     with pytest.raises(TypeError, match=r"Unsupported model output data type.*complex"):
         plain({"a": 1j})
+
+
+INT64 = {"shape": [1], "datatype": "INT64", "data": [1]}
+TWO = {"inputs": [{**INT64, "name": name} for name in ("x", "y")]}
+ONE = {"inputs": [{**INT64, "name": "x"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "outputs", "given"),
+    [
+        pytest.param(TWO, [{"name": "y"}], ["y"], id="one of two"),
+        pytest.param(TWO, [{"name": "y"}, {"name": "x"}], ["y", "x"], id="in the order asked for"),
+        pytest.param(TWO, [], ["x", "y"], id="an empty list is all"),
+        pytest.param(TWO, None, ["x", "y"], id="null is all"),
+        pytest.param(ONE, [{"name": "predict", "parameters": {"binary_data": False}}], ["predict"], id="one output"),
+        pytest.param(ONE, [{"name": "predict", "parameters": None}], ["predict"], id="parameters that are null"),
+    ],
+)
+@pytest.mark.parametrize("envelope", [KServev2Envelope, KServeEnvelope])
+def test_v2_outputs_are_those_asked_for(
+    envelope: type[BaseEnvelope], body: dict[str, Any], outputs: Any, given: list[str]
+) -> None:
+    """They were ignored: a client that asked for one got them all."""
+    made = answer(envelope, {**body, "outputs": outputs}, Recorder(answer=lambda row: 1))
+    assert [output["name"] for output in made["outputs"]] == given
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"outputs": [{"name": "nope"}]}, '"nope", which there is not; this request can have "predict", "x", "y"'),
+        ({"outputs": [{"name": "x"}, {"name": "a"}, {"name": "b"}]}, 'asks for "a", "b",'),
+        ({"outputs": [{"name": "x"}, {"name": "x"}]}, "more than once"),
+        ({"outputs": ["x"]}, 'a list of objects with a "name"'),
+        ({"outputs": [{"name": 1}]}, 'a list of objects with a "name"'),
+        ({"outputs": {"name": "x"}}, 'a list of objects with a "name"'),
+        ({"outputs": "x"}, 'a list of objects with a "name"'),
+        ({"outputs": [{"name": "x", "parameters": []}]}, 'Output "x" has "parameters" that is an array'),
+        ({"outputs": [{"name": "x", "parameters": {"classification": 3}}]}, 'Output "x" asks for classification'),
+        ({"outputs": [{"name": "x", "parameters": {"shared_memory_region": "r"}}]}, "asks for shared_memory_region"),
+        ({"parameters": [1]}, 'The body has "parameters" that is an array'),
+        ({"parameters": "top_k=3"}, 'The body has "parameters" that is a string'),
+    ],
+)
+def test_v2_outputs_and_parameters_that_cannot_be_are_refused(more: dict[str, Any], told: str) -> None:
+    assert told in refusal(KServev2Envelope, {**TWO, **more})
+
+
+def test_v2_output_that_the_handler_did_not_make_is_refused() -> None:
+    """One result for two inputs is named "predict", which is known when it is there."""
+    body = {**TWO, "outputs": [{"name": "x"}]}
+    with pytest.raises(PredictionException, match=r'asks for "x", which there is not; this request can have "predict"'):
+        answer(KServev2Envelope, body, Recorder(answers=[1]))
+
+
+def test_v2_parameters_of_a_request_reach_its_handler() -> None:
+    found = []
+
+    def handle(data: list[Any], context: Any) -> list[Any]:
+        found.append(context.input_parameters)
+        return [1 for _ in data]
+
+    for parameters in ({"top_k": 3, "sequence_id": 7}, None):
+        answer(KServev2Envelope, {**ONE, "parameters": parameters}, handle)
+    assert found == [{"top_k": 3, "sequence_id": 7}, {}]

@@ -126,6 +126,8 @@ def test_text_is_read_however_it_is_sent(folder: Path, value: Any) -> None:
         pytest.param(b"caf\xe9", "not UTF-8: unexpected end of data at byte 3", id="latin-1"),
         pytest.param(5, "must be a string or UTF-8 bytes; this is of type int", id="a-number"),
         pytest.param({"text": "x"}, "this is of type dict", id="object"),
+        pytest.param([bytearray(b"a"), bytearray(b"b")], "2 texts, where one is expected", id="two-parts"),
+        pytest.param(["a", "b", "c"], "3 texts, where one is expected", id="list-of-texts"),
         pytest.param([1.5], "whole numbers from 0 to 255", id="fractions"),
         pytest.param([300], "whole numbers from 0 to 255", id="no-bytes"),
         pytest.param(None, 'no text: it is expected under "data"', id="nothing"),

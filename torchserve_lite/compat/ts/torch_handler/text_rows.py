@@ -26,6 +26,8 @@ def text_of(request: Any, row: int) -> str:
         return value
     if value is None:
         raise InvalidRow(row, 'The request has no text: it is expected under "data" or as the body.')
+    if isinstance(value, list) and any(isinstance(entry, str | bytes | bytearray) for entry in value):
+        raise InvalidRow(row, f"The request has {len(value)} texts, where one is expected: send a request for each.")
     if not isinstance(value, bytes | bytearray | memoryview | list):
         raise InvalidRow(row, f"The text must be a string or UTF-8 bytes; this is of type {type(value).__name__}.")
     try:

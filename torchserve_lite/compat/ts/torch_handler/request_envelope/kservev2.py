@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ts.torch_handler.request_envelope.base import (
@@ -80,25 +80,29 @@ class KServev2Envelope(BaseEnvelope):
             raise bad_request(f'"inputs" has more than one tensor of the name "{name:.80}"; each needs its own.')
         self._id = _id_of(document) or context.get_request_id(index) or ""
         self._verb = "explain" if header_is_true(context, index, "explain") else "predict"
+        self._wanted = _wanted_outputs(document, {self._verb, *self._names})
+        self._parameters = _object_at(document, "parameters", "The body")
         self.alone = len(tensors) > 1
         return [row for rows in tensors for row in rows]
 
     def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
         expect_count(results, sum(self._counts), alone=self.alone)
         model = (context.manifest or {}).get("model") or {}
+        outputs = [self._output(name, group) for name, group in self._grouped(results)]
         return {
             "id": self._id,
             "model_name": context.model_name or model.get("modelName"),  # what it is served as
             "model_version": context.model_version or model.get("modelVersion") or "1.0",
-            "outputs": [self._output(name, group) for name, group in self._grouped(results)],
+            "outputs": self._asked_for(outputs),
         }
 
     def before_call(self, context: Any) -> None:
         context.input_names = self._names
         context.input_request_id = self._id
+        context.input_parameters = self._parameters
 
     def after_call(self, context: Any) -> None:
-        for name in ("input_names", "input_request_id"):  # the handler may have removed them
+        for name in ("input_names", "input_request_id", "input_parameters"):  # the handler may have removed them
             vars(context).pop(name, None)
 
     def _grouped(self, results: list[Any]) -> list[tuple[str, list[Any]]]:
@@ -112,6 +116,13 @@ class KServev2Envelope(BaseEnvelope):
         if self.output_names == "predict" and len(groups) == 1:
             return [(self._verb, groups[0])]
         return list(zip(self._names, groups, strict=False))
+
+    def _asked_for(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """In the order in which they were asked for; all of them where none was."""
+        made = {output["name"]: output for output in outputs}
+        if missing := [name for name in self._wanted if name not in made]:
+            raise _no_such_outputs(missing, made)
+        return [made[name] for name in self._wanted] or outputs
 
     def _output(self, name: str, results: list[Any]) -> dict[str, Any]:
         datatype, shape, data = encode_tensor(results[0] if len(results) == 1 else results)
@@ -181,6 +192,39 @@ def _id_of(document: dict[str, Any]) -> str:
     if given is not None and not isinstance(given, str):
         raise bad_request(f'"id" must be a string, not {json_kind(given)}.')
     return given if given and given.strip() else ""
+
+
+def _object_at(document: Row, key: str, owner: str) -> dict[str, Any]:
+    """An optional object; null is none."""
+    found = document.get(key)
+    if not isinstance(found, dict | None):
+        raise bad_request(f'{owner} has "{key}" that is {json_kind(found)}; it must be an object.')
+    return found or {}
+
+
+def _wanted_outputs(document: dict[str, Any], possible: Collection[str]) -> list[str]:
+    """The names of the outputs that are asked for. Those that cannot be are refused before anything is inferred."""
+    outputs = document.get("outputs") or []
+    if not isinstance(outputs, list) or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) for one in outputs
+    ):
+        raise bad_request(f'"outputs" must be a list of objects with a "name", not {shown(outputs, 80)}.')
+    names = [one["name"] for one in outputs]
+    if len(set(names)) < len(names):
+        raise bad_request('"outputs" asks for an output more than once.')
+    if missing := [name for name in names if name not in possible]:
+        raise _no_such_outputs(missing, possible)
+    for one in outputs:
+        for key in _object_at(one, "parameters", f'Output "{one["name"]:.80}"'):
+            if key == "classification" or key.startswith("shared_memory"):
+                raise bad_request(f'Output "{one["name"]:.80}" asks for {key}, which is not there.')
+    return names
+
+
+def _no_such_outputs(missing: Collection[str], there: Collection[str]) -> PredictionException:
+    first = ", ".join(f'"{name:.80}"' for name in itertools.islice(missing, 5))
+    known = ", ".join(f'"{name:.80}"' for name in itertools.islice(sorted(there), 5))
+    return bad_request(f'"outputs" asks for {first}, which there is not; this request can have {known}.')
 
 
 def _inputs_of(document: dict[str, Any]) -> list[Any]:
