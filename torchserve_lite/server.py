@@ -32,7 +32,7 @@ from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
-from torchserve_lite.ipc.messages import BatchDone
+from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.manager import ModelManager, UnpackedModels
 from torchserve_lite.management.registry import ModelRegistry
@@ -141,8 +141,10 @@ class _Events(EngineEvents):
         for metric in done.metrics:
             self._metrics.handler_metric(metric)
 
-    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
         self._metrics.worker_loaded(spec.key, worker_id, seconds)
+        for metric in metrics:
+            self._metrics.handler_metric(metric)
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self._metrics.worker_failed(spec.key)

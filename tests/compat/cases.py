@@ -12,6 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http.client import responses
+from pathlib import Path
 from typing import Any
 
 from .archives import Archive, doubling_script, weighted_sum_state
@@ -30,6 +31,7 @@ SERVERS: Mapping[str, Mapping[str, str]] = {
     "body": {"service_envelope": "body"},
     "json": {"service_envelope": "json"},
     "kserve": {"service_envelope": "kserve"},
+    "metrics": {"metrics_config": str(Path(__file__).parent / "metrics.yaml"), "model_metrics_auto_detect": "false"},
     "kservev2": {"service_envelope": "kservev2", "v2_output_names": "inputs"},  # the second is ours: 0.12's way
 }
 """Configurations of the server that cases ask for: name -> properties beside the common ones."""
@@ -162,6 +164,14 @@ def own_metrics(record: Record) -> Record:
     return {
         "status": record["status"],
         "metrics": {f"{name} {labels(text)}": float(value) for name, text, value in found},
+    }
+
+
+def renamed_metric(old: str, new: str) -> Callable[[Record], Record]:
+    """One figure under another key of ``own_metrics``."""
+    return lambda record: {
+        **record,
+        "metrics": {new if key == old else key: value for key, value in record["metrics"].items()},
     }
 
 
@@ -702,6 +712,26 @@ BATCHES = (
                 why="a metric that makes no sense is dropped; it must not fail a prediction",
             )
             for label in ("once", "twice")
+        ),
+    ),
+    Case(
+        name="defined_metrics",
+        archive=Archive(source="defined_metrics.py"),
+        server="metrics",
+        steps=(
+            post_text("once"),
+            post_text("twice"),
+            Request(label="scraped", method="GET", path="/metrics", listener="metrics", normalise=own_metrics),
+        ),
+        differs=(
+            Difference(
+                label="scraped",
+                change=renamed_metric(
+                    "CompatShelf Level=top ModelName=Model Shelf=defined_metrics",
+                    "CompatShelf Level=Model ModelName=defined_metrics Shelf=top",
+                ),
+                why="dimensions that the file has in another order are told apart by their names",
+            ),
         ),
     ),
 )

@@ -18,7 +18,7 @@ from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Worker
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import WorkerFailure
-from torchserve_lite.ipc.messages import BatchDone
+from torchserve_lite.ipc.messages import BatchDone, Metric
 
 MODELS = Path(__file__).parent / "models"
 
@@ -28,11 +28,15 @@ class Noted(EngineEvents):
 
     def __init__(self) -> None:
         self.done: list[BatchDone] = []
+        self.load_metrics: list[Metric] = []
         self.failures: list[WorkerFailure] = []
         self.failed = asyncio.Event()
 
     def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
         self.done.append(done)
+
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
+        self.load_metrics.extend(metrics)
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self.failures.append(error)

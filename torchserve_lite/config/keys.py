@@ -122,9 +122,9 @@ _TABLE = (
     _key("metrics_mode", _METRICS_MODE, "prometheus", "metrics.mode"),
     _key("metrics_format", _METRICS_MODE, variable=_FILE_ONLY),  # the old name of metrics_mode, in KServe's files
     _key("model_metrics_auto_detect", boolean, "false", "metrics.auto_detect"),
+    _key("metrics_config", path),  # the file is read in loading.py
     *_later(
-        "System metrics and a metrics file",
-        _key("metrics_config", path, "", "metrics.file"),
+        "System metrics",
         _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
         _key("metric_time_interval", seconds, "60", "metrics.interval", variable=_FILE_ONLY),
     ),

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.config.keys import KEYS
+from torchserve_lite.config.metrics_file import Definitions, read_metrics_file, unknown_server_metrics
 from torchserve_lite.config.notices import notices
 from torchserve_lite.config.settings import Config, HttpConfig, LogConfig, MetricsConfig, ModelsConfig, WorkerConfig
-from torchserve_lite.config.sources import gather_settings
+from torchserve_lite.config.sources import Settings, gather_settings
 from torchserve_lite.config.startup_models import StartupList
+from torchserve_lite.config.values import Unacceptable
+from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS
+from torchserve_lite.errors import ConfigurationError
 
 
 def load_config(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Config:
@@ -22,7 +26,8 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     values = {name: setting.value for name, setting in settings.items() if setting.key}
     pieces = _pieces(values)
     models = _models(values, pieces["models"], file)
-    told = list(notices(settings, environ))
+    server_metrics, model_metrics = _metrics(settings, file)
+    told = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
     if models.store is not None and not os.path.isdir(models.store):
         # No error by itself: storage that is mounted beside a container may appear after the server has started.
         told.append(f"model_store={models.store} does not exist; its models cannot be loaded until it does.")
@@ -33,9 +38,10 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
             # Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read.
             visible_gpus=environ.get("CUDA_VISIBLE_DEVICES"),
             share_threads=not environ.get("OMP_NUM_THREADS"),
+            model_metrics=model_metrics,
         ),
         models=models,
-        metrics=MetricsConfig(**pieces["metrics"]),
+        metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
         logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
         source=file,
         notices=tuple(told),
@@ -66,8 +72,24 @@ def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None) -> ModelsConfig:
     startup: StartupList = values.get("model_snapshot") or values.get("load_models") or StartupList()
     if store := piece.get("store"):
-        # A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's.
-        beside_file = file.absolute().parent / store if file else store
-        leads_nowhere = not os.path.isdir(store) and os.path.isdir(beside_file)
-        piece["store"] = beside_file if leads_nowhere else store.absolute()
+        piece["store"] = _found(store, file)
     return ModelsConfig(load_all=startup.load_all, startup=startup.models, **piece)
+
+
+def _metrics(settings: Settings, file: Path | None) -> tuple[Definitions, Definitions]:
+    """Metrics of the server and of handlers: as ``metrics_config`` defines them, else those built in."""
+    setting = settings.get("metrics_config")
+    if setting is None or not setting.text:
+        return SERVER_METRICS, MODEL_METRICS
+    path = _found(setting.value, file)
+    try:
+        return read_metrics_file(path)
+    except Unacceptable as error:
+        raise ConfigurationError(f"metrics_config={path} ({setting.source}): {error}") from error
+
+
+def _found(path: Path, file: Path | None) -> Path:
+    """A relative path starts at the current folder, as with TorchServe; when it leads nowhere, at the file's."""
+    beside_file = file.absolute().parent / path if file else path
+    leads_nowhere = not os.path.exists(path) and os.path.exists(beside_file)
+    return beside_file if leads_nowhere else path.absolute()

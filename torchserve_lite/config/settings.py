@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS, MetricDefinition
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -60,6 +62,7 @@ class WorkerConfig:
     hidden_environment: str = ""  # blacklist_env_vars, a regular expression
     install_dependencies: bool = False  # install_py_dep_per_model
     unregister_timeout: float = 120.0
+    model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that handlers find in their cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,8 @@ class MetricsConfig:
     system_metrics: bool = True
     interval: float = 60.0
     auto_detect: bool = False
-    file: Path | None = None  # metrics_config
+    server_metrics: tuple[MetricDefinition, ...] = SERVER_METRICS  # of TorchServe's own, those that are shown
+    model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those of handlers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from torchserve_lite.core.jobs import Job, JobHolder
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ServingError, WorkerDied, WorkerFailure
-from torchserve_lite.ipc.messages import Answers, BatchDone
+from torchserve_lite.ipc.messages import Answers, BatchDone, Metric
 
 
 class Engine(Protocol):
@@ -42,7 +42,7 @@ class EngineEvents:
 
     def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None: ...
 
-    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None: ...
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None: ...
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None: ...
 
@@ -92,6 +92,10 @@ class Worker(JobHolder, Protocol):
 
     @property
     def pid(self) -> int | None: ...
+
+    @property
+    def load_metrics(self) -> Sequence[Metric]:
+        """What its handler has counted while it loaded."""
 
     def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         """Runs a batch: answers as they come, the last ones with ``done``. WorkerDied when it ends instead.

@@ -165,7 +165,7 @@ class Supervisor:
         slot.started = time.time()
         slot.ready_since = self._loop.time()
         slot.failure = None
-        self._events.worker_loaded(self._spec, slot.id, seconds)
+        self._events.worker_loaded(self._spec, slot.id, seconds, worker.load_metrics)
         log.info("%s is ready (pid %s, loaded in %.2f s)", self._name(slot), worker.pid, seconds)
         self._changed()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from torchserve_lite.core.metrics import MODEL_METRICS, MetricDefinition
 from torchserve_lite.core.requests import Headers
 from torchserve_lite.core.streams import Buffer
 
@@ -44,6 +45,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     threads: int = 0  # torch's intra-op threads; 0 leaves torch's own choice
     python_path: tuple[str, ...] = ()
     hidden_environment: str = ""  # regular expression of names the handler must not see
+    metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that the handler finds in its cache
 
 
 class SentPart(msgspec.Struct, array_like=True):
@@ -82,10 +84,22 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     index: int
 
 
+class Metric(msgspec.Struct, frozen=True, array_like=True):
+    """One update of a handler's own metric; ``kind`` is counter, gauge or histogram."""
+
+    name: str
+    kind: str
+    unit: str
+    value: float
+    labels: tuple[tuple[str, str], ...]
+    request_ids: str = ""
+
+
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """Child -> parent: the handler is initialised."""
+    """Child -> parent: the handler is initialised. ``metrics``: what it has counted meanwhile."""
 
     seconds: float
+    metrics: tuple[Metric, ...] = ()
 
 
 class LoadFailure(msgspec.Struct, frozen=True, tag=True):
@@ -124,17 +138,6 @@ class Answer(msgspec.Struct, array_like=True):
     index: int
     reply: Reply
     last: bool = True
-
-
-class Metric(msgspec.Struct, frozen=True, array_like=True):
-    """One update of a handler's own metric; ``kind`` is counter, gauge or histogram."""
-
-    name: str
-    kind: str
-    unit: str
-    value: float
-    labels: tuple[tuple[str, str], ...]
-    request_ids: str = ""
 
 
 class BatchDone(msgspec.Struct, frozen=True, array_like=True):

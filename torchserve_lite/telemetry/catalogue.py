@@ -12,7 +12,9 @@ import socket
 from collections.abc import Iterable
 
 from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.metrics import SERVER_METRICS, MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
+from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.ipc.messages import Metric
 from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
 
@@ -46,17 +48,13 @@ class ServerMetrics:
     def __init__(self, config: MetricsConfig) -> None:
         self.hostname = socket.gethostname()
         self.registry = registry = Registry()
-        self._auto_detect = config.auto_detect
-        host = ("Level", "Hostname")
-        self._by_class = [
-            registry.counter(f"Requests{group}XX", "Count", host).of("Host", self.hostname) for group in (2, 4, 5)
-        ]
-        torchserve = (*_MODEL, "hostname")
-        self.requests = registry.counter("ts_inference_requests_total", "Count", torchserve)
-        self.latency_sum = registry.counter("ts_inference_latency_microseconds", "Microseconds", torchserve)
-        self.queue_sum = registry.counter("ts_queue_latency_microseconds", "Microseconds", torchserve)
-        self._last_queue_time = registry.gauge("QueueTime", "Milliseconds", host).of("Host", self.hostname)
-        self._load_time = registry.gauge("WorkerLoadTime", "Milliseconds", ("WorkerName", *host))
+        self._config = config
+        self._by_class = [self._torchserve(f"Requests{group}XX").of("Host", self.hostname) for group in (2, 4, 5)]
+        self.requests = self._torchserve("ts_inference_requests_total")
+        self.latency_sum = self._torchserve("ts_inference_latency_microseconds")
+        self.queue_sum = self._torchserve("ts_queue_latency_microseconds")
+        self._last_queue_time = self._torchserve("QueueTime").of("Host", self.hostname)
+        self._load_time = self._torchserve("WorkerLoadTime")
         self.latency = registry.histogram("ts_inference_seconds", "Seconds", _MODEL, SECONDS)
         self.queue_time = registry.histogram("ts_queue_seconds", "Seconds", _MODEL, SECONDS)
         self.batch_size = registry.histogram("ts_batch_size", "Count", _MODEL, SIZES)
@@ -65,9 +63,14 @@ class ServerMetrics:
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
         self._workers = registry.gauge("ts_workers", "Count", (*_MODEL, "state"))
         self._restarts = registry.counter("ts_worker_failures_total", "Count", _MODEL)
-        handler = ("ModelName", "Level", "Hostname")
-        for name in ("HandlerTime", "PredictionTime"):
-            registry.gauge(name, "ms", handler)
+        self._of_handlers: dict[str, Family[Value] | Family[Distribution]] = {}
+        self._dropped: set[str] = set()  # handler metrics of which a warning has told that they cannot be kept
+        for definition in config.model_metrics:
+            if self._define(definition) is None:
+                raise ConfigurationError(
+                    f"metrics_config: model_metrics.{definition.kind}: expected another name than {definition.name}, "
+                    "which is one of the server's own metrics."
+                )
         self._figures: dict[ModelKey, ModelFigures] = {}
 
     def model(self, key: ModelKey) -> ModelFigures:
@@ -113,18 +116,28 @@ class ServerMetrics:
         )
 
     def handler_metric(self, metric: Metric) -> None:
-        """A metric of a handler. One that the catalogue does not know is kept only with model_metrics_auto_detect."""
-        family = self.registry.get(exposed_name(metric.name))
-        if family is None:
-            if not self._auto_detect:
-                return
-            family = self._detect(metric)
-        try:
-            figure = family.of(*(value for _, value in metric.labels), self.hostname)
-        except ValueError as error:
-            log.warning("The handler metric is dropped: %s", error)
+        """A metric of a handler, by its name alone: kind and labels are those it was defined with.
+
+        One that is not defined is kept only with model_metrics_auto_detect.
+        """
+        family = self._of_handlers.get(exposed_name(metric.name))
+        if family is None and not self._config.auto_detect:
             return
-        _update(figure, metric)
+        problem = "a metric of the server's own has this name"
+        try:
+            family = family or self._define(
+                MetricDefinition(metric.name, metric.kind, metric.unit, tuple(label for label, _ in metric.labels))
+            )
+            if family is not None:
+                _update(family, [value for _, value in metric.labels] + [self.hostname], metric.value)
+                return
+        except ValueError as error:
+            problem = str(error)
+        if metric.name not in self._dropped:
+            self._dropped.add(metric.name)
+            log.warning(
+                "The handler metric %s=%s is dropped, and such ones to come: %s", metric.name, metric.value, problem
+            )
 
     def printed_metric(self, line: str) -> bool:
         """Whether a printed line was a metric; if so, it has been taken."""
@@ -141,20 +154,40 @@ class ServerMetrics:
         self.handler_metric(Metric(match["name"], kind, match["unit"], value, labels))
         return True
 
-    def _detect(self, metric: Metric) -> Family[Value] | Family[Distribution]:
-        name = exposed_name(metric.name)
-        labels = list(dict.fromkeys([*(exposed_name(label) for label, _ in metric.labels), "Hostname"]))
-        if metric.kind == "histogram":
-            return self.registry.histogram(name, metric.unit, labels, _HANDLER_BUCKETS)
-        if metric.kind == "gauge":
-            return self.registry.gauge(name, metric.unit, labels)
-        return self.registry.counter(name, metric.unit, labels)
+    def _torchserve(self, name: str) -> Family[Value]:
+        """One of TorchServe's own metrics. One that metrics_config leaves out is counted, but not shown."""
+        shown = {definition.name: definition for definition in self._config.server_metrics}
+        if definition := shown.get(name):
+            add = self.registry.counter if definition.kind == "counter" else self.registry.gauge
+            return add(name, definition.unit, [exposed_name(label) for label in definition.dimensions])
+        built_in = next(definition for definition in SERVER_METRICS if definition.name == name)
+        return Family(name, built_in.kind, built_in.unit, built_in.dimensions, Value)
+
+    def _define(self, definition: MetricDefinition) -> Family[Value] | Family[Distribution] | None:
+        """A metric of handlers; None when its name is one of ours."""
+        name = exposed_name(definition.name)
+        if self.registry.get(name) is not None:
+            return None
+        labels = list(dict.fromkeys([*(exposed_name(label) for label in definition.dimensions), "Hostname"]))
+        family: Family[Value] | Family[Distribution]
+        if definition.kind == "histogram":
+            family = self.registry.histogram(name, definition.unit, labels, _HANDLER_BUCKETS)
+        elif definition.kind == "gauge":
+            family = self.registry.gauge(name, definition.unit, labels)
+        else:
+            family = self.registry.counter(name, definition.unit, labels)
+        self._of_handlers[name] = family
+        return family
 
 
-def _update(figure: Value | Distribution, metric: Metric) -> None:
+def _update(family: Family[Value] | Family[Distribution], labels: list[str], value: float) -> None:
+    """As its kind has it, whatever the handler took it for. ValueError when it has other labels or goes no such way."""
+    figure = family.of(*labels)
     if isinstance(figure, Distribution):
-        figure.observe(metric.value)
-    elif metric.kind == "gauge":
-        figure.set(metric.value)
+        figure.observe(value)
+    elif family.kind == "gauge":
+        figure.set(value)
+    elif value >= 0:
+        figure.inc(value)
     else:
-        figure.inc(metric.value)
+        raise ValueError(f"{family.name} is a counter, which only goes up")

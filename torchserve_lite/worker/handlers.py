@@ -10,12 +10,13 @@ import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torchserve_lite.archive.config_message import from_message
 from torchserve_lite.compat import install as install
+from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.ipc.messages import Load
 
 MetricSink = Callable[[str, str, str, float, list[tuple[str, str]], str], None]
@@ -82,11 +83,9 @@ def _extend_path(load: Load, own_process: bool) -> None:
 def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
     from ts.context import Context
     from ts.metrics.caching_metric import emit_to
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
     emit_to(metric_sink)
-    metrics = MetricsCacheYamlImpl()
-    metrics.model_name = load.model_name
+    metrics = metrics_cache(load.model_name, load.metrics)
     context = Context(
         load.model_name,
         load.model_dir,
@@ -101,3 +100,15 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
     context.model_version = load.model_version
     context.mark_stage = mark_stage
     return context
+
+
+def metrics_cache(model_name: str, definitions: Iterable[MetricDefinition]) -> Any:
+    """``context.metrics`` as a handler finds it when it loads. What its file says has been checked at the start."""
+    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+    from ts.metrics.metric_type_enum import MetricTypes
+
+    cache = MetricsCacheYamlImpl()
+    cache.model_name = model_name
+    for metric in definitions:
+        cache.add_metric_to_cache(metric.name, metric.unit, metric.dimensions, MetricTypes(metric.kind))
+    return cache

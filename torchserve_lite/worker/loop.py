@@ -7,6 +7,7 @@ import gc
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
@@ -52,7 +53,7 @@ class WorkerLoop:
         self._own_process = own_process
         self._cancelled: set[tuple[int, int]] = set()
         self._waiting: list[Predict] = []
-        self._metrics: list[Metric] = []
+        self._metrics: deque[Metric] = deque()
         self._threads = 0
 
     def run(self) -> None:
@@ -85,7 +86,7 @@ class WorkerLoop:
             return None
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
-        self._send(Loaded(time.monotonic() - begun))
+        self._send(Loaded(time.monotonic() - begun, self._take_metrics()))
         from torchserve_lite.worker.batch import BatchRunner  # not before loading has made ``ts`` importable
 
         return BatchRunner(handler, load, self._marker.mark)
@@ -138,8 +139,7 @@ class WorkerLoop:
             self._send(Answers(batch, wanted))
 
     def _send_done(self, batch: int, answers: Sequence[Answer], begun: float) -> None:
-        metrics, self._metrics[:] = tuple(self._metrics), []
-        self._send(Answers(batch, tuple(answers), BatchDone(time.monotonic() - begun, metrics)))
+        self._send(Answers(batch, tuple(answers), BatchDone(time.monotonic() - begun, self._take_metrics())))
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""
@@ -167,6 +167,10 @@ class WorkerLoop:
         texts = [(sendable_text(label), sendable_text(text)) for label, text in labels]
         name, unit, ids = sendable_text(name), sendable_text(unit), sendable_text(ids)
         self._metrics.append(Metric(name, kind, unit, float(value), tuple(texts), ids))
+
+    def _take_metrics(self) -> tuple[Metric, ...]:
+        """Those so far. Threads of the handler may add others meanwhile."""
+        return tuple([self._metrics.popleft() for _ in range(len(self._metrics))])
 
     def _use_threads(self, threads: int) -> None:
         if threads and threads != self._threads and "torch" in sys.modules:

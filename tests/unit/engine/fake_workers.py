@@ -12,7 +12,7 @@ from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import LoadFailed, WorkerDied, WorkerFailure
-from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Reply
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Metric, Reply
 
 Script = Callable[["FakeWorker", Sequence[Job]], AsyncGenerator[Answers, None]]
 
@@ -22,6 +22,7 @@ class FakeWorker:
 
     def __init__(self, script: Script, pid: int) -> None:
         self.pid: int | None = pid
+        self.load_metrics: tuple[Metric, ...] = (Metric("Loads", "counter", "Count", 1, ()),)
         self.batches: list[list[Buffer]] = []
         self.cancelled: list[Buffer] = []
         self.running: set[Job] = set()
@@ -132,13 +133,15 @@ class NotedEvents(EngineEvents):
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.loaded: list[str] = []
+        self.load_metrics: list[Metric] = []
         self.failed: list[WorkerFailure] = []
 
     def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
         self.batches.append(len(batch))
 
-    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float) -> None:
+    def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
         self.loaded.append(worker_id)
+        self.load_metrics.extend(metrics)
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self.failed.append(error)

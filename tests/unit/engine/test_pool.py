@@ -548,6 +548,7 @@ async def test_events_are_reported(new_job: NewJob) -> None:
         ["1", "1"],
         [WorkerDied],
     )
+    assert [metric.name for metric in events.load_metrics] == ["Loads", "Loads"]
 
 
 @virtual_time

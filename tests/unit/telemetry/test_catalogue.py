@@ -8,7 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
+from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.ipc.messages import Metric
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -127,6 +129,68 @@ def test_odd_names_of_a_handlers_metric_leave_the_page_readable(metric: Metric) 
     shown.count_response(200)
     assert figure(shown, "Requests2XX") == 1
     assert figure(shown, "forged") is None
+
+
+OWN = (
+    MetricDefinition("Visits", "counter", "count", ("Shelf",)),
+    MetricDefinition("Weight", "histogram", "kB", ()),
+)
+
+
+def test_metric_of_the_metrics_file_is_shown_before_its_first_value() -> None:
+    shown = ServerMetrics(MetricsConfig(model_metrics=OWN))
+    page = shown.registry.render()
+    assert "# HELP Visits Torchserve prometheus counter metric with unit: count\n# TYPE Visits counter\n" in page
+    assert "# TYPE Weight histogram" in page
+    assert "PredictionTime" not in page
+
+
+def test_metric_is_what_the_metrics_file_says_whatever_the_handler_takes_it_for() -> None:
+    """TorchServe looks metrics up by their name alone, and knows labels by their place."""
+    shown = ServerMetrics(MetricsConfig(model_metrics=OWN))
+    for value in (2.0, 3.0):
+        shown.handler_metric(Metric("Visits", "gauge", "ms", value, (("Rack", "top"),)))
+        shown.handler_metric(Metric("Weight", "counter", "kB", value, ()))
+    assert figure(shown, "Visits", Shelf="top", Hostname=shown.hostname) == 5
+    assert (figure(shown, "Weight_sum"), figure(shown, "Weight_count")) == (5, 2)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_counter_never_goes_down(value: float, caplog: pytest.LogCaptureFixture) -> None:
+    shown = ServerMetrics(MetricsConfig(model_metrics=OWN))
+    for amount in (3.0, value):
+        shown.handler_metric(Metric("Visits", "gauge", "count", amount, (("Shelf", "top"),)))
+    assert figure(shown, "Visits") == 3
+    assert "Visits" in caplog.text
+
+
+def test_metric_that_is_dropped_again_and_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    shown = ServerMetrics(MetricsConfig(model_metrics=OWN))
+    for _ in range(5):
+        shown.handler_metric(Metric("Visits", "counter", "count", 1, ()))
+    assert len(caplog.records) == 1
+
+
+def test_handler_cannot_change_the_servers_own_figures(caplog: pytest.LogCaptureFixture) -> None:
+    shown = metrics(auto_detect=True)
+    shown.handler_metric(Metric("Requests2XX", "counter", "Count", 5, (("Level", "Host"),)))
+    assert figure(shown, "Requests2XX") == 0
+    assert "Requests2XX" in caplog.text
+
+
+def test_metrics_file_cannot_give_handlers_a_name_of_the_servers_own() -> None:
+    with pytest.raises(ConfigurationError, match=r"model_metrics\.gauge: expected another name than ts_queue_length"):
+        ServerMetrics(MetricsConfig(model_metrics=(MetricDefinition("ts_queue_length", "gauge", "Count"),)))
+
+
+def test_server_metrics_are_shown_as_the_file_names_them_and_only_those() -> None:
+    names = (MetricDefinition("Requests2XX", "counter", "Answers", ("Tier", "Machine")),)
+    shown = ServerMetrics(MetricsConfig(server_metrics=names))
+    for status in (200, 404):
+        shown.count_response(status)
+    assert figure(shown, "Requests2XX", Tier="Host", Machine=shown.hostname) == 1
+    assert "Requests4XX" not in shown.registry.render()
+    assert "unit: Answers" in shown.registry.render()
 
 
 def test_metric_with_other_labels_than_before_is_dropped_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

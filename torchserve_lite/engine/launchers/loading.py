@@ -52,6 +52,7 @@ async def loaded_worker(setup: ProcessSetup, spec: ModelSpec, slot: Slot, start:
         threads=setup.threads(spec),
         python_path=files.python_path,
         hidden_environment=config.hidden_environment,
+        metrics=config.model_metrics,
     )
     process = ProcessWorker(
         f"W-{slot.id}-{spec.key}",

@@ -21,6 +21,7 @@ from torchserve_lite.ipc.messages import (
     Load,
     Loaded,
     LoadFailure,
+    Metric,
     Predict,
     SentPart,
     decode_from_worker,
@@ -56,6 +57,7 @@ class ProcessWorker:
         self._unbegun: set[Job] = set()  # jobs of a batch that it did not live to take up
         self._paused = False
         self._batch = 0
+        self.load_metrics: tuple[Metric, ...] = ()
 
     async def __aenter__(self) -> ProcessWorker:
         await self._process.__aenter__()
@@ -88,6 +90,7 @@ class ProcessWorker:
         if isinstance(answer, LoadFailure):
             raise (LoadOutOfMemory if answer.out_of_memory else LoadFailed)(answer.cause, answer.traceback)
         assert isinstance(answer, Loaded)
+        self.load_metrics = answer.metrics
 
     async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
         self._batch += 1

@@ -111,7 +111,12 @@ class MetricCacheAbstract(abc.ABC):
         self, name: str, value: float, unit: str, request_id: str, dimensions: list[Dimension], metric_type: MetricTypes
     ) -> None:
         metric = self._get_or_add_metric(name, unit, dimensions, metric_type)
-        metric.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
+        values = {dimension.name: dimension.value for dimension in dimensions}
+        if len(values) == len(dimensions) and values.keys() == set(metric.dimension_names):
+            in_order = [values[label] for label in metric.dimension_names]  # whoever defined it chose the order
+        else:
+            in_order = [dimension.value for dimension in dimensions]
+        metric.add_or_update(value, in_order, request_id)
 
     def _get_or_add_metric(
         self, name: str, unit: str, dimensions: list[Dimension], metric_type: MetricTypes
