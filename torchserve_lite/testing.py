@@ -89,7 +89,7 @@ class LoadedHandler:
         self._folder = folder
         self.context = context
         self.sent: list[tuple[int, Any]] = []
-        context.send = lambda index, value: self.sent.append((index, value))
+        context.send = lambda index, value, request_id="": self.sent.append((index, value))
 
     def __call__(self, data: Sequence[Any], *, headers: Mapping[str, str] | None = None, explain: bool = False) -> Any:
         self.sent.clear()

@@ -164,15 +164,15 @@ def serving() -> Context:
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_intermediate_answers_go_through_the_workers_door(send: Any) -> None:
     context, sent = serving(), []
-    context.send = lambda index, value: sent.append((index, value))
+    context.send = lambda *piece: sent.append(piece)
     send(["a", "b"], context.request_ids, "Intermediate", 200, context)
     send(["c", "d"], {1: "r1"}, "Intermediate", 200, context)
-    assert sent == [(0, "a"), (1, "b"), (1, "d")]
+    assert sent == [(0, "a", "r0"), (1, "b", "r1"), (1, "d", "r1")]
 
 
 def test_intermediate_answers_are_sent_by_the_first_rank_only(monkeypatch: pytest.MonkeyPatch) -> None:
     context, sent = serving(), []
-    context.send = lambda index, value: sent.append(value)
+    context.send = lambda index, value, request_id: sent.append(value)
     monkeypatch.setenv("LOCAL_RANK", "1")
     send_intermediate_predict_response(["a", "b"], {0: "r0", 1: "r1"}, "", 200, context)
     assert sent == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -118,16 +119,18 @@ class FrameDecoder:
 
 
 class BlockingFrames:
-    """The child's end: blocking, one thread."""
+    """The child's end, blocking. One thread receives; any may send, each frame whole."""
 
     def __init__(self, link: socket.socket) -> None:
         self._socket = link
         self._decoder = FrameDecoder()
         self._ready: deque[Frame] = deque()
+        self._sending = threading.Lock()
 
     def send(self, pieces: Sequence[Buffer]) -> None:
-        for data in frame_of(pieces):
-            self._socket.sendall(data)
+        with self._sending:
+            for data in frame_of(pieces):
+                self._socket.sendall(data)
 
     def receive(self) -> Frame | None:
         """The next frame, or None when the parent has gone."""

@@ -135,14 +135,25 @@ class BatchRunner:
             self._pack(group, results, len(rows), context)
         return []
 
-    def _sender(self, owners: Sequence[_Request], emit: Emit) -> Callable[[int, Any], None]:
-        """What a handler streams with. What is wrong with a piece is raised where the handler sends it."""
+    def _sender(self, owners: Sequence[_Request], emit: Emit) -> Callable[[int, Any, str], None]:
+        """What a handler streams with. What is wrong with a piece is raised where the handler sends it.
 
-        def send(row: int, value: Any) -> None:
-            reply = reply_of(value, owners[row].processor)
+        It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
+        batch finds the next batch on the context, and what it has must not go to the client of that.
+        """
+
+        def send(row: int, value: Any, request_id: str = "") -> None:
+            owner = owners[row] if row < len(owners) else None
+            if request_id and (owner is None or owner.request_id != request_id):
+                owner = next((other for other in owners if other.request_id == request_id), None)
+                if owner is None:
+                    raise ValueError(f"Request {request_id} is not being answered: nothing can be sent to it.")
+            if owner is None:
+                raise ValueError(f"There is no row {row} in this batch of {len(owners)}.")
+            reply = reply_of(value, owner.processor)
             if too_large := self._too_large(reply):
                 raise ValueError(too_large)
-            emit([Answer(owners[row].index, reply, last=False)])
+            emit([Answer(owner.index, reply, last=False)])
 
         return send
 

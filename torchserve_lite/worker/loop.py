@@ -8,15 +8,13 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
-    Answer,
-    Answers,
     BatchDone,
     Cancel,
     FromWorker,
@@ -31,6 +29,7 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.handlers import load_handler
+from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.process import prepare_process
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, sendable_text
 
@@ -96,13 +95,10 @@ class WorkerLoop:
             self._use_threads(predict.threads)
             self._marker.begin(predict.batch)
             begun = time.monotonic()
-
-            def emit(answers: Sequence[Answer], batch: int = predict.batch) -> None:
-                self._read_ahead()
-                self._send_wanted(batch, answers)
-
-            answers = runner.predict(predict.calls, emit, partial(self._is_cancelled, predict.batch))
-            self._send_done(predict.batch, answers, begun)
+            is_cancelled = partial(self._is_cancelled, predict.batch)
+            outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
+            answers = runner.predict(predict.calls, outgoing.send, is_cancelled)
+            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._take_metrics()))
             self._cancelled.clear()
 
     async def _serve_many(self, runner: BatchRunner) -> None:
@@ -116,9 +112,10 @@ class WorkerLoop:
     async def _answer_concurrently(self, runner: BatchRunner, predict: Predict) -> None:
         self._marker.begin(predict.batch)
         begun = time.monotonic()
-        emit, is_cancelled = partial(self._send_wanted, predict.batch), partial(self._is_cancelled, predict.batch)
-        answers = await runner.predict_concurrently(predict.calls, emit, is_cancelled)
-        self._send_done(predict.batch, answers, begun)
+        is_cancelled = partial(self._is_cancelled, predict.batch)
+        outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled)
+        answers = await runner.predict_concurrently(predict.calls, outgoing.send, is_cancelled)
+        outgoing.end(answers, BatchDone(time.monotonic() - begun, self._take_metrics()))
         self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
 
     def _batches(self) -> Iterator[Predict]:
@@ -133,13 +130,6 @@ class WorkerLoop:
 
     def _is_cancelled(self, batch: int, index: int) -> bool:
         return (batch, index) in self._cancelled
-
-    def _send_wanted(self, batch: int, answers: Sequence[Answer]) -> None:
-        if wanted := tuple([answer for answer in answers if (batch, answer.index) not in self._cancelled]):
-            self._send(Answers(batch, wanted))
-
-    def _send_done(self, batch: int, answers: Sequence[Answer], begun: float) -> None:
-        self._send(Answers(batch, tuple(answers), BatchDone(time.monotonic() - begun, self._take_metrics())))
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""

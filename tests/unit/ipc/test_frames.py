@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -154,3 +155,25 @@ async def test_sending_to_a_peer_that_has_gone_is_no_error() -> None:
         link.theirs.close()
         await link.closed
         link.frames.send([b"too late"])
+
+
+def test_frames_of_several_threads_stay_whole_and_in_order() -> None:
+    """Large frames take several writes, between which another thread's would break the link."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child, parent = BlockingFrames(theirs), BlockingFrames(ours)
+
+        def send(thread: int) -> None:
+            for number in range(50):
+                child.send([b"%d %d" % (thread, number), bytes([thread]) * 100_000])
+
+        with ThreadPoolExecutor(3) as threads:
+            for thread in range(3):
+                threads.submit(send, thread)
+            arrived = [parent.receive() for _ in range(150)]
+    order: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for head, body in [frame for frame in arrived if frame]:
+        thread, number = map(int, head.split())
+        order[thread].append(number)
+        assert body == bytes([thread]) * 100_000
+    assert order == {thread: list(range(50)) for thread in range(3)}

@@ -165,13 +165,18 @@ def test_pieces_are_sent_to_the_request_they_belong_to() -> None:
     def handle(rows: list[Any], context: Any) -> list[Any]:
         context.send(1, "for the second")
         context.send(0, "for the first")
+        context.send(0, "for the second, by its name", "b")
+        with pytest.raises(ValueError, match="Request c is not being answered"):
+            context.send(0, "for somebody else", "c")
+        with pytest.raises(ValueError, match="no row 2"):
+            context.send(2, "for nobody")
         return ["end"] * len(rows)
 
     def emit(answers: Sequence[Answer]) -> None:
         sent.extend((answer.index, body_of(answer.reply)) for answer in answers if not answer.last)
 
-    runner_of(handle).predict((call(b""), call(b"")), emit, nobody_left)
-    assert sent == [(1, b"for the second"), (0, b"for the first")]
+    runner_of(handle).predict((call(b"", "a"), call(b"", "b")), emit, nobody_left)
+    assert sent == [(1, b"for the second"), (0, b"for the first"), (1, b"for the second, by its name")]
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,12 @@ class Context:
     """The model's facts and the running batch's requests.
 
     One object serves all batches of a worker, so that what a handler hangs on it (``context.cache = {}``) is there
-    the next time. ``mark_stage(stage, row)`` and ``send(index, value)`` are the worker's: where a batch is, and the way
-    out for an intermediate answer. They are no part of what a context is: ``==`` and copies leave them alone.
+    the next time. ``mark_stage(stage, row)`` and ``send(index, value, request_id)`` are the worker's: where a batch is,
+    and the way out for an intermediate answer. They are no part of what a context is: ``==`` and copies leave them
+    alone.
     """
 
-    send: Callable[[int, Any], None] | None = None
+    send: Callable[[int, Any, str], None] | None = None
     cl_socket: Any = None
     mark_stage: Callable[[str, int], None] = staticmethod(_unwatched)
     model_version: str | None = None  # which the worker serves; TorchServe has no such attribute

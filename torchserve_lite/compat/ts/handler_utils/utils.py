@@ -35,5 +35,5 @@ def send_intermediate_predict_response(
     """
     if context is None or context.send is None or os.environ.get("LOCAL_RANK", "0") != "0":
         return
-    for index in req_id_map:
-        context.send(index, ret[index])
+    for index, request_id in req_id_map.items():
+        context.send(index, ret[index], request_id)

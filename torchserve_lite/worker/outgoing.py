@@ -1,0 +1,48 @@
+"""How the answers to a batch leave the worker, whichever of the handler's threads they come from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from torchserve_lite.ipc.frames import BlockingFrames
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, encode
+
+
+class OutgoingAnswers:
+    """Sends what is known of one batch: pieces and answers as they come, and the end of the batch.
+
+    A thread that the handler started may be sending while the batch ends. Its piece goes out before the last answer of
+    that call or not at all: one that came later would be garbage to the parent, which ends a worker for it.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        frames: BlockingFrames,
+        is_cancelled: Callable[[int], bool],
+        look_ahead: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``look_ahead`` is called before something is sent: cancellations that have arrived count at once."""
+        self._batch = batch
+        self._frames = frames
+        self._is_cancelled = is_cancelled
+        self._look_ahead = look_ahead
+        self._answered: set[int] = set()
+        self._ended = False
+        self._in_turn = threading.Lock()
+
+    def send(self, answers: Sequence[Answer]) -> None:
+        """ValueError when a call among them has had its last answer. What nobody waits for is left out."""
+        with self._in_turn:
+            if self._ended or any(answer.index in self._answered for answer in answers):
+                raise ValueError("The request has been answered: nothing more can be sent to it.")
+            self._look_ahead()
+            self._answered.update(answer.index for answer in answers if answer.last)
+            if wanted := tuple([answer for answer in answers if not self._is_cancelled(answer.index)]):
+                self._frames.send(encode(Answers(self._batch, wanted)))
+
+    def end(self, answers: Sequence[Answer], done: BatchDone) -> None:
+        with self._in_turn:
+            self._ended = True
+            self._frames.send(encode(Answers(self._batch, tuple(answers), done)))
