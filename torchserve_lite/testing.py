@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite import compat
+from torchserve_lite.config.metrics_file import read_metrics_file
+from torchserve_lite.core.metrics import MODEL_METRICS
+from torchserve_lite.worker.handlers import Envelopes, metrics_cache
 
 
 def context(
@@ -32,21 +35,21 @@ def context(
     requests: int = 1,
     headers: Mapping[str, str] | None = None,
     explain: bool = False,
+    metrics_config: str | Path | None = None,
 ) -> Any:
     """A ``ts.context.Context`` with ``requests`` requests waiting, each with these ``headers``.
 
     What is not given is read from the model directory: its ``MAR-INF/MANIFEST.json`` and the YAML file named there.
+    ``metrics_config`` is a metrics.yaml as the server's, whose metrics the handler finds.
     """
     compat.install()
     from ts.context import Context
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
     from ts.version import __version__
 
     folder = Path(model_dir).resolve()
     facts = dict(manifest) if manifest is not None else _manifest(folder, model_name)
     config = dict(model_yaml_config) if model_yaml_config is not None else _model_config(folder, facts)
-    metrics = MetricsCacheYamlImpl()
-    metrics.model_name = model_name
+    metrics = metrics_cache(model_name, read_metrics_file(Path(metrics_config))[1] if metrics_config else MODEL_METRICS)
     made = Context(model_name, str(folder), facts, batch_size, gpu_id, __version__, True, metrics, config)
     expect(made, requests, headers, explain=explain)
     return made
@@ -62,10 +65,18 @@ def expect(context: Any, requests: int, headers: Mapping[str, str] | None = None
     context.metrics.set_request_ids(context.request_ids)
 
 
-def load(handler: str | Path, model_dir: str | Path | None = None, **facts: Any) -> LoadedHandler:
+def load(
+    handler: str | Path,
+    model_dir: str | Path | None = None,
+    *,
+    service_envelope: str = "",
+    **facts: Any,
+) -> LoadedHandler:
     """Find the entry point of ``handler`` (a file, ``file.py:function`` or a built-in name) and initialise it.
 
-    ``model_dir`` is the handler's own folder unless it is given; ``facts`` are those of ``context``.
+    ``model_dir`` is the handler's own folder unless it is given; ``facts`` are those of ``context``. With a
+    ``service_envelope`` (body, json, kserve, kservev2) it is called with whole bodies, one a request, and its results
+    come wrapped as they are sent.
     """
     folder = Path(model_dir if model_dir is not None else Path(handler).parent).resolve()
     made = context(folder, **facts)
@@ -77,25 +88,35 @@ def load(handler: str | Path, model_dir: str | Path | None = None, **facts: Any)
         entry, initialize = find_entry_point(str(handler))
         made.request_ids = made.request_processor = None  # as in a worker: while a model loads, there is no request
         _finished(initialize(made))
-    return LoadedHandler(entry, made, folder)
+
+    def call(data: list[Any], context: Any) -> Any:
+        return _finished(entry(data, context))
+
+    answer = Envelopes("predict").find(service_envelope)(call).handle if service_envelope else call
+    return LoadedHandler(answer, made, folder)
 
 
 class LoadedHandler:
-    """Call it with the rows of a batch. ``context`` holds what the handler set on the answers (status, headers),
-    ``sent`` the pieces that it streamed before its result, as ``(index in the batch, value)``."""
+    """Call it with the requests of a batch. ``context`` holds what the handler set on the answers (status, headers),
+    ``sent`` the pieces that it streamed before its result, as ``(index of the request, value)``."""
 
-    def __init__(self, entry: Callable[[list[Any], Any], Any], context: Any, folder: Path) -> None:
-        self._entry = entry
+    def __init__(self, answer: Callable[[list[Any], Any], Any], context: Any, folder: Path) -> None:
+        self._answer = answer
         self._folder = folder
         self.context = context
         self.sent: list[tuple[int, Any]] = []
-        context.send = lambda index, value, request_id="": self.sent.append((index, value))
+        context.send = self._send
 
     def __call__(self, data: Sequence[Any], *, headers: Mapping[str, str] | None = None, explain: bool = False) -> Any:
         self.sent.clear()
         expect(self.context, len(data), headers, explain=explain)
+        self._requests = list(self.context.request_ids.values())
         with _inside(self._folder):
-            return _finished(self._entry(list(data), self.context))
+            return self._answer(list(data), self.context)
+
+    def _send(self, row: int, value: Any, request_id: str = "") -> None:
+        """An envelope may have made several rows of a request."""
+        self.sent.append((self._requests.index(self.context.request_ids[row]), value))
 
 
 def _finished(result: Any) -> Any:

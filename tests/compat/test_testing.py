@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from torchserve_lite import testing
+from torchserve_lite.ipc.messages import Call, Load, SentPart
+from torchserve_lite.worker.batch import BatchRunner
+from torchserve_lite.worker.handlers import Handler
 
 HANDLER = """
 import asyncio
@@ -92,3 +98,103 @@ def test_context_reads_manifest_and_config_of_the_model_directory(tmp_path: Path
 def test_metrics_are_labelled_with_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     testing.context(model_name="mine").metrics.add_counter("Hits", 1)
     assert "[METRICS]Hits.Count:1|#ModelName:mine,Level:Model" in capsys.readouterr().out
+
+
+ROWS = """
+class Rows:
+    def initialize(self, context):
+        pass
+
+    def handle(self, data, context):
+        for row in range(len(data)):
+            context.send(row, "piece")
+        return [sum(row["data"]) if isinstance(row, dict) else row + 1 for row in data]
+
+
+async def later(data, context):
+    return data and [row + 1 for row in data]
+"""
+TENSOR = {"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}
+SUM = {"name": "predict", "shape": [1], "datatype": "INT64", "data": [3]}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "rows.py").write_text(ROWS)
+    return tmp_path / "rows.py"
+
+
+def from_a_worker(envelope: str, bodies: Sequence[Any]) -> list[Any]:
+    """What a worker answers to the same requests."""
+    module: dict[str, Any] = {}
+    exec(ROWS, module)
+    load = Load(model_name="model", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
+    runner = BatchRunner(
+        Handler(module["Rows"]().handle, testing.context()),
+        msgspec.structs.replace(load, envelope=envelope),
+        lambda stage, row: None,
+    )
+    parts = [SentPart("body", json.dumps(body).encode(), "application/json") for body in bodies]
+    calls = [Call(f"request-{index}", "predict", (part,), ()) for index, part in enumerate(parts)]
+    answers = runner.predict(calls, lambda pieces: None, lambda index: False)
+    return [json.loads(bytes(answer.reply.body)) for answer in answers if not isinstance(answer.reply.body, int)]
+
+
+@pytest.mark.parametrize(
+    ("envelope", "bodies", "answers"),
+    [
+        pytest.param("body", [1, 2], [2, 3], id="body"),
+        pytest.param(
+            "json",
+            [{"instances": [1, 2]}, {"instances": [7]}],
+            [{"predictions": [2, 3]}, {"predictions": [8]}],
+            id="json",
+        ),
+        pytest.param(
+            "kserve",
+            [{"instances": [1]}, {"instances": [5, 6]}],
+            [{"predictions": [2]}, {"predictions": [6, 7]}],
+            id="v1",
+        ),
+        pytest.param("kservev2", [{"id": "mine", "inputs": [TENSOR]}], [{"id": "mine", "outputs": [SUM]}], id="v2"),
+    ],
+)
+def test_handler_behind_an_envelope_answers_as_it_does_in_a_worker(
+    envelope: str, bodies: list[Any], answers: list[Any], rows: Path
+) -> None:
+    handler = testing.load(rows, service_envelope=envelope)
+    got = handler([{"body": body} for body in bodies])
+    read = [json.loads(answer) if isinstance(answer, str) else answer for answer in got]
+    for answer, wanted in zip(read, answers, strict=True):
+        assert answer == wanted if not isinstance(wanted, dict) else answer.items() >= wanted.items()
+    assert read == from_a_worker(envelope, bodies)
+
+
+def test_body_that_the_envelope_refuses_is_told_to_the_test(rows: Path) -> None:
+    handler = testing.load(rows, service_envelope="kserve")
+    with pytest.raises(Exception, match="instances") as refused:
+        handler([{"body": b'{"rows": []}'}])
+    assert getattr(refused.value, "error_code", None) == 400
+
+
+def test_pieces_behind_an_envelope_belong_to_requests(rows: Path) -> None:
+    handler = testing.load(rows, service_envelope="kserve")
+    handler([{"body": {"instances": [1, 2]}}, {"body": {"instances": [3]}}])
+    assert handler.sent == [(0, "piece"), (0, "piece"), (1, "piece")]
+
+
+def test_explanation_behind_an_envelope_is_called_one(rows: Path) -> None:
+    handler = testing.load(rows, service_envelope="kserve")
+    assert handler([{"body": {"instances": [1]}}], explain=True) == [{"explanations": [2]}]
+
+
+def test_async_handler_behind_an_envelope_is_awaited(rows: Path) -> None:
+    handler = testing.load(f"{rows}:later", service_envelope="json")
+    assert [json.loads(answer) for answer in handler([{"body": {"instances": [1, 2]}}])] == [{"predictions": [2, 3]}]
+
+
+def test_metrics_file_is_what_the_handler_finds(tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text("model_metrics: {counter: [{name: Hits, unit: count, dimensions: [Shelf]}]}")
+    context = testing.context(metrics_config=tmp_path / "metrics.yaml")
+    assert context.metrics.cache_keys() == ["counter:Hits"]
+    assert testing.context().metrics.cache_keys() == ["gauge:HandlerTime", "gauge:PredictionTime"]

@@ -59,13 +59,17 @@ class Envelopes:
         self._classes: dict[str, Any] = {}
 
     def new(self, name: str) -> Any:
+        return self.find(name)(None)
+
+    def find(self, name: str) -> Any:
+        """The class of that name."""
         envelope = self._classes.get(name)
         if envelope is None:
             from ts.model_loader import find_envelope
 
             find_envelope("kservev2").output_names = self._v2_output_names  # V1 routes answer V2 bodies, too
             envelope = self._classes[name] = find_envelope(name)
-        return envelope(None)
+        return envelope
 
 
 def _extend_path(load: Load, own_process: bool) -> None:
