@@ -136,8 +136,7 @@ class _Events(EngineEvents):
         self._metrics = metrics
 
     def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
-        self._metrics.model(spec.key).batch_size.observe(len(batch))
-        self._metrics.prediction_time(spec.key, done.handler_seconds)
+        self._metrics.batch_done(spec.key, len(batch), done.handler_seconds, seconds)
         for metric in done.metrics:
             self._metrics.handler_metric(metric)
 

@@ -54,6 +54,7 @@ class ServerMetrics:
         self.latency_sum = self._torchserve("ts_inference_latency_microseconds")
         self.queue_sum = self._torchserve("ts_queue_latency_microseconds")
         self._last_queue_time = self._torchserve("QueueTime").of("Host", self.hostname)
+        self._around_handler = self._torchserve("WorkerThreadTime").of("Host", self.hostname)
         self._load_time = self._torchserve("WorkerLoadTime")
         self.latency = registry.histogram("ts_inference_seconds", "Seconds", _MODEL, SECONDS)
         self.queue_time = registry.histogram("ts_queue_seconds", "Seconds", _MODEL, SECONDS)
@@ -110,10 +111,12 @@ class ServerMetrics:
                 count = sum(worker.state is state for worker in status.workers)
                 self._workers.of(*labels, state.lower()).set(count)
 
-    def prediction_time(self, key: ModelKey, seconds: float) -> None:
-        self.handler_metric(
-            Metric("PredictionTime", "gauge", "ms", seconds * 1000, (("ModelName", key.name), ("Level", "Model")))
-        )
+    def batch_done(self, key: ModelKey, size: int, handler_seconds: float, seconds: float) -> None:
+        """A batch of ``size`` took ``seconds``, from its sending to its last answer."""
+        self.model(key).batch_size.observe(size)
+        self._around_handler.set(round((seconds - handler_seconds) * 1000))
+        labels = (("ModelName", key.name), ("Level", "Model"))
+        self.handler_metric(Metric("PredictionTime", "gauge", "ms", handler_seconds * 1000, labels))
 
     def handler_metric(self, metric: Metric) -> None:
         """A metric of a handler, by its name alone: kind and labels are those it was defined with.

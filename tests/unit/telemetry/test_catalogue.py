@@ -85,10 +85,12 @@ def test_handlers_known_metric_gets_the_hostname_added() -> None:
     assert figure(shown, "HandlerTime", ModelName="m", Level="Model", Hostname=shown.hostname) == 12.5
 
 
-def test_prediction_time_is_a_metric_of_the_model() -> None:
+def test_batch_counts_its_size_and_the_time_in_and_around_its_handler() -> None:
     shown = metrics()
-    shown.prediction_time(KEY, 0.5)
+    shown.batch_done(KEY, size=3, handler_seconds=0.5, seconds=0.75)
     assert figure(shown, "PredictionTime", ModelName="m", Level="Model") == 500
+    assert figure(shown, "WorkerThreadTime", Level="Host") == 250
+    assert figure(shown, "ts_batch_size_sum", **MODEL) == 3
 
 
 def test_unknown_metric_of_a_handler_is_shown_only_with_auto_detection() -> None:
