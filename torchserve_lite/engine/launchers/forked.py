@@ -61,7 +61,12 @@ class _Fork:
 
     async def child(self) -> BaseProcess:
         threading.Thread(target=self._ask, name="fork", daemon=True).start()
-        return await self._result
+        try:
+            return await self._result
+        except asyncio.CancelledError:
+            if self._result.done() and not self._result.cancelled() and self._result.exception() is None:
+                _discard(self._result.result())  # it came in the moment in which the caller was cancelled
+            raise
 
     def _ask(self) -> None:
         child: BaseProcess | None = None
