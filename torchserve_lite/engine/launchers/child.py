@@ -77,22 +77,36 @@ class ChildProcess:
         resources.callback(self._stdout.close)
         self._stderr = LogPipe(f"{self._name}-stderr", logging.WARNING, self._metric_line_parser)
         resources.callback(self._stderr.close)
-        await self._stdout.open()
-        await self._stderr.open()
+        self._stdout.open()
+        self._stderr.open()
         ours, theirs = socket.socketpair()
         with theirs:
-            try:
-                await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=ours)
-            except BaseException:
-                ours.close()
-                raise
             resources.callback(self._frames.close)
+            await self._connect(ours)
             async with asyncio.timeout(self._start_timeout):
                 self._child = await self._start(theirs, self._marker, self._stdout, self._stderr)
         self.pid = self._child.pid
         self._stdout.close_write_end()
         self._stderr.close_write_end()
         self._exit_report = asyncio.create_task(self._report_exit())  # ends with the process
+
+    async def _connect(self, link: socket.socket) -> None:
+        """Done when left, even when cancelled: half way, only the event loop knows whether it has closed ``link``.
+
+        A descriptor that is closed twice may be somebody else's by then: uvloop has aborted the server for that.
+        """
+        made = asyncio.create_task(asyncio.get_running_loop().create_connection(lambda: self._frames, sock=link))
+        cancelled: asyncio.CancelledError | None = None
+        while not made.done():
+            try:
+                await asyncio.wait([made])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if made.exception() is not None:
+            link.close()
+        if cancelled is not None:
+            raise cancelled
+        made.result()
 
     async def __aexit__(self, *exc_info: object) -> None:
         async with self._resources:

@@ -11,7 +11,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 from torchserve_lite.ipc.log_lines import unmarked
 
@@ -21,16 +20,19 @@ _LINES_PER_SECOND = 2000
 _BYTES_PER_SECOND = 2 * 1024 * 1024
 _HALF_LINE_WAITS = 1.0  # seconds for its other half
 _KEPT = 20
+_READ_BYTES = 64 * 1024  # what a pipe holds
 
 MODEL_LOG = logging.getLogger("MODEL_LOG")
 LineReader = Callable[[str], bool]
 """Takes a line; True when the line was for it (a printed metric) and should not be logged."""
 
 
-class LogPipe(asyncio.Protocol):
+class LogPipe:
     """Reads one pipe of a worker and logs each line at the level it is marked with, else at ``level``.
 
-    ``write_end`` is for the child.
+    ``write_end`` is for the child. No transport of the event loop reads the pipe: uvloop's close it twice, and one that
+    is cancelled while it is made closes it or does not, as the loop likes. A descriptor that is closed twice may be
+    somebody else's by then.
     """
 
     def __init__(self, source: str, level: int, metric_line_parser: LineReader) -> None:
@@ -50,30 +52,34 @@ class LogPipe(asyncio.Protocol):
         self._lost = False
         self._tail: deque[str] = deque(maxlen=_KEPT)
         self._ended = self._loop.create_future()
-        self._transport: asyncio.ReadTransport | None = None
-        read_end, self.write_end = os.pipe()
-        self._reader = os.fdopen(read_end, "rb", 0)
+        self._reading = False
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
 
-    async def open(self) -> None:
-        await self._loop.connect_read_pipe(lambda: self, self._reader)
+    def open(self) -> None:
+        self._read(on=True)
 
     def close_write_end(self) -> None:
         """Closes our copy of the write end, so that the pipe ends when the child does."""
         os.close(self.write_end)
         self.write_end = -1
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.ReadTransport", transport)  # uvloop's has the methods and not the class
-
-    def data_received(self, data: bytes) -> None:
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._read_end, _READ_BYTES)
+        except BlockingIOError:
+            return
         self._unread += data
+        if not data:
+            self._close_read_end()
         if self._turn is None:
             self._take_turn()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _close_read_end(self) -> None:
+        self._read(on=False)
+        os.close(self._read_end)
+        self._read_end = -1
         self._lost = True
-        if self._turn is None:
-            self._take_turn()
 
     def _take_turn(self) -> None:
         """Takes a bounded number of lines; reading goes on when no whole line is left."""
@@ -99,12 +105,11 @@ class LogPipe(asyncio.Protocol):
             self._read(on=True)
 
     def _read(self, *, on: bool) -> None:
-        if self._transport is None or self._transport.is_closing() or on == self._transport.is_reading():
-            return
-        if on:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
+        if on and not self._reading:
+            self._loop.add_reader(self._read_end, self._readable)
+        elif self._reading and not on:
+            self._loop.remove_reader(self._read_end)
+        self._reading = on
 
     def _wait_for_the_other_half(self) -> None:
         if len(self._unread) > _LINE_LIMIT:
@@ -166,10 +171,10 @@ class LogPipe(asyncio.Protocol):
     def close(self) -> None:
         if self.write_end >= 0:
             self.close_write_end()
-        if self._transport is not None:
-            self._transport.close()
-        else:
-            self._reader.close()
+        if self._read_end >= 0:
+            self._close_read_end()
+            if self._turn is None:
+                self._take_turn()
 
     def _log(self, line: bytes, *, cut: bool = False) -> None:
         """``cut``: its end has not come yet, and will be logged at the level of its beginning."""
