@@ -242,8 +242,10 @@ class WorkerKilled(WorkerDied):
 
 
 class ResponseTimeout(WorkerDied):
-    def __init__(self, timeout: float, doing: str = "") -> None:
-        super().__init__(f"It gave no answer within responseTimeout={timeout:g} s{doing} and was stopped.")
+    """``doing``: what it was at."""
+
+    def __init__(self, timeout: float, doing: str) -> None:
+        super().__init__(f"It gave no answer within responseTimeout={timeout:g} s while at {doing}, and was stopped.")
 
 
 class LoadFailed(WorkerFailure):

@@ -107,6 +107,9 @@ class Worker(JobHolder, Protocol):
     def never_began(self, job: Job) -> bool:
         """Whether it died before it took up the batch of this job, which may therefore run elsewhere."""
 
+    def doing(self) -> str:
+        """What it is at, or was at last, for a message: ``handle (row 3 of its batch)``."""
+
     async def watch(self) -> None:
         """Waits; raises WorkerDied when the worker is gone."""
 

@@ -113,7 +113,7 @@ class WorkerPool:
             slot.restarts.proven()
             self._events.batch_done(self.spec, batch, update.done, self._loop.time() - begun)
         except TimeoutError:
-            hung = ResponseTimeout(self.spec.response_timeout)
+            hung = ResponseTimeout(self.spec.response_timeout, worker.doing())
             for job in batch:
                 job.fail(hung)
             raise hung from None

@@ -47,6 +47,9 @@ class FakeWorker:
     def never_began(self, job: Job) -> bool:
         return False
 
+    def doing(self) -> str:
+        return "inference"
+
     async def watch(self) -> None:
         raise await asyncio.shield(self._died)
 

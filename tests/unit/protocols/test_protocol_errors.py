@@ -35,7 +35,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.HandlerError: errors.HandlerError("no such customer", 404),
     errors.WorkerDied: errors.WorkerDied("It was shot."),
     errors.SlotFailed: errors.SlotFailed(ValueError("planted")),
-    errors.ResponseTimeout: errors.ResponseTimeout(120),
+    errors.ResponseTimeout: errors.ResponseTimeout(120, "handle"),
 }
 
 
@@ -83,7 +83,7 @@ def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Excep
         (errors.HandlerError("x", 418), 418, "InternalServerException"),
         (errors.WorkerDied("x"), 500, "InternalServerException"),
         (errors.WorkerKilled("x"), 507, "InternalServerException"),
-        (errors.ResponseTimeout(1), 500, "InternalServerException"),
+        (errors.ResponseTimeout(1, "handle"), 500, "InternalServerException"),
         (errors.LoadFailed("x"), 500, "InternalServerException"),
         (ValueError("secret"), 500, "InternalServerException"),
     ],

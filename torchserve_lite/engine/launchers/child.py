@@ -138,6 +138,11 @@ class ChildProcess:
         """What it is doing, or did last."""
         return self._marker.read()
 
+    def doing(self) -> str:
+        """The same, for a message: ``handle (row 3 of its batch)``."""
+        stage = self.stage()
+        return stage.name if stage.row < 0 else f"{stage.name} (row {stage.row} of its batch)"
+
     def last_lines(self) -> list[str]:
         """Of what it wrote to stderr."""
         return self._stderr.last_lines()
@@ -151,10 +156,8 @@ class ChildProcess:
         self.died.set_result(died(self._stopped_for or self._cause(code)))
 
     def _cause(self, code: int) -> str:
-        stage = self.stage()
-        row = f" (row {stage.row} of its batch)" if stage.row >= 0 else ""
         if code >= 0:
-            return f"Its process {self.pid} exited with code {code} while at {stage.name}{row}."
+            return f"Its process {self.pid} exited with code {code} while at {self.doing()}."
         name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         hint = "; the kernel does this when memory runs out" if code == -signal.SIGKILL else ""
-        return f"Its process {self.pid} was ended by {name} while at {stage.name}{row}{hint}."
+        return f"Its process {self.pid} was ended by {name} while at {self.doing()}{hint}."

@@ -130,6 +130,9 @@ class ProcessWorker:
     def never_began(self, job: Job) -> bool:
         return job in self._unbegun
 
+    def doing(self) -> str:
+        return self._process.doing()
+
     async def watch(self) -> None:
         raise await asyncio.shield(self._process.died)
 
