@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
-import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import aiohttp
 import psutil
 
 _READY = "Model server started."
+_LONGEST_LINE = 1024 * 1024
 PATIENCE = 90.0  # a bound on waiting for events, for a machine that is busy; no test measures time by it
 
 
@@ -83,6 +84,12 @@ class Server:
         assert isinstance(described, dict)
         return described
 
+    async def until_queued(self, model: str, jobs: int) -> None:
+        """Waits until that many jobs are in the model's queue, as the describe call shows it."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self.describe(model))["jobQueueStatus"]["pendingRequests"] != jobs:
+                pass
+
     async def stop(self) -> int:
         """SIGTERM; returns the exit code once the process has gone."""
         if self.process.returncode is None:
@@ -94,6 +101,17 @@ class Server:
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
+    def descriptors(self) -> dict[int, list[str]]:
+        """By process: the kinds of what its descriptors are open for. Without multiprocessing's own two processes: what
+        workers are forked from is still importing when a server is ready that forks none."""
+        front, *children = self.family()
+        own = [
+            process
+            for process in children
+            if process.ppid() != front.pid or "multiprocessing" not in " ".join(process.cmdline())
+        ]
+        return {process.pid: sorted(_open_kinds(process.pid)) for process in (front, *own)}
+
 
 @asynccontextmanager
 async def running(
@@ -104,12 +122,12 @@ async def running(
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
     flags: Sequence[str] = (),
-    most_files: int | None = None,
+    wrapper: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
-    """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded. ``most_files``:
-    as ``ulimit -n`` would set it."""
-    limit_files = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (most_files, most_files)) if most_files else None
+    """A server with ``settings`` as its config.properties. ``ready``: wait until all models are loaded. ``wrapper``: a
+    command that runs the server in its place (``unshare``, ``sh -c 'exec "$@"'``)."""
     process = await asyncio.create_subprocess_exec(
+        *wrapper,
         sys.executable,
         "-m",
         "torchserve_lite",
@@ -121,7 +139,8 @@ async def running(
         env=environment_for(folder, environment or {}),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        preexec_fn=limit_files,
+        start_new_session=True,  # a test may send the whole group a signal
+        limit=_LONGEST_LINE,
     )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
         server = Server(process, client)
@@ -175,12 +194,16 @@ def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> P
 
 
 def environment_for(folder: Path, more: Mapping[str, str]) -> dict[str, str]:
-    import os
-
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     own = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
     return {**own, "TMPDIR": str(temporary), "LOG_LOCATION": str(folder / "logs"), **more}
+
+
+def _open_kinds(pid: int) -> Iterator[str]:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield re.sub(r"\[\d+\]", "", os.readlink(descriptor))
 
 
 def _body(data: bytes) -> object:

@@ -9,12 +9,12 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
 
 from tests.e2e.server import Server, running, write_model
+from tests.gate import Gate
 
 # Answers only when somebody writes to the pipe that the request names; notes each request that reached it.
 GATED = """
@@ -32,30 +32,6 @@ def handle(data, context):
 ECHO = "def handle(data, context):\n    return None if data is None else [bytes(row['body']) for row in data]\n"
 
 
-class Gate:
-    """A request for the gated model: ``open`` lets it through."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
-        os.mkfifo(self.path)
-
-    @property
-    def body(self) -> bytes:
-        return str(self.path).encode()
-
-    @property
-    def times_run(self) -> int:
-        seen = self.path.with_suffix(".seen")
-        return len(seen.read_text()) if seen.exists() else 0
-
-    async def reached(self) -> None:
-        """Waits until the handler has opened the pipe for reading: only then can it be opened for writing."""
-        self._writer = await asyncio.to_thread(os.open, self.path, os.O_WRONLY)
-
-    def open(self) -> None:
-        os.close(self._writer)
-
-
 @pytest_asyncio.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     store = tmp_path / "store"
@@ -70,7 +46,7 @@ async def test_killed_worker_costs_its_running_request_only(server: Server, tmp_
     first = asyncio.create_task(server.post("/predictions/gated", running_.body))
     await running_.reached()
     second = asyncio.create_task(server.post("/predictions/gated", queued.body))
-    await _until_queued(server, 1)
+    await server.until_queued("gated", 1)
     (pid,) = await server.worker_pids("gated")
     os.kill(pid, signal.SIGKILL)
     status, body = await first
@@ -100,7 +76,7 @@ async def test_full_queue_refuses_at_once_and_says_so(server: Server, tmp_path: 
     first = asyncio.create_task(server.post("/predictions/gated", gates[0].body))
     await gates[0].reached()
     waiting = [asyncio.create_task(server.post("/predictions/gated", gate.body)) for gate in gates[1:]]
-    await _until_queued(server, 2)
+    await server.until_queued("gated", 2)
     async with server.client.post(f"{server.url}/predictions/gated", data=b"one too many") as response:
         assert response.status == 503
         assert response.headers["Retry-After"]
@@ -117,9 +93,9 @@ async def test_job_of_a_client_that_has_gone_never_runs(server: Server, tmp_path
     first = asyncio.create_task(server.post("/predictions/gated", running_.body))
     await running_.reached()
     second = asyncio.create_task(server.post("/predictions/gated", gone.body))
-    await _until_queued(server, 1)
+    await server.until_queued("gated", 1)
     second.cancel()
-    await _until_queued(server, 0)
+    await server.until_queued("gated", 0)
     running_.open()
     assert (await first)[0] == 200
     last = Gate(tmp_path, "last")
@@ -136,7 +112,7 @@ async def test_sigterm_answers_what_is_in_flight_and_leaves_nothing(server: Serv
     answers = [asyncio.create_task(server.post("/predictions/gated", running_.body))]
     await running_.reached()
     answers.append(asyncio.create_task(server.post("/predictions/gated", queued.body)))
-    await _until_queued(server, 1)
+    await server.until_queued("gated", 1)
     stopping = asyncio.create_task(server.stop())
     await server.line("Stopping")
     running_.open()
@@ -230,33 +206,3 @@ async def test_impossible_scaling_is_refused(server: Server, query: str, told: s
     assert status == 400
     assert told in body["message"]  # type: ignore[index]
     assert (await server.post("/predictions/echo", b"x"))[0] == 200
-
-
-async def _until_queued(server: Server, jobs: int) -> None:
-    """Waits until that many jobs are in the queue of the gated model, as the describe call shows it."""
-    while True:
-        described = await server.describe("gated")
-        if described["jobQueueStatus"]["pendingRequests"] == jobs:
-            return
-
-
-async def test_sigterm_under_load_resets_no_connection(server: Server) -> None:
-    """A client is answered, or cannot connect any more; no request that was taken is lost."""
-    answered = 0
-
-    async def ask_until_refused() -> None:
-        nonlocal answered
-        while True:
-            try:
-                status, body = await server.post("/predictions/echo", b"x")
-            except aiohttp.ClientConnectorError:
-                return
-            assert (status, body) == (200, b"x")
-            answered += 1
-
-    async with asyncio.TaskGroup() as clients:
-        for _ in range(8):
-            clients.create_task(ask_until_refused())
-        await server.post("/predictions/echo", b"x")
-        assert await server.stop() == 0
-    assert answered

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.serving import Served, served
+from tests.gate import Gate
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy
 from torchserve_lite.core.requests import Envelope, Part
@@ -32,20 +33,6 @@ async def end_of(job: Job) -> str:
     except ServingError as error:
         return type(error).__name__
     return body.decode()
-
-
-class Gate:
-    """The pipe that the handler waits at."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "gate"
-        os.mkfifo(self.path)
-
-    async def reached(self) -> None:
-        self._writer = await asyncio.to_thread(os.open, self.path, os.O_WRONLY)
-
-    def open(self) -> None:
-        os.close(self._writer)
 
 
 async def running(model: Served, gate: Gate, fate: str) -> tuple[Job, Job]:

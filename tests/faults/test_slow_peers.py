@@ -73,7 +73,8 @@ class Client:
 async def serving(tmp_path: Path, *, most_files: int | None = None) -> AsyncIterator[Server]:
     write_model(tmp_path / "store", "m", HANDLER)
     settings = LIMITS if most_files is None else {}
-    async with running(tmp_path, tmp_path / "store", settings, most_files=most_files) as server:
+    wrapper = () if most_files is None else ("sh", "-c", f'ulimit -n {most_files}; exec "$@"', "sh")
+    async with running(tmp_path, tmp_path / "store", settings, wrapper=wrapper) as server:
         async with asyncio.timeout(PATIENCE):
             yield server
 
