@@ -177,6 +177,16 @@ async def test_burst_of_a_long_traceback_is_kept_whole(caplog: pytest.LogCapture
 
 
 @virtual_time
+async def test_end_of_a_line_that_was_cut_is_no_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    async with pipe() as made:
+        await print_and_end(made, b"\x1e40\x1f" + b"x" * 66_000, b"\n", b"next\n")
+    assert [(record.levelname, record.getMessage()[-4:]) for record in caplog.records] == [
+        ("ERROR", "xxxx"),
+        ("INFO", "next"),
+    ]
+
+
+@virtual_time
 async def test_endless_line_is_cut_and_not_kept(caplog: pytest.LogCaptureFixture) -> None:
     async with pipe() as made:
         await print_and_end(made, b"x" * 1_000_000)

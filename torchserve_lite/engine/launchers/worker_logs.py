@@ -178,9 +178,10 @@ class LogPipe:
 
     def _log(self, line: bytes, *, cut: bool = False) -> None:
         """``cut``: its end has not come yet, and will be logged at the level of its beginning."""
-        ends_half_line, self._half_line_shown = self._half_line_shown, False
-        if ends_half_line and not line.rstrip(b"\r"):
-            return  # the rest of it was a line's end only
+        goes_on, self._half_line_shown = self._half_line_shown, cut
+        if goes_on and not line.rstrip(b"\r"):  # the rest of it was a line's end only
+            self._level_of_cut_line = None
+            return
         self._lines_left -= 1
         self._bytes_left -= len(line)
         level = self._level_of_cut_line
