@@ -18,23 +18,27 @@ import aiohttp
 import psutil
 
 _READY = "Model server started."
-_LONGEST_LINE = 1024 * 1024
+_LONGEST_LINE = 256 * 1024
 PATIENCE = 90.0  # a bound on waiting for events, for a machine that is busy; no test measures time by it
 
 
 class Server:
-    """A running server. ``url`` is its inference (and management) address."""
+    """A running server. ``url`` is its inference (and management) address. Its output is taken while ``reading`` is
+    set."""
 
     def __init__(self, process: asyncio.subprocess.Process, client: aiohttp.ClientSession) -> None:
         self.process = process
         self.client = client
         self.lines: list[str] = []
         self.url = ""
+        self.reading = asyncio.Event()
+        self.reading.set()
         self._news = asyncio.Event()
 
     async def read_output(self) -> None:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
+            await self.reading.wait()
             self.lines.append(line.decode("utf-8", "replace").rstrip())
             self._news.set()
         self.lines.append("<end of output>")
