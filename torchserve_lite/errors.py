@@ -14,6 +14,7 @@ ServingError
 │   └── ArchiveNotFound
 ├── Conflict                   already registered
 ├── InvalidArchive             an archive or its manifest cannot be used
+│   └── NoRoom                 it does not fit where it is to be unpacked
 ├── Unavailable                not now; carries when to come back
 │   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
@@ -125,6 +126,10 @@ class InvalidArchive(ServingError):
         super().__init__(f"{archive}: {problem}")
         self.archive = archive
         self.problem = problem
+
+
+class NoRoom(InvalidArchive):
+    pass
 
 
 class Unavailable(ServingError):

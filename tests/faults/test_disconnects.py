@@ -3,9 +3,8 @@ with it are answered, and nothing of it stays behind."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.e2e.server import PATIENCE, Server, running, write_model
+from tests.e2e.server import Server, running, until, write_model
 from tests.faults.wire import Client
 from tests.gate import Gate
 
@@ -125,13 +124,6 @@ async def nothing_left(served: Models) -> AsyncIterator[None]:
     await until(lambda: served.server.descriptors() == before)
     assert await served.server.post("/predictions/alone", b"after") == (200, b"after")
     assert served.runs_of("leaver") == []
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Waits for what another process does: nothing tells us of it."""
-    async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def answered(client: Client) -> bytes:

@@ -19,7 +19,7 @@ from torchserve_lite.config.settings import ModelsConfig, ServingOptions, Worker
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
-from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, ServingError, WorkerFailure
+from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, NoRoom, ServingError, WorkerFailure
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
@@ -122,6 +122,9 @@ class ModelManager:
         wanted = await self._wanted(config)
         progress.loading([model.name or model.url for model in wanted])
         archives = await asyncio.gather(*(self._open(model) for model in wanted))
+        for index, archive in enumerate(archives):
+            if isinstance(archive, NoRoom):  # one that never fits took the room of others, which is free again
+                archives[index] = await self._open(wanted[index])
         # One after the other, in the order they were asked for: of two with one name and version the first is served.
         opened = [await self._register(*pair, config, progress) for pair in zip(wanted, archives, strict=True)]
         self.opening = False

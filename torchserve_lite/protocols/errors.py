@@ -39,6 +39,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.ArchiveNotFound: ErrorMapping(404, "ModelNotFoundException"),
     errors.Conflict: ErrorMapping(409, "ConflictStatusException"),
     errors.InvalidArchive: ErrorMapping(400, "InvalidModelException"),
+    errors.NoRoom: ErrorMapping(507, "InternalServerException"),
     errors.Unavailable: ErrorMapping(503, "ServiceUnavailableException"),
     errors.NoWorkers: ErrorMapping(503, "ServiceUnavailableException"),
     errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),

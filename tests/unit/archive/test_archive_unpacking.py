@@ -5,6 +5,7 @@ The numbers are those of the project's list of bad inputs for archives.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -22,7 +23,7 @@ from torchserve_lite.archive.unpacking import unpack as unpacking
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
 from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.core.shutdown import Interruption
-from torchserve_lite.errors import InvalidArchive, ShuttingDown
+from torchserve_lite.errors import InvalidArchive, NoRoom, ShuttingDown
 
 from . import hostile
 from .hostile import tar_member, tar_of, zip_entry, zip_of
@@ -335,6 +336,22 @@ def test_existing_folder_is_never_unpacked_into(tmp_path: Path) -> None:
     with pytest.raises(InvalidArchive, match="cannot be unpacked"):
         unpack(zip_of(tmp_path, ("h.py", b"")), tmp_path / "target")
     assert (tmp_path / "target/precious").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"), [(errno.ENOSPC, "TMPDIR"), (errno.EDQUOT, "TMPDIR"), (errno.EFBIG, "ulimit -f")]
+)
+def test_archive_that_does_not_fit_is_told_with_the_folder_and_how_to_change_it(
+    number: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("torchserve_lite.archive.unpacking.unpack._copy", copy)
+    with pytest.raises(NoRoom) as refusal:
+        unpack(zip_of(tmp_path, ("h.py", b"")), tmp_path / "target")
+    assert all(text in str(refusal.value) for text in (str(tmp_path), os.strerror(number), mend))
+    assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])

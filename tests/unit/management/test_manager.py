@@ -22,6 +22,7 @@ from torchserve_lite.errors import (
     ModelNotFound,
     ModelNotRegistered,
     ModelVersionNotFound,
+    NoRoom,
     ServingError,
     WorkerDied,
 )
@@ -143,6 +144,28 @@ async def test_management_of_a_model_that_could_not_be_set_up_is_told_why(versio
             await parts.manager.scale("bad", version, 1, 1)
         with pytest.raises(ModelNotRegistered, match=r"missing\.mar"):
             parts.manager.scale_in_background("bad", version, 1, 1)
+
+
+async def test_archives_for_which_another_one_left_no_room_are_served(tmp_path: Path) -> None:
+    """``a`` fills the disk until it is given up; ``b`` is unpacked at the same time."""
+    full, given_up = threading.Event(), threading.Event()
+
+    class SmallDisk(ModelStore):
+        def open(self, url: str) -> Archive:
+            if url == "a":
+                full.set()
+                given_up.wait(60)
+                raise NoRoom("a", "cannot be unpacked")
+            full.wait(60)
+            if not given_up.is_set():
+                given_up.set()
+                raise NoRoom("b", "cannot be unpacked")
+            return super().open(url)
+
+    async with managed(tmp_path, SmallDisk) as parts:
+        await parts.start(load_all=True)
+        assert parts.engine.workers == {B: 2}
+        assert parts.progress.failed == {"a": "a: cannot be unpacked"}
 
 
 async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:

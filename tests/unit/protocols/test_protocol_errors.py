@@ -24,6 +24,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.ModelNotFound: errors.ModelNotFound("m"),
     errors.ModelVersionNotFound: errors.ModelVersionNotFound("m", "2.0"),
     errors.InvalidArchive: errors.InvalidArchive("m.mar", "is empty"),
+    errors.NoRoom: errors.NoRoom("m.mar", "cannot be unpacked"),
     errors.NoWorkers: errors.NoWorkers("m"),
     errors.QueueFull: errors.QueueFull("m", 100),
     errors.WorkerRestarting: errors.WorkerRestarting("m", "no such weights"),

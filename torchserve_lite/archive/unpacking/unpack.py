@@ -21,9 +21,15 @@ from torchserve_lite.archive.unpacking.entries import CHUNK, ArchiveError, Entry
 from torchserve_lite.archive.unpacking.tar import tar_entries
 from torchserve_lite.archive.unpacking.zip import zip_entries
 from torchserve_lite.core.shutdown import Interruption
-from torchserve_lite.errors import InvalidArchive
+from torchserve_lite.errors import InvalidArchive, NoRoom
 
 _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAKE_ROOM = "Make room there, or set TMPDIR to a folder on a larger file system."
+_NO_ROOM = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or set TMPDIR to a folder on another file system.",
+}
 _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -37,7 +43,7 @@ def unpack(
     """
     limits, interruption = limits or UnpackLimits(), interruption or Interruption()
     interruption.check()
-    with _as_invalid_archive(archive), _opened(archive) as file, _new_folder(target) as root:
+    with _as_invalid_archive(archive, target), _opened(archive) as file, _new_folder(target) as root:
         before = _fingerprint(file)
         digest = _digest(file, interruption)
         allowance = limits.allowance(os.fstat(file.fileno()).st_size)
@@ -151,15 +157,17 @@ def _what_it_looks_like(start: bytes) -> str:
 
 
 @contextmanager
-def _as_invalid_archive(archive: Path) -> Iterator[None]:
+def _as_invalid_archive(archive: Path, target: Path) -> Iterator[None]:
     """Says of every refusal which archive it is about."""
     try:
         yield
     except ArchiveError as error:
         raise InvalidArchive(archive.name, str(error)) from error
     except OSError as error:
-        hint = " Make room or choose another folder" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise InvalidArchive(archive.name, f"cannot be unpacked: {error.strerror}.{hint}") from error
+        problem = f"cannot be unpacked in {target.parent}: {error.strerror}."
+        if error.errno in _NO_ROOM:
+            raise NoRoom(archive.name, f"{problem} {_NO_ROOM[error.errno]}") from error
+        raise InvalidArchive(archive.name, problem) from error
 
 
 @contextmanager
