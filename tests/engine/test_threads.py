@@ -50,7 +50,7 @@ async def test_threads_of_concurrent_batches_may_send_at_once(launcher: str) -> 
 
 async def left_behind(model: Served) -> tuple[str, list[bytes]]:
     """The id of a request whose handler left a thread behind, and what the next request got."""
-    name = (await model.ask(b"leave")).decode()
+    name = bytes(await model.ask(b"leave")).decode()
     return name, await pieces_of(model.submit(b"meet"))
 
 

@@ -347,7 +347,7 @@ def test_archive_that_does_not_fit_is_told_with_the_folder_and_how_to_change_it(
     def copy(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("torchserve_lite.archive.unpacking.unpack._copy", copy)
+    monkeypatch.setattr("torchserve_lite.archive.unpacking.unpack.Extraction._copy", copy)
     with pytest.raises(NoRoom) as refusal:
         unpack(zip_of(tmp_path, ("h.py", b"")), tmp_path / "target")
     assert all(text in str(refusal.value) for text in (str(tmp_path), os.strerror(number), mend))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
-import threading
 from types import ModuleType
 
 from torchserve_lite.config.settings import Config
@@ -24,13 +24,15 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
 
 
 def _serve(progress: StartupProgress) -> int:
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    stop, noted = socket.socketpair()  # a signal that another thread gets wakes no lock that this one waits for
+    noted.setblocking(False)
+    signal.set_wakeup_fd(noted.fileno())
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     progress.listening({"inference": "http://127.0.0.1:1", "management": "http://127.0.0.1:1"})
     progress.loading(["m"])
     progress.model_ready("m", "1.0", 1, 0.5)
     progress.started(1.0)
-    stop.wait()
+    stop.recv(1)
     progress.stopping()
     return 0
 
