@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,9 +63,8 @@ def handle(data, context):
         return None
     bodies = [bytes(row["body"]).decode() for row in data]
     reach("begun", *bodies)
-    if any("stream" in body for body in bodies):
-        pieces = [body + ":" for body in bodies]
-        send_intermediate_predict_response(pieces, dict.fromkeys(range(len(bodies))), "", 200, context)
+    streamed = {{row: "" for row, body in enumerate(bodies) if "stream" in body}}
+    send_intermediate_predict_response([body + ":" for body in bodies], streamed, "", 200, context)
     if any(body.startswith("hold") for body in bodies):
         reach("held", *bodies)
     if any(body.startswith("fail") for body in bodies):
@@ -110,20 +110,23 @@ class Stages:
         return await self._idle[pid]
 
     async def come(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        model, stage, pid, *told = (await reader.readline()).decode().split()
-        visit = Visit(int(pid), told, writer)
-        if stage == "begun":
-            self.ran[model] += told
-        if stage == "idle":
-            self._idle[visit.pid].set_result(visit)
-        elif stage == "begun" or (stage == "loading" and model not in self.loading_held):
-            visit.order("go")
-        else:
-            self._visits[model, stage].put_nowait(visit)
-        await reader.read()  # until it goes on, or dies
-        if stage == "idle":
-            del self._idle[visit.pid]
-        writer.close()
+        with closing(writer), contextlib.suppress(ConnectionError):  # killed on its way
+            line = (await reader.readline()).decode()
+            if not line.endswith("\n"):
+                return
+            model, stage, pid, *told = line.split()
+            visit = Visit(int(pid), told, writer)
+            if stage == "begun":
+                self.ran[model] += told
+            if stage == "idle":
+                self._idle[visit.pid].set_result(visit)
+            elif stage == "begun" or (stage == "loading" and model not in self.loading_held):
+                visit.order("go")
+            else:
+                self._visits[model, stage].put_nowait(visit)
+            await reader.read()  # until it goes on, or dies
+            if stage == "idle":
+                del self._idle[visit.pid]
 
 
 @asynccontextmanager
@@ -167,17 +170,16 @@ class Answer:
 class Asked:
     """A request on its way: ``answer`` fills, ``end`` waits until the server has closed the connection."""
 
-    def __init__(self, server: Server, model: str, body: str) -> None:
+    def __init__(self, server: Server, model: str, body: str, **headers: str) -> None:
         self.answer = Answer()
-        self._task = asyncio.create_task(self._ask(server, model, body))
+        self._task = asyncio.create_task(self._ask(server, model, body, headers))
 
-    async def _ask(self, server: Server, model: str, body: str) -> None:
+    async def _ask(self, server: Server, model: str, body: str, headers: Mapping[str, str]) -> None:
         host, port = server.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        head = (
-            f"POST /predictions/{model} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        writer.write(head.encode() + body.encode())
+        fields = {"Host": "x", "Connection": "close", "Content-Length": str(len(body)), **headers}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        writer.write(f"POST /predictions/{model} HTTP/1.1\r\n{head}\r\n{body}".encode())
         try:
             while data := await reader.read(65536):
                 self.answer.data += data
