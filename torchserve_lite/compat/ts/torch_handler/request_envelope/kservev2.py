@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from ts.torch_handler.request_envelope.base import (
@@ -78,7 +78,10 @@ class KServev2Envelope(BaseEnvelope):
         if len(set(self._names)) < len(self._names):
             name = next(name for name in self._names if self._names.count(name) > 1)
             raise bad_request(f'"inputs" has more than one tensor of the name "{name:.80}"; each needs its own.')
-        self._id = _id_of(document) or context.get_request_id(index) or ""
+        given_id = document.get("id")
+        if given_id is not None and not isinstance(given_id, str):
+            raise bad_request(f'"id" must be a string, not {json_kind(given_id)}.')
+        self._id = given_id if given_id and given_id.strip() else context.get_request_id(index) or ""
         self._verb = "explain" if header_is_true(context, index, "explain") else "predict"
         self._wanted = _wanted_outputs(document, {self._verb, *self._names})
         self._parameters = _object_at(document, "parameters", "The body")
@@ -86,9 +89,22 @@ class KServev2Envelope(BaseEnvelope):
         return [row for rows in tensors for row in rows]
 
     def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
+        """An output is made of all rows of an input or, where the handler made one of them, of a result of its own."""
         expect_count(results, sum(self._counts), alone=self.alone)
+        if len(results) == sum(self._counts):
+            ends = itertools.accumulate(self._counts)
+            groups = [results[end - count : end] for count, end in zip(self._counts, ends, strict=True)]
+        else:
+            groups = [[result] for result in results]
+        if len(groups) > len(self._names):
+            expect_count(results, len(self._names))
+        names = [self._verb] if self.output_names == "predict" and len(groups) == 1 else self._names
+        outputs = []
+        for name, group in zip(names, groups, strict=False):
+            datatype, shape, data = encode_tensor(group[0] if len(group) == 1 else group)
+            shape = [len(data)] if self.output_names == "inputs" else shape
+            outputs.append({"name": name, "shape": shape, "datatype": datatype, "data": data})
         model = (context.manifest or {}).get("model") or {}
-        outputs = [self._output(name, group) for name, group in self._grouped(results)]
         return {
             "id": self._id,
             "model_name": context.model_name or model.get("modelName"),  # what it is served as
@@ -105,30 +121,12 @@ class KServev2Envelope(BaseEnvelope):
         for name in ("input_names", "input_request_id", "input_parameters"):  # the handler may have removed them
             vars(context).pop(name, None)
 
-    def _grouped(self, results: list[Any]) -> list[tuple[str, list[Any]]]:
-        """Each output's name with the results that make it: all rows of an input, or a result of its own."""
-        if len(results) == sum(self._counts):
-            groups = list(_split(results, self._counts))
-        else:
-            groups = [[result] for result in results]
-        if len(groups) > len(self._names):
-            expect_count(results, len(self._names))
-        if self.output_names == "predict" and len(groups) == 1:
-            return [(self._verb, groups[0])]
-        return list(zip(self._names, groups, strict=False))
-
     def _asked_for(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """In the order in which they were asked for; all of them where none was."""
         made = {output["name"]: output for output in outputs}
         if missing := [name for name in self._wanted if name not in made]:
             raise _no_such_outputs(missing, made)
         return [made[name] for name in self._wanted] or outputs
-
-    def _output(self, name: str, results: list[Any]) -> dict[str, Any]:
-        datatype, shape, data = encode_tensor(results[0] if len(results) == 1 else results)
-        if self.output_names == "inputs":
-            shape = [len(data)]
-        return {"name": name, "shape": shape, "datatype": datatype, "data": data}
 
 
 def holds_tensors(document: dict[str, Any]) -> bool:
@@ -147,7 +145,11 @@ def tensor_rows(tensor: Any, where: str) -> list[Row]:
     if not isinstance(name, str):
         raise bad_request(f'{where} has no "name".')
     label = f'Tensor "{name:.80}"'
-    datatype, shape = _datatype_of(tensor, label), _shape_of(tensor, label)
+    given = tensor.get("datatype")
+    datatype = given.upper() if isinstance(given, str) else given
+    if datatype not in _KNOWN:
+        raise bad_request(f"{label} has the unknown datatype {shown(given)}; the known ones are {', '.join(_KNOWN)}.")
+    shape = _shape_of(tensor, label)
     if tensor.get("data") is None:
         raise bad_request(f'{label} has no "data".')
     if len(tensor) > _MOST_OTHER_KEYS + 4:
@@ -161,19 +163,26 @@ def tensor_rows(tensor: Any, where: str) -> list[Row]:
 
 def encode_tensor(value: Any) -> tuple[str, list[int], list[Any]]:
     """Datatype, shape and flat data of a handler's result. A scalar has the shape ``[1]``. NaN and the infinities, not
-    known to JSON, become null; half precision, not known to the protocol's JSON, becomes FP32."""
+    known to JSON, become null; half precision, not known to the protocol's JSON, becomes FP32. Numbers among strings
+    become strings, and an object stays one, since 0.12 sends it so."""
+    import numpy as np
+
     array = _as_array(value)
     kind = array.dtype.kind
     shape = list(array.shape) or [1]
+    values = (array.astype(str) if kind in "mM" else array).ravel().tolist()
     if kind == "f":
-        datatype = "FP32" if array.dtype.name == "float16" else _to_datatype(array.dtype)
-        return datatype, shape, _null_for_nan(array)
+        if not np.isfinite(array).all():
+            values = [value if math.isfinite(value) else None for value in values]
+        return "FP32" if array.dtype.name == "float16" else _to_datatype(array.dtype), shape, values
     if kind in "biu":
-        return _to_datatype(array.dtype), shape, array.ravel().tolist()
+        return _to_datatype(array.dtype), shape, values
     if kind in "mM":
-        return "BYTES", shape, array.astype(str).ravel().tolist()
+        return "BYTES", shape, values
     if kind in "OUS":
-        return "BYTES", shape, _texts(array)
+        if any(isinstance(element, str) for element in values):
+            values = [str(element) if isinstance(element, int | float) else element for element in values]
+        return "BYTES", shape, [plain(element) for element in values]
     raise PredictionException(f"Unsupported model output data type. V2 has no {array.dtype}.", 503)
 
 
@@ -185,13 +194,6 @@ def _to_dtype(datatype: str) -> np.dtype:
 
 def _to_datatype(dtype: np.dtype) -> str:
     return "BYTES" if dtype.kind in "OU" else _DATATYPES[dtype.name]
-
-
-def _id_of(document: dict[str, Any]) -> str:
-    given = document.get("id")
-    if given is not None and not isinstance(given, str):
-        raise bad_request(f'"id" must be a string, not {json_kind(given)}.')
-    return given if given and given.strip() else ""
 
 
 def _object_at(document: Row, key: str, owner: str) -> dict[str, Any]:
@@ -242,15 +244,6 @@ def _inputs_of(document: dict[str, Any]) -> list[Any]:
     return inputs
 
 
-def _datatype_of(tensor: dict[str, Any], label: str) -> str:
-    given = tensor.get("datatype")
-    datatype = given.upper() if isinstance(given, str) else given
-    if datatype not in _KNOWN:
-        known = ", ".join(_KNOWN)
-        raise bad_request(f"{label} has the unknown datatype {shown(given)}; the known ones are {known}.")
-    return datatype
-
-
 def _shape_of(tensor: dict[str, Any], label: str) -> list[int]:
     """The list of dimensions. A bare number means one dimension; -1, once, means: as many as there are."""
     given = tensor.get("shape")
@@ -277,7 +270,14 @@ def _fitted(shape: list[int], count: int, label: str) -> list[int]:
 
 
 def _bytes_elements(data: Any, shape: list[int], label: str) -> list[Any]:
-    elements = list(_leaves(data)) if isinstance(data, list) else [data]
+    elements: list[Any] = []
+    pending = [data]
+    while pending:  # rather than a recursion, which lists nested deeply enough would end
+        entry = pending.pop()
+        if isinstance(entry, list):
+            pending.extend(reversed(entry))
+        else:
+            elements.append(entry)
     expect_few_rows(len(elements))
     _fitted(shape, len(elements), label)
     if not elements:
@@ -319,8 +319,11 @@ def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
     types = set(map(type, values))
     if list in types:
         raise bad_request(f'{label}: "data" is ragged, its lists differ in length.')
-    if not _all_fit(values, types, datatype):
-        _refuse_wrong_value(values, datatype, label)
+    if _all_fit(values, types, datatype):
+        return array
+    for position, value in enumerate(values):
+        if not _fits(value, datatype):
+            raise bad_request(f'{label}: value {shown(value)} at position {position} of "data" is no {datatype}.')
     return array
 
 
@@ -335,12 +338,6 @@ def _all_fit(values: list[Any], types: set[type], datatype: str) -> bool:
         return types == {float} and bool((np.abs(np.asarray(values)) <= _LARGEST[datatype]).all())
     lowest, highest = _limits(datatype)
     return types == {int} and lowest <= min(values) and max(values) <= highest
-
-
-def _refuse_wrong_value(values: list[Any], datatype: str, label: str) -> None:
-    for position, value in enumerate(values):
-        if not _fits(value, datatype):
-            raise bad_request(f'{label}: value {shown(value)} at position {position} of "data" is no {datatype}.')
 
 
 def _fits(value: Any, datatype: str) -> bool:
@@ -359,24 +356,6 @@ def _fits(value: Any, datatype: str) -> bool:
 def _limits(datatype: str) -> tuple[int, int]:
     bits = int(datatype.lstrip("UINT"))
     return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def _leaves(data: Any) -> Iterator[Any]:
-    """The values of nested lists, in order, however deep they are nested."""
-    pending = [data]
-    while pending:
-        entry = pending.pop()
-        if isinstance(entry, list):
-            pending.extend(reversed(entry))
-        else:
-            yield entry
-
-
-def _split(results: list[Any], counts: list[int]) -> Iterator[list[Any]]:
-    start = 0
-    for count in counts:
-        yield results[start : start + count]
-        start += count
 
 
 def _as_array(value: Any) -> np.ndarray:
@@ -402,18 +381,3 @@ def _to_array(value: Any) -> Any:
         return value
     tensor = value.detach().cpu()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
-
-
-def _texts(array: np.ndarray) -> list[Any]:
-    """BYTES elements: strings, and numbers among strings as strings. An object stays one, since 0.12 sends it so."""
-    elements = array.ravel().tolist()
-    if any(isinstance(element, str) for element in elements):
-        return [str(element) if isinstance(element, int | float) else plain(element) for element in elements]
-    return [plain(element) for element in elements]
-
-
-def _null_for_nan(array: np.ndarray) -> list[float | None]:
-    import numpy as np
-
-    values = array.ravel().tolist()
-    return values if np.isfinite(array).all() else [value if math.isfinite(value) else None for value in values]
