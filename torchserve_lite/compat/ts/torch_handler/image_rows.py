@@ -30,7 +30,9 @@ def image_from(value: str | bytes | bytearray | memoryview) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UnsuitableImage(_unknown_image(data, encoded)) from error
     except Image.DecompressionBombError as error:
-        raise UnsuitableImage(_too_many_pixels(error)) from error
+        raise UnsuitableImage(
+            f"The image is refused: {error} (limit_max_image_pixels=false in config.properties lifts the limit)."
+        ) from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise UnsuitableImage(f"The image cannot be decoded: {error}. It is damaged or incomplete.") from error
     return image
@@ -38,7 +40,8 @@ def image_from(value: str | bytes | bytearray | memoryview) -> Image.Image:
 
 def bytes_from_base64(text: str) -> bytes:
     """Line breaks and a ``data:image/...;base64,`` prefix are allowed, as mailers and browsers add them."""
-    stripped = text[_end_of_prefix(text) :]
+    prefix = _DATA_URL.match(text) if text.startswith("data:") else None
+    stripped = text[prefix.end() :] if prefix else text
     try:
         return base64.b64decode(stripped, validate=True)
     except ValueError:
@@ -46,7 +49,7 @@ def bytes_from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(stripped, validate=True)
     except ValueError as error:
-        raise UnsuitableImage(f"The image is not valid base64: {_base64_fault(stripped, error)}.") from error
+        raise UnsuitableImage(f"The image is not valid base64: {_base64_problem(stripped, error)}.") from error
 
 
 def tensor_from(value: Any) -> torch.Tensor:
@@ -61,12 +64,7 @@ def tensor_from(value: Any) -> torch.Tensor:
         raise UnsuitableImage(f"The list is not a tensor of numbers: {error}") from error
 
 
-def _end_of_prefix(text: str) -> int:
-    prefix = _DATA_URL.match(text) if text.startswith("data:") else None
-    return prefix.end() if prefix else 0
-
-
-def _base64_fault(text: str, error: Exception) -> str:
+def _base64_problem(text: str, error: Exception) -> str:
     if text[:6] == _PNG_IN_BASE64[:6] and not text.startswith(_PNG_IN_BASE64):
         return (
             f'a PNG image begins with "{_PNG_IN_BASE64}", this one with "{text[:12]}", '
@@ -85,24 +83,17 @@ def _unknown_image(data: bytes | bytearray | memoryview, encoded: str | None) ->
     if not len(data):
         return "The image is empty."
     if encoded is not None and encoded[:6] == _PNG_IN_BASE64[:6] and not encoded.startswith(_PNG_IN_BASE64):
-        return f"The base64 text holds no image Pillow knows: {_base64_fault(encoded, ValueError())}."
+        return f"The base64 text holds no image Pillow knows: {_base64_problem(encoded, ValueError())}."
     start = bytes(data[:12])
     origin = "The data is" if encoded is None else "The base64 text holds"
-    return f"{origin} no image Pillow knows; it begins with {start!r}.{_likely_kind(start)}"
-
-
-def _likely_kind(start: bytes) -> str:
+    advice = ""
     if start.startswith((b"iVBORw0", b"/9j/")):
-        return " This looks like base64 text: send it as JSON or with Content-Type: text/plain."
-    if start.lstrip()[:1] in (b"{", b"["):
-        return " This looks like JSON: send it with Content-Type: application/json."
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
-        return " This looks like a file of torch.save, which is never unpickled here: send nested lists as JSON."
-    return ""
-
-
-def _too_many_pixels(error: Exception) -> str:
-    return f"The image is refused: {error} (limit_max_image_pixels=false in config.properties lifts the limit)."
+        advice = " This looks like base64 text: send it as JSON or with Content-Type: text/plain."
+    elif start.lstrip()[:1] in (b"{", b"["):
+        advice = " This looks like JSON: send it with Content-Type: application/json."
+    elif start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        advice = " This looks like a file of torch.save, which is never unpickled here: send nested lists as JSON."
+    return f"{origin} no image Pillow knows; it begins with {start!r}.{advice}"
 
 
 __all__ = ["UnsuitableImage", "bytes_from_base64", "image_from", "tensor_from"]
