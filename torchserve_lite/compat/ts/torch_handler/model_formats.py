@@ -172,7 +172,15 @@ def _read_pickle(path: Path, device: torch.device | None, mmap: bool) -> State:
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ModelNotLoadable(path, _more_than_tensors(path)) from error
+        try:
+            found = ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+        except (ValueError, RuntimeError, pickle.UnpicklingError):
+            found = "pickled objects"
+        problem = (
+            f"it holds more than tensors and plain data ({found}), and such objects are not unpickled. "
+            f"Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
+        )
+        raise ModelNotLoadable(path, problem) from error
     except (RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ModelNotLoadable(path, f"it is damaged or no file of torch.save ({_first_line(error)}).") from error
     if not isinstance(state, Mapping):
@@ -242,7 +250,8 @@ def _import_file(path: Path) -> ModuleType:
     """By its path: `code.py` or `types.py` beside a handler would otherwise give the standard library's module."""
     name = path.name.split(".")[0]
     known = sys.modules.get(name)
-    if known is not None and _is_file(known, path):
+    file = getattr(known, "__file__", None)
+    if known is not None and file is not None and Path(file).exists() and Path(file).samefile(path):
         return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -253,12 +262,7 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _is_file(module: ModuleType, path: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and Path(file).exists() and Path(file).samefile(path)
-
-
-# Faults -----------------------------------------------------------------------------------------------------------
+# Errors -----------------------------------------------------------------------------------------------------------
 
 
 def weights_alone(path: str | Path, kind: ModelFormat) -> str:
@@ -266,20 +270,6 @@ def weights_alone(path: str | Path, kind: ModelFormat) -> str:
         f"it is {kind.value}, weights without a model: name the file of the model's class with "
         f"torch-model-archiver --model-file, or save the model with torch.jit.script or torch.export."
     )
-
-
-def _more_than_tensors(path: Path) -> str:
-    return (
-        f"it holds more than tensors and plain data ({_foreign_classes(path)}), and such objects are not unpickled. "
-        f"Save the weights alone: torch.save(model.state_dict(), {path.name!r})."
-    )
-
-
-def _foreign_classes(path: Path) -> str:
-    try:
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (ValueError, RuntimeError, pickle.UnpicklingError):
-        return "pickled objects"
 
 
 def _built_elsewhere(device: torch.device, error: Exception) -> str:
