@@ -186,8 +186,11 @@ def json_object(row: Row) -> dict[str, Any]:
 
 
 def parse_json(text: bytes | bytearray | str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON value")
+
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object_of)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=_object_of)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (position {error.pos})"
         raise bad_request(f"The body is no valid JSON: {error.msg} at {where}.") from error
@@ -206,10 +209,6 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         [(name, _)] = collections.Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f'the key "{name:.40}" comes twice')
     return made
-
-
-def _refuse_constant(token: str) -> Any:
-    raise ValueError(f"{token} is no JSON value")
 
 
 def json_kind(value: Any) -> str:
@@ -243,7 +242,14 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
-        return {_plain_key(key): plain(entry, keep_nan=keep_nan) for key, entry in value.items()}
+        entries = {}
+        for key, entry in value.items():
+            name = key if isinstance(key, float) else plain(key)
+            if name is not None and not isinstance(name, str | int | float):
+                kind = type(key).__name__
+                raise TypeError(f"Unsupported model output data type. A key of JSON cannot be a {kind}.")
+            entries[name] = plain(entry, keep_nan=keep_nan)
+        return entries
     if isinstance(value, bytes | bytearray | memoryview):
         return text_of(value)
     if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # numpy's dates, which tolist makes numbers
@@ -253,7 +259,11 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
     if isinstance(value, Sequence):
         return [plain(entry, keep_nan=keep_nan) for entry in value]
     if isinstance(value, Set):
-        return _in_order([plain(entry, keep_nan=keep_nan) for entry in value])
+        members = [plain(entry, keep_nan=keep_nan) for entry in value]
+        try:
+            return sorted(members)  # a set has no order, and two answers to one question should not differ
+        except TypeError:
+            return members
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
@@ -264,21 +274,6 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name), keep_nan=keep_nan) for field in fields}
     raise TypeError(f"Unsupported model output data type. JSON has no {type(value).__name__}.")
-
-
-def _plain_key(key: Any) -> Any:
-    made = key if isinstance(key, float) else plain(key)
-    if made is None or isinstance(made, str | int | float):
-        return made
-    raise TypeError(f"Unsupported model output data type. A key of JSON cannot be a {type(key).__name__}.")
-
-
-def _in_order(entries: list[Any]) -> list[Any]:
-    """A set has no order, and two answers to one question should not differ; where there is none, as it comes."""
-    try:
-        return sorted(entries)
-    except TypeError:
-        return entries
 
 
 def text_of(content: bytes | bytearray | memoryview) -> str:
