@@ -41,17 +41,13 @@ def execute_call(
     """One step's loop: every slice that comes in goes out, with a result or with the error that the step raised."""
     while (piece := in_queue.get()) is not None:
         thread_local_data.micro_batch_idx = piece.index
-        (out_queue or piece.done).put(_after(handle, piece))
-
-
-def _after(handle: Callable[[Any], Any], piece: Slice) -> Slice:
-    if piece.error is not None:
-        return piece
-    try:
-        return replace(piece, value=handle(piece.value))
-    except BaseException as error:
-        # SystemExit too: it has to reach the thread that answers, or the batch would wait for ever.
-        return replace(piece, value=None, error=error)
+        if piece.error is None:
+            try:
+                piece = replace(piece, value=handle(piece.value))
+            except BaseException as error:
+                # SystemExit too: it has to reach the thread that answers, or the batch would wait for ever.
+                piece = replace(piece, value=None, error=error)
+        (out_queue or piece.done).put(piece)
 
 
 class MicroBatching:
@@ -89,7 +85,11 @@ class MicroBatching:
         self.handler.context = context
         if self.handler._is_describe():
             return [self.handler.describe_handle()]
-        answer = self._explain(data) if self.handler._is_explain() else self.handle(data)
+        answer: list[Any]
+        if self.handler._is_explain():
+            answer = self.handler.explain_handle(self.handler.preprocess(data), data)
+        else:
+            answer = self.handle(data)
         context.metrics.add_time("HandlerTime", round((time.perf_counter() - start) * 1000, 2), None, "ms")
         return answer
 
@@ -101,7 +101,10 @@ class MicroBatching:
             self.queues["preprocess"].put(Slice(index, row, rows, done))
         slices = sorted((done.get() for _ in starts), key=lambda piece: piece.index)
         for piece in slices:
-            _raise_error_of(piece)
+            if isinstance(piece.error, InvalidRow):
+                piece.error.row += piece.first_row  # the step counted from the start of its slice
+            if piece.error is not None:
+                raise piece.error
         return [row for piece in slices for row in piece.value]
 
     def get_micro_batch_idx(self) -> int | None:
@@ -113,23 +116,16 @@ class MicroBatching:
         for name in HANDLER_METHODS:
             self._resize(name, 0)
 
-    def _explain(self, data: list[Any]) -> Any:
-        return self.handler.explain_handle(self.handler.preprocess(data), data)
-
     def _resize(self, name: str, count: int) -> None:
         """Any of a step's threads may take the None that ends one, so for fewer all end and some start again."""
         group = self.thread_groups[name]
         if len(group) > count:
-            self._stop_threads(name)
+            for _ in group:
+                self.queues[name].put(None)
+            while group:
+                group.pop().thread.join()
         while len(group) < count:
             group.append(self._start_thread(name))
-
-    def _stop_threads(self, name: str) -> None:
-        group = self.thread_groups[name]
-        for _ in group:
-            self.queues[name].put(None)
-        while group:
-            group.pop().thread.join()
 
     def _start_thread(self, name: str) -> WorkerThread:
         step = HANDLER_METHODS.index(name)
@@ -142,10 +138,3 @@ class MicroBatching:
         thread = threading.Thread(target=execute_call, args=arguments, name=f"micro-batching-{name}", daemon=True)
         thread.start()
         return WorkerThread(thread)
-
-
-def _raise_error_of(piece: Slice) -> None:
-    if isinstance(piece.error, InvalidRow):
-        piece.error.row += piece.first_row  # the step counted from the start of its slice
-    if piece.error is not None:
-        raise piece.error
