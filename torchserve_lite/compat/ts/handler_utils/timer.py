@@ -16,25 +16,17 @@ def timed(func: _Step) -> _Step:
 
     @functools.wraps(func)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _wants_profile(getattr(self.context, "model_yaml_config", None)):
+        model_config = getattr(self.context, "model_yaml_config", None) or {}
+        if not (model_config.get("handler") or {}).get("profile", False):
             return func(self, *args, **kwargs)
-        clock = _CudaClock if _cuda_in_use() else _WallClock
-        timer = clock()
+        # A handler that has not imported torch has nothing on a GPU, and need not pay for the import.
+        torch = sys.modules.get("torch")
+        timer = _CudaClock() if torch is not None and torch.cuda.is_available() else _WallClock()
         result = func(self, *args, **kwargs)
         self.context.metrics.add_time(f"ts_handler_{func.__name__}", timer.milliseconds())
         return result
 
     return cast(_Step, wrapper)
-
-
-def _wants_profile(model_config: dict[str, Any] | None) -> bool:
-    return bool(((model_config or {}).get("handler") or {}).get("profile", False))
-
-
-def _cuda_in_use() -> bool:
-    """A handler that has not imported torch has nothing on a GPU, and need not pay for the import."""
-    torch = sys.modules.get("torch")
-    return torch is not None and torch.cuda.is_available()
 
 
 class _WallClock:
