@@ -110,22 +110,17 @@ class MetricCacheAbstract(abc.ABC):
     def _update(
         self, name: str, value: float, unit: str, request_id: str, dimensions: list[Dimension], metric_type: MetricTypes
     ) -> None:
-        metric = self._get_or_add_metric(name, unit, dimensions, metric_type)
+        try:
+            metric = self.get_metric(name, metric_type)
+        except merrors.MetricsCacheKeyError:
+            names = [dimension.name for dimension in dimensions]
+            metric = self.add_metric_to_cache(name, unit, names, metric_type)
         values = {dimension.name: dimension.value for dimension in dimensions}
         if len(values) == len(dimensions) and values.keys() == set(metric.dimension_names):
             in_order = [values[label] for label in metric.dimension_names]  # whoever defined it chose the order
         else:
             in_order = [dimension.value for dimension in dimensions]
         metric.add_or_update(value, in_order, request_id)
-
-    def _get_or_add_metric(
-        self, name: str, unit: str, dimensions: list[Dimension], metric_type: MetricTypes
-    ) -> CachingMetric:
-        try:
-            return self.get_metric(name, metric_type)
-        except merrors.MetricsCacheKeyError:
-            names = [dimension.name for dimension in dimensions]
-            return self.add_metric_to_cache(name, unit, names, metric_type)
 
     def _with_model(self, dimensions: Sequence[Dimension] | None) -> list[Dimension]:
         given = list(dimensions or ())
