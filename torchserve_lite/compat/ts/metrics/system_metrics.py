@@ -57,16 +57,10 @@ def gpu_utilization(num_of_gpu: int) -> None:
         where = [*dimension, Dimension("DeviceId", index)]
         _add("GPUMemoryUtilization", 100 * used / total, "percent", where)
         _add("GPUMemoryUsed", used / _MEGABYTE, "MB", where)
-        _add_gpu_load(index, where)
-
-
-def _add_gpu_load(index: int, where: list[Dimension]) -> None:
-    import torch
-
-    try:
-        _add("GPUUtilization", torch.cuda.utilization(index), "percent", where)
-    except (ImportError, RuntimeError) as error:
-        logging.debug("No load figure for GPU %d: %s", index, error)
+        try:
+            _add("GPUUtilization", torch.cuda.utilization(index), "percent", where)
+        except (ImportError, RuntimeError) as error:
+            logging.debug("No load figure for GPU %d: %s", index, error)
 
 
 def collect_all(mod: ModuleType, num_of_gpu: int) -> None:
