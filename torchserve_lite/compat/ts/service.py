@@ -43,6 +43,7 @@ class Service:
         limit_max_image_pixels: bool | None = True,
         metrics_cache: Any = None,
     ) -> None:
+        config_file = ((manifest or {}).get("model") or {}).get("configFile")
         self._context = Context(
             model_name,
             model_dir,
@@ -52,7 +53,7 @@ class Service:
             __version__,
             limit_max_image_pixels,
             metrics_cache,
-            _model_config(model_dir, manifest),
+            get_yaml_config(os.path.join(model_dir, config_file)) if config_file else {},
         )
         self._entry_point = entry_point
 
@@ -68,8 +69,3 @@ def emit_metrics(metrics: Iterable[Any] | None) -> None:
             metric.emit()
         else:
             caching_metric.print_line(str(metric))
-
-
-def _model_config(model_dir: str, manifest: dict[str, Any] | None) -> dict[str, Any]:
-    name = ((manifest or {}).get("model") or {}).get("configFile")
-    return get_yaml_config(os.path.join(model_dir, name)) if name else {}
