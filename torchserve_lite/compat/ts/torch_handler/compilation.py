@@ -27,9 +27,14 @@ def optimised(model: Any, model_config: Mapping[str, Any]) -> Any:
     options = compile_options(model_config.get("pt2"))
     if options is not None:
         return _compiled(model, options)
-    if os.environ.get("TS_IPEX_ENABLE") == "true":
-        return _optimised_by_ipex(model)
-    return model
+    if os.environ.get("TS_IPEX_ENABLE") != "true":
+        return model
+    try:
+        import intel_extension_for_pytorch as ipex
+    except ImportError as error:
+        logger.warning("TS_IPEX_ENABLE is set, but intel_extension_for_pytorch cannot be imported: %s", error)
+        return model
+    return ipex.optimize(model.to(memory_format=torch.channels_last))
 
 
 def compile_options(pt2: Any) -> dict[str, Any] | None:
@@ -71,12 +76,3 @@ def _compiled(model: Any, options: dict[str, Any]) -> Any:
         return model
     logger.info("The model is compiled at its first request with %s", options)
     return compiled
-
-
-def _optimised_by_ipex(model: Any) -> Any:
-    try:
-        import intel_extension_for_pytorch as ipex
-    except ImportError as error:
-        logger.warning("TS_IPEX_ENABLE is set, but intel_extension_for_pytorch cannot be imported: %s", error)
-        return model
-    return ipex.optimize(model.to(memory_format=torch.channels_last))
