@@ -17,7 +17,9 @@ def select_device(gpu_id: int | None) -> tuple[str | None, torch.device]:
     if gpu_id is not None and torch.backends.mps.is_available():
         return "mps", torch.device("mps")
     if importlib.util.find_spec("torch_xla") is not None:
-        return None, _xla_device()
+        import torch_xla.core.xla_model as xm
+
+        return None, xm.xla_device()
     return "cpu", torch.device("cpu")
 
 
@@ -29,10 +31,3 @@ def allow_tensor_cores() -> None:
     """
     if torch.version.cuda and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
         torch.set_float32_matmul_precision("high")
-
-
-def _xla_device() -> torch.device:
-    import torch_xla.core.xla_model as xm
-
-    device: torch.device = xm.xla_device()
-    return device
