@@ -23,7 +23,12 @@ def output_index(target: Any) -> Any:
     if isinstance(target, bytes | bytearray):
         target = target.decode("utf-8", "replace")
     if isinstance(target, str):
-        return _whole_number(target)
+        try:
+            return int(target)
+        except ValueError as error:
+            raise UnknownTarget(
+                f"The target must be the index of a class, a whole number; it is {target[:40]!r}."
+            ) from error
     if isinstance(target, float) and target.is_integer():
         return int(target)
     return tuple(target) if isinstance(target, list) else target
@@ -38,7 +43,10 @@ def attribution(algorithm: Any, inputs: Any, target: Any, **options: Any) -> Any
         found = _OUT_OF_BOUNDS.search(str(error))
         if found is None or found[1] != str(target):
             raise
-        raise UnknownTarget(_out_of_range(target, int(found[2]))) from error
+        classes = int(found[2])
+        raise UnknownTarget(
+            f"The target {target} is out of range: the model has {classes} classes, 0 to {classes - 1}."
+        ) from error
     except AssertionError as error:
         if isinstance(target, int):
             raise
@@ -46,22 +54,8 @@ def attribution(algorithm: Any, inputs: Any, target: Any, **options: Any) -> Any
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _NO_GRADIENTS):
             raise
-        raise PredictionException(_needs_gradients(), 501) from error
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UnknownTarget(f"The target must be the index of a class, a whole number; it is {text[:40]!r}.") from error
-
-
-def _out_of_range(target: Any, classes: int) -> str:
-    return f"The target {target} is out of range: the model has {classes} classes, 0 to {classes - 1}."
-
-
-def _needs_gradients() -> str:
-    return (
-        "This model cannot be explained: explanations need gradients, which ONNX and AOTInductor models do not have. "
-        "Serve it as an eager, TorchScript or torch.export model."
-    )
+        raise PredictionException(
+            "This model cannot be explained: explanations need gradients, which ONNX and AOTInductor models do not "
+            "have. Serve it as an eager, TorchScript or torch.export model.",
+            501,
+        ) from error
