@@ -41,15 +41,14 @@ class Resize:
         self.size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        target = self._target(image.width, image.height)
-        return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
-
-    def _target(self, width: int, height: int) -> tuple[int, int]:
+        width, height = image.size
         if not isinstance(self.size, int):
-            return int(self.size[1]), int(self.size[0])
-        if width <= height:
-            return self.size, int(self.size * height / width)
-        return int(self.size * width / height), self.size
+            target = int(self.size[1]), int(self.size[0])
+        elif width <= height:
+            target = self.size, int(self.size * height / width)
+        else:
+            target = int(self.size * width / height), self.size
+        return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
 
     def __repr__(self) -> str:
         return f"Resize({self.size})"
@@ -93,19 +92,14 @@ class Normalize:
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         pixels = tensor.numpy()
-        self._check_channels(pixels.shape)
+        expected, channels = len(self._mean), pixels.shape[-3] if pixels.ndim >= 3 else 0
+        if expected not in (1, channels) or not channels:
+            plural = "" if channels == 1 else "s"
+            advice = ": convert it to RGB." if expected == 3 else "."
+            raise UnsuitableImage(f"The image has {channels} channel{plural}, this model takes {expected}{advice}")
         result = np.subtract(pixels, self._mean, out=pixels if self.inplace else None)
         result /= self._std
         return torch.from_numpy(result)
-
-    def _check_channels(self, shape: tuple[int, ...]) -> None:
-        expected = len(self._mean)
-        if len(shape) < 3 or expected not in (1, shape[-3]):
-            channels = shape[-3] if len(shape) >= 3 else 0
-            raise UnsuitableImage(
-                f"The image has {_counted(channels, 'channel')}, this model takes {expected}"
-                + (": convert it to RGB." if expected == 3 else ".")
-            )
 
     def __repr__(self) -> str:
         return f"Normalize(mean={self.mean}, std={self.std})"
@@ -142,7 +136,3 @@ def _pixels(image: Image.Image | np.ndarray) -> np.ndarray:
         return np.asarray(image).astype(np.uint8) * 255
     wide = _WIDE_MODES.get(image.mode)
     return np.asarray(image) if wide is None else np.array(image, wide)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
