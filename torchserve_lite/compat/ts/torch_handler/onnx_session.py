@@ -32,8 +32,16 @@ class CallableSession(onnxruntime.InferenceSession):
         if len(args) > len(inputs):
             raise TypeError(f"The ONNX model takes {len(inputs)} inputs, {len(args)} were given")
         given = dict(zip((one.name for one in inputs), args, strict=False)) | kwargs
-        feed = {one.name: _array(given[one.name], one.type) for one in inputs if one.name in given}
-        outputs = tuple(_tensor(output) for output in self.run(None, feed))
+        feed = {}
+        for one in inputs:
+            if one.name in given:
+                value = given[one.name]
+                array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+                feed[one.name] = np.ascontiguousarray(array, _DTYPES.get(one.type, array.dtype))
+        outputs = tuple(
+            torch.from_numpy(output) if isinstance(output, np.ndarray) and output.dtype.kind in "biuf" else output
+            for output in self.run(None, feed)
+        )
         return outputs[0] if len(outputs) == 1 else outputs
 
 
@@ -41,19 +49,7 @@ def open_session(path: str | Path, device: torch.device) -> CallableSession:
     """With as many threads as torch itself may use: the worker has shared the cores out by then."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return CallableSession(str(path), sess_options=options, providers=_providers(device))
-
-
-def _providers(device: torch.device) -> list[Any]:
-    if device.type != "cuda":
-        return ["CPUExecutionProvider"]
-    return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
-
-
-def _array(value: Any, kind: str) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-    return np.ascontiguousarray(array, _DTYPES.get(kind, array.dtype))
-
-
-def _tensor(output: Any) -> Any:
-    return torch.from_numpy(output) if isinstance(output, np.ndarray) and output.dtype.kind in "biuf" else output
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+    return CallableSession(str(path), sess_options=options, providers=providers)
