@@ -18,15 +18,12 @@ Region = Callable[[str], Any]
 
 def profiled(run: Callable[[Region], Any], arguments: dict[str, Any], model_name: str) -> tuple[Any, Any]:
     """Runs one batch; returns its result and the profile. The ten costliest operators go to the log."""
-    with profile(**(arguments or _defaults(model_name))) as profiler:
-        result = run(record_function)
-    logger.info("%s", profiler.key_averages().table(sort_by="cpu_time_total", row_limit=10))
-    return result, profiler
-
-
-def _defaults(model_name: str) -> dict[str, Any]:
-    return {
+    arguments = arguments or {
         "activities": [ProfilerActivity.CPU, ProfilerActivity.CUDA],
         "record_shapes": True,
         "on_trace_ready": tensorboard_trace_handler(f"{TRACE_FOLDER}/{model_name}"),
     }
+    with profile(**arguments) as profiler:
+        result = run(record_function)
+    logger.info("%s", profiler.key_averages().table(sort_by="cpu_time_total", row_limit=10))
+    return result, profiler
