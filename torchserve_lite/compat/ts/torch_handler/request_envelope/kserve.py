@@ -28,7 +28,8 @@ class KServeEnvelope(BaseEnvelope):
 
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
         document = unwrap_event(json_object(row))
-        self._tensors = KServev2Envelope(self._entry_point) if _is_v2(document) else None
+        is_v2 = "instances" not in document and holds_tensors(document)
+        self._tensors = KServev2Envelope(self._entry_point) if is_v2 else None
         if self._tensors is not None:
             rows = self._tensors.unpack({"body": document}, context, index)
             self.alone = self._tensors.alone
@@ -72,7 +73,3 @@ def instances_of(document: dict[str, Any]) -> list[Any]:
         raise bad_request('"instances" is empty; there is nothing to predict.')
     expect_few_rows(len(instances))
     return instances
-
-
-def _is_v2(document: dict[str, Any]) -> bool:
-    return "instances" not in document and holds_tensors(document)
