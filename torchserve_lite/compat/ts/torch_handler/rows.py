@@ -13,7 +13,8 @@ def value_of(request: Any) -> Any:
     if not isinstance(request, Mapping):
         return request
     data = request.get("data")
-    return request.get("body", data) if data is None or _is_empty(data) else data
+    is_empty = data is None or (hasattr(data, "__len__") and not isinstance(data, torch.Tensor) and len(data) == 0)
+    return request.get("body", data) if is_empty else data
 
 
 def target_of(request: Any) -> Any:
@@ -44,7 +45,3 @@ def one_row(batch: Any, row: int, rows: int) -> Any:
 
 def _all_have_rows(tensors: Any, rows: int) -> bool:
     return all(isinstance(tensor, torch.Tensor) and tensor.dim() and len(tensor) == rows for tensor in tensors)
-
-
-def _is_empty(data: Any) -> bool:
-    return hasattr(data, "__len__") and not isinstance(data, torch.Tensor) and len(data) == 0
