@@ -26,12 +26,15 @@ class MockContext(Context):
         model_name: str = "mnist",
         model_yaml_config_file: str | None = None,
     ) -> None:
+        import torch
+
         files = {"serializedFile": model_pt_file, "modelFile": model_file}
         manifest = {"model": {key: file for key, file in files.items() if file}}
         config = get_yaml_config(Path(model_dir, model_yaml_config_file)) if model_yaml_config_file else {}
         request_id = str(uuid.uuid4())
         metrics = MetricsStore({0: request_id}, model_name)
-        gpu = _gpu(gpu_id)
+        # The GPU asked for, where there is one: the same test then runs on any machine.
+        gpu = int(gpu_id) if gpu_id is not None and torch.cuda.is_available() else None
         super().__init__(model_name, str(model_dir), manifest, 1, gpu, __version__, True, metrics, config)
         self.request_ids = {0: request_id}
         self.request_processor = [RequestProcessor(RequestHeaders())]
@@ -41,10 +44,3 @@ class MockContext(Context):
         if key == "explain":
             return "True" if self.explain in (True, "True") else False
         return super().get_request_header(idx, key)
-
-
-def _gpu(gpu_id: str | int | None) -> int | None:
-    """The GPU asked for, where there is one: the same test then runs on any machine."""
-    import torch
-
-    return int(gpu_id) if gpu_id is not None and torch.cuda.is_available() else None
