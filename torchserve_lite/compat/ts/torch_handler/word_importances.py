@@ -23,25 +23,16 @@ def word_importances(
         return None
     if not ngrams:
         return [0.0] * words
-    slope = _mean_gradient(model, layer, ids, offsets, target)
-    shares = (layer.weight[ids] - layer.weight[0]) @ slope
-    if layer.mode == "mean":
-        shares = shares / len(ngrams)
-    return _by_word(shares.tolist(), ngrams, words)
-
-
-def _mean_gradient(model: Any, layer: Any, ids: torch.Tensor, offsets: torch.Tensor, target: Any) -> torch.Tensor:
     from captum.attr import LayerIntegratedGradients
 
     algorithm = LayerIntegratedGradients(model, layer, multiply_by_inputs=False)
     options = {"baselines": torch.zeros_like(ids), "additional_forward_args": (offsets,)}
-    importances: torch.Tensor = attribution(algorithm, ids, target, **options)
-    return importances.squeeze(0)
-
-
-def _by_word(shares: Sequence[float], ngrams: Sequence[NGram], words: int) -> list[float]:
+    mean_gradient: torch.Tensor = attribution(algorithm, ids, target, **options).squeeze(0)
+    shares = (layer.weight[ids] - layer.weight[0]) @ mean_gradient
+    if layer.mode == "mean":
+        shares = shares / len(ngrams)
     importances = [0.0] * words
-    for share, ngram in zip(shares, ngrams, strict=True):
+    for share, ngram in zip(shares.tolist(), ngrams, strict=True):
         members = range(words)[ngram.words]
         for word in members:
             importances[word] += share / len(members)
