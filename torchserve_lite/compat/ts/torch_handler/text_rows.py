@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ts.torch_handler.rows import value_of
@@ -40,14 +40,14 @@ def text_of(request: Any, row: int) -> str:
 
 def known_ngrams(tokens: Sequence[str], vocabulary: Any, longest: int) -> list[NGram]:
     """Single words first, then pairs, and so on. An unknown one gets the id of `<unk>`, or is left out without one."""
-    looked_up = ((_id_of(" ".join(tokens[words]), vocabulary), words) for words in _slices(len(tokens), longest))
-    return [NGram(found, words) for found, words in looked_up if found is not None]
-
-
-def _slices(tokens: int, longest: int) -> Iterator[slice]:
+    ngrams = []
     for length in range(1, longest + 1):
-        for start in range(tokens - length + 1):
-            yield slice(start, start + length)
+        for start in range(len(tokens) - length + 1):
+            words = slice(start, start + length)
+            known = _id_of(" ".join(tokens[words]), vocabulary)
+            if known is not None:
+                ngrams.append(NGram(known, words))
+    return ngrams
 
 
 def _id_of(ngram: str, vocabulary: Any) -> int | None:
