@@ -99,14 +99,10 @@ def load_label_mapping(mapping_file_path: str | os.PathLike[str]) -> dict[str, s
     # Detectors list their names by index, under a key of this name.
     if isinstance(mapping.get("object_type_names"), list):
         mapping = {str(index): name for index, name in enumerate(mapping["object_type_names"])}
-    return {key: _label(value) for key, value in mapping.items()}
-
-
-def _label(value: Any) -> str:
-    label = value[-1] if isinstance(value, list) and value else value
-    if not isinstance(label, str):
+    labels = {key: value[-1] if isinstance(value, list) and value else value for key, value in mapping.items()}
+    if not all(isinstance(label, str) for label in labels.values()):
         raise Exception("labels in index->name mapping must be either str or List[str]")
-    return label
+    return labels
 
 
 def map_class_to_label(
@@ -120,13 +116,12 @@ def map_class_to_label(
     classes = lbl_classes if lbl_classes is not None else itertools.repeat(range(len(probs[0]) if probs else 0))
     # As many rows as the shorter of the two, as zip has it.
     return [
-        {_name(index, mapping): probability for index, probability in zip(row, values, strict=False)}
+        {
+            str(index) if mapping is None else mapping[str(index)]: probability
+            for index, probability in zip(row, values, strict=False)
+        }
         for row, values in zip(classes, probs, strict=False)
     ]
-
-
-def _name(index: int, mapping: dict[str, str] | None) -> str:
-    return str(index) if mapping is None else mapping[str(index)]
 
 
 def deprecated(
