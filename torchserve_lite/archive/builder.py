@@ -91,7 +91,17 @@ def contents(request: ArchiveRequest) -> Contents:
 
 def build(request: ArchiveRequest, progress: Progress | None = None) -> Path:
     """Writes the archive and returns where; an archive that was there is replaced whole or not at all."""
-    _check(request)
+    check_model_name(request.model_name)
+    if not Path(request.export_path).is_dir():
+        raise BadRequest(
+            f"Given export-path {request.export_path} is not a directory. Point to a valid export-path directory."
+        )
+    if request.target.exists() and not request.force:
+        raise Conflict(
+            f"{request.target} already exists.\n"
+            "Please specify --force/-f option to overwrite the model archive output file.\n"
+            "See -h/--help for more details."
+        )
     packed = contents(request)
     manifest = manifest_text(request, datetime.now())
     write = {"tgz": _write_tar, "no-archive": _write_folder}.get(request.archive_format, _write_zip)
@@ -140,26 +150,22 @@ def check_model_name(name: str) -> None:
         )
 
 
-def _check(request: ArchiveRequest) -> None:
-    check_model_name(request.model_name)
-    if not Path(request.export_path).is_dir():
-        raise BadRequest(
-            f"Given export-path {request.export_path} is not a directory. Point to a valid export-path directory."
-        )
-    if request.target.exists() and not request.force:
-        raise Conflict(
-            f"{request.target} already exists.\n"
-            "Please specify --force/-f option to overwrite the model archive output file.\n"
-            "See -h/--help for more details."
-        )
-
-
 def _sources(request: ArchiveRequest) -> Iterator[tuple[str, Path]]:
     """Names and files, in the order in which a later one replaces an earlier one of its name."""
     yield from _single_file("--model-file", request.model_file)
     yield from _single_file("--serialized-file", request.serialized_file)
     yield from _single_file("--handler", _handler_file(request))
-    yield from _extra_files(request.extra_files)
+    for pattern in filter(None, map(str.strip, request.extra_files.split(","))):
+        matches = [Path(pattern)] if Path(pattern).exists() else [Path(match) for match in sorted(glob.glob(pattern))]
+        if not matches and not glob.has_magic(pattern):
+            raise NotFound(f"--extra-files: File does not exist: {pattern}")
+        if not matches:
+            logger.warning("Given wildcard pattern did not match any file: %s", pattern)
+        for path in matches:
+            if path.is_dir():
+                yield from _files_below(path, "", (path.resolve(),))
+            else:
+                yield path.name, _existing("--extra-files", path)
     yield from _single_file("--requirements-file", request.requirements_file)
     yield from _single_file("--config-file", request.config_file)
 
@@ -184,26 +190,6 @@ def _existing(flag: str, path: Path) -> Path:
     if path.is_file():
         return path
     raise NotFound(f"{flag}: {path} is a folder, not a file." if path.is_dir() else f"{flag}: there is no file {path}.")
-
-
-def _extra_files(listed: str) -> Iterator[tuple[str, Path]]:
-    for pattern in filter(None, map(str.strip, listed.split(","))):
-        for path in _matches(pattern):
-            if path.is_dir():
-                yield from _files_below(path, "", (path.resolve(),))
-            else:
-                yield path.name, _existing("--extra-files", path)
-
-
-def _matches(pattern: str) -> list[Path]:
-    if Path(pattern).exists():
-        return [Path(pattern)]
-    if not glob.has_magic(pattern):
-        raise NotFound(f"--extra-files: File does not exist: {pattern}")
-    matches = [Path(match) for match in sorted(glob.glob(pattern))]
-    if not matches:
-        logger.warning("Given wildcard pattern did not match any file: %s", pattern)
-    return matches
 
 
 def _files_below(folder: Path, prefix: str, inside: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
