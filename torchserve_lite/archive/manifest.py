@@ -57,25 +57,20 @@ class Manifest:
         if not file.is_file():
             return cls.default()
         try:
-            return _manifest(_parsed(_text(file)))
+            with file.open("rb") as opened:
+                data = opened.read(_LARGEST + 1)
+            if len(data) > _LARGEST:
+                raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
+            return _manifest(_parsed(data))
         except ArchiveError as error:
             raise InvalidArchive(archive, f"{MANIFEST_PATH}: {error}") from error
 
 
-def _text(file: Path) -> str:
-    with file.open("rb") as opened:
-        data = opened.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
+def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        return data.decode("utf-8-sig")
+        manifest = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except UnicodeDecodeError as error:
         raise ArchiveError(f"is not UTF-8 (byte {error.start})") from error
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ArchiveError(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
@@ -103,11 +98,16 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         raise ArchiveError("Missing Model entry in manifest file.")
     if not isinstance(model, dict):
         raise ArchiveError(f"model must be an object, not {_kind(model)}")
+    runtime = raw.get("runtime", "python")
+    if not isinstance(runtime, str) or runtime not in RUNTIMES:
+        raise ArchiveError(
+            f"Runtime is not defined or invalid. It is {shown(str(runtime))}; known: {', '.join(RUNTIMES)}."
+        )
     created_on, archiver_version = _string(raw, "createdOn"), _string(raw, "archiverVersion")
     return Manifest(
         model_name=_name(_string(model, "modelName"), "modelName"),
         model_version=_version(model),
-        runtime=_runtime(raw),
+        runtime=runtime,
         created_on=created_on,
         archiver_version=archiver_version,
         raw=raw,
@@ -151,15 +151,6 @@ def _version(model: Mapping[str, Any]) -> str:
     if value is None or value == "":
         raise ArchiveError("Model version is not defined.")
     return _name(_string({"modelVersion": value}, "modelVersion"), "modelVersion")
-
-
-def _runtime(raw: Mapping[str, Any]) -> str:
-    value = raw.get("runtime", "python")
-    if not isinstance(value, str) or value not in RUNTIMES:
-        raise ArchiveError(
-            f"Runtime is not defined or invalid. It is {shown(str(value))}; known: {', '.join(RUNTIMES)}."
-        )
-    return value
 
 
 def _kind(value: object) -> str:
