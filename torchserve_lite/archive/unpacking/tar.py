@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
 
 from torchserve_lite.archive.unpacking.entries import (
@@ -106,33 +106,26 @@ def _next_file(stream: GzipStream) -> _Header | None:
     extensions: dict[str, str] = {}
     while header := _next_header(stream):
         if header.kind in (_GNU_LONG_NAME, _GNU_LONG_LINK, _PAX, _PAX_FOR_ALL):
-            extensions |= _extension(stream, header)
-        else:
-            return _corrected(header, extensions)
+            if header.size > _LONGEST_EXTENSION:
+                raise ArchiveError(f"is a damaged tar file: it has an extension header of {header.size:,} bytes")
+            data = stream.read(header.size)
+            if len(data) < header.size:
+                raise ArchiveError("ends in the middle of an extension header")
+            _skip_padding(stream, header.size)
+            if header.kind == _GNU_LONG_NAME:
+                extensions["path"] = _text(data.rstrip(b"\0"))
+            elif header.kind == _PAX:
+                extensions |= _pax_records(data)
+            continue
+        if any(key.startswith("GNU.sparse.") for key in extensions):
+            raise ArchiveError(f"its entry {shown(header.name)} is {_REFUSED[b'S']}")
+        size = extensions.get("size", str(header.size))
+        if not (size.isascii() and size.isdigit() and len(size) < 20):
+            raise ArchiveError(f"is a damaged tar file: its entry {shown(header.name)} has the size {shown(size)}")
+        return replace(header, name=extensions.get("path", header.name), size=int(size))
     if extensions:
         raise ArchiveError("is a damaged tar file: it ends where a file should follow")
     return None
-
-
-def _corrected(header: _Header, extensions: dict[str, str]) -> _Header:
-    if any(key.startswith("GNU.sparse.") for key in extensions):
-        raise ArchiveError(f"its entry {shown(header.name)} is {_REFUSED[b'S']}")
-    size = extensions.get("size", str(header.size))
-    if not (size.isascii() and size.isdigit() and len(size) < 20):
-        raise ArchiveError(f"is a damaged tar file: its entry {shown(header.name)} has the size {shown(size)}")
-    return _Header(name=extensions.get("path", header.name), size=int(size), mode=header.mode, kind=header.kind)
-
-
-def _extension(stream: GzipStream, header: _Header) -> dict[str, str]:
-    if header.size > _LONGEST_EXTENSION:
-        raise ArchiveError(f"is a damaged tar file: it has an extension header of {header.size:,} bytes")
-    data = stream.read(header.size)
-    if len(data) < header.size:
-        raise ArchiveError("ends in the middle of an extension header")
-    _skip_padding(stream, header.size)
-    if header.kind == _GNU_LONG_NAME:
-        return {"path": _text(data.rstrip(b"\0"))}
-    return _pax_records(data) if header.kind == _PAX else {}
 
 
 def _pax_records(data: bytes) -> dict[str, str]:
@@ -158,18 +151,14 @@ def _next_header(stream: GzipStream) -> _Header | None:
     signed = sum(byte - 256 if byte > 127 else byte for byte in summed)  # what some old tars wrote
     if len(block) < _BLOCK or _number(block[148:156]) not in (sum(summed), signed):
         raise ArchiveError("is a damaged tar file: it has a header whose checksum is wrong")
+    name, prefix = _until_nul(block[:100]), _until_nul(block[345:500])
+    is_posix = block[257:263] == b"ustar\0"  # GNU's own format keeps other things where the prefix would be
     return _Header(
-        name=_name(block),
+        name=_text(prefix + b"/" + name if is_posix and prefix else name),
         size=_number(block[124:136]),
         mode=_number(block[100:108]),
         kind=block[156:157],
     )
-
-
-def _name(block: bytes) -> str:
-    name, prefix = _until_nul(block[:100]), _until_nul(block[345:500])
-    is_posix = block[257:263] == b"ustar\0"  # GNU's own format keeps other things where the prefix would be
-    return _text(prefix + b"/" + name if is_posix and prefix else name)
 
 
 def _number(field: bytes) -> int:
