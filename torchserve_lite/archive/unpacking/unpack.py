@@ -14,7 +14,7 @@ import stat
 import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from io import BufferedReader, BufferedWriter
+from io import BufferedReader
 from pathlib import Path
 
 from torchserve_lite.archive.unpacking.entries import CHUNK, ArchiveError, Entry, UnpackLimits, checked_parts, shown
@@ -104,13 +104,10 @@ class Extraction:
         with self._folder(parts[:-1]) as parent:
             mode = 0o755 if entry.executable else 0o644  # never setuid, never writable by others
             with open(os.open(parts[-1], _CREATE_FILE, mode, dir_fd=parent), "wb") as file:
-                self._copy(entry, file)
-
-    def _copy(self, entry: Entry, file: BufferedWriter) -> None:
-        written = 0
-        for chunk in entry.chunks():
-            self._interruption.check()
-            written += file.write(chunk)
+                written = 0
+                for chunk in entry.chunks():
+                    self._interruption.check()
+                    written += file.write(chunk)
         if written != entry.size:
             raise ArchiveError(f"its entry {shown(entry.name)} should have {entry.size:,} bytes and has {written:,}")
 
@@ -143,17 +140,14 @@ def _entries(file: BufferedReader, limits: UnpackLimits, allowance: int) -> Iter
         return zip_entries(file, limits)
     if start.startswith(b"\x1f\x8b"):
         return tar_entries(file, allowance)
-    raise ArchiveError(f"is neither a zip (.mar) nor a gzip-compressed tar (.tar.gz): {_what_it_looks_like(start)}")
-
-
-def _what_it_looks_like(start: bytes) -> str:
+    likeness = f"it begins with {start[:8]!r}"
     if not start:
-        return "it is empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer. Fetch the file itself with 'git lfs pull'"
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page. Was an error page downloaded?"
-    return f"it begins with {start[:8]!r}"
+        likeness = "it is empty"
+    elif start.startswith(b"version https://git-lfs"):
+        likeness = "it is a Git LFS pointer. Fetch the file itself with 'git lfs pull'"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        likeness = "it is a web page. Was an error page downloaded?"
+    raise ArchiveError(f"is neither a zip (.mar) nor a gzip-compressed tar (.tar.gz): {likeness}")
 
 
 @contextmanager
