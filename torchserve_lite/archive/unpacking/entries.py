@@ -68,7 +68,24 @@ def checked_parts(name: str) -> tuple[str, ...]:
 
 def name_problem(name: str) -> str:
     """Why ``name`` cannot be that of a file in an archive; "" when it can."""
-    return _spelling_problem(name) or _place_problem(name) or _length_problem(name)
+    if _SURROGATE.search(name):
+        return "has a name that is not UTF-8"
+    if _UNPRINTABLE.search(name):
+        return "has control characters in its name"
+    if "\\" in name:
+        return "has a backslash in its name (packed on Windows by hand? torch-model-archiver writes slashes)"
+    if name.startswith("/"):
+        return "is an absolute path; it must lie below the archive's root"
+    if _DRIVE.match(name):
+        return "names a drive; it must lie below the archive's root"
+    parts = name.split("/")
+    if ".." in parts:
+        return "leads out of the archive ('..'); it must lie below the archive's root"
+    if any(len(part.encode()) > _LONGEST_PART for part in parts):
+        return f"has a part longer than {_LONGEST_PART} bytes"
+    if len(name.encode()) > _LONGEST_NAME:
+        return f"has a name longer than {_LONGEST_NAME} bytes"
+    return f"lies more than {_DEEPEST} folders deep" if len(parts) > _DEEPEST else ""
 
 
 def is_desktop_file(name: str) -> bool:
@@ -79,32 +96,3 @@ def is_desktop_file(name: str) -> bool:
 def shown(name: str) -> str:
     """A name as it may stand in a message or a log: quoted, escaped and short."""
     return ascii(name if len(name) <= 80 else f"{name[:60]}...{name[-15:]}")
-
-
-def _spelling_problem(name: str) -> str:
-    if _SURROGATE.search(name):
-        return "has a name that is not UTF-8"
-    if _UNPRINTABLE.search(name):
-        return "has control characters in its name"
-    if "\\" in name:
-        return "has a backslash in its name (packed on Windows by hand? torch-model-archiver writes slashes)"
-    return ""
-
-
-def _place_problem(name: str) -> str:
-    if name.startswith("/"):
-        return "is an absolute path; it must lie below the archive's root"
-    if _DRIVE.match(name):
-        return "names a drive; it must lie below the archive's root"
-    if ".." in name.split("/"):
-        return "leads out of the archive ('..'); it must lie below the archive's root"
-    return ""
-
-
-def _length_problem(name: str) -> str:
-    parts = name.split("/")
-    if any(len(part.encode()) > _LONGEST_PART for part in parts):
-        return f"has a part longer than {_LONGEST_PART} bytes"
-    if len(name.encode()) > _LONGEST_NAME:
-        return f"has a name longer than {_LONGEST_NAME} bytes"
-    return f"lies more than {_DEEPEST} folders deep" if len(parts) > _DEEPEST else ""
