@@ -46,7 +46,13 @@ def zip_entries(file: BufferedReader, limits: UnpackLimits) -> Iterator[Entry]:
         for info in archive.infolist():
             if reason := _why_unreadable(info):
                 raise ArchiveError(f"its entry {shown(info.orig_filename)} is {reason}")
-        _refuse_shared_bytes(file, archive)
+        spans = sorted(
+            (info.header_offset, _end_of_data(file, info), info.orig_filename) for info in archive.infolist()
+        )
+        spans.append((archive.start_dir, archive.start_dir, ""))
+        for (_, end, name), (start, _, _) in pairwise(spans):
+            if end > start:
+                raise ArchiveError(f"its entry {shown(name)} overlaps other parts of the archive, as in a zip bomb")
     return (_entry(archive, info) for info in archive.infolist())
 
 
@@ -117,23 +123,17 @@ def _central_directory(file: BufferedReader) -> tuple[int, int]:
     tail_size = min(file.seek(0, os.SEEK_END), _END.size + _LONGEST_COMMENT)
     tail_start = file.seek(-tail_size, os.SEEK_END)
     tail = file.read(tail_size)
-    found = _end_record(tail)
-    if found < 0:
+    last = len(tail) - _END.size
+    found = tail.rfind(b"PK\5\6")
+    if last >= 0 and tail[last:].startswith(b"PK\5\6") and tail.endswith(b"\0\0"):
+        found = last  # like zipfile: a record without a comment wins over one that a comment could imitate
+    if not 0 <= found <= last:
         raise ArchiveError(
             "is not a whole zip file: the table of contents at its end is missing (cut short while copied?)"
         )
     end, size = tail_start + found, _END.unpack_from(tail, found)[5]
     end64, size64 = _zip64(file, end)
     return (end64 - size64, end64) if end64 >= 0 else (end - size, end)
-
-
-def _end_record(tail: bytes) -> int:
-    """Like zipfile: an end record without a comment wins over one that a comment could imitate."""
-    last = len(tail) - _END.size
-    if last >= 0 and tail[last:].startswith(b"PK\5\6") and tail.endswith(b"\0\0"):
-        return last
-    found = tail.rfind(b"PK\5\6")
-    return found if found <= last else -1
 
 
 def _zip64(file: BufferedReader, end: int) -> tuple[int, int]:
@@ -148,14 +148,6 @@ def _zip64(file: BufferedReader, end: int) -> tuple[int, int]:
     file.seek(record)
     signature, *_, size, _offset = _END64.unpack(_read_exactly(file, _END64.size))
     return (record, size) if signature == b"PK\6\6" else (-1, 0)
-
-
-def _refuse_shared_bytes(file: BufferedReader, archive: zipfile.ZipFile) -> None:
-    spans = sorted((info.header_offset, _end_of_data(file, info), info.orig_filename) for info in archive.infolist())
-    spans.append((archive.start_dir, archive.start_dir, ""))
-    for (_, end, name), (start, _, _) in pairwise(spans):
-        if end > start:
-            raise ArchiveError(f"its entry {shown(name)} overlaps other parts of the archive, as in a zip bomb")
 
 
 def _end_of_data(file: BufferedReader, info: zipfile.ZipInfo) -> int:
