@@ -82,7 +82,11 @@ class ModelStore:
         if self.folder is None:
             raise ArchiveNotFound("Model store has not been configured.")
         path = self.folder / _last_part(url)
-        if path == self.folder or not _exists(path):
+        try:
+            found = path != self.folder and (path.is_file() or path.is_dir())
+        except (OSError, ValueError):  # a name too long for the file system, or with a NUL byte
+            found = False
+        if not found:
             raise ArchiveNotFound(f"Model not found at: {url}")
         return path
 
@@ -146,13 +150,6 @@ def _model_folder(folder: Path) -> Path:
 def _last_part(url: str) -> str:
     path = urlsplit(url).path if _URL.match(url) else url
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.is_file() or path.is_dir()
-    except (OSError, ValueError):  # a name too long for the file system, or with a NUL byte
-        return False
 
 
 def _why_no_archive(path: Path, manifest_needed: bool) -> str:
