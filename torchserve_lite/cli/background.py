@@ -26,7 +26,15 @@ def serve_in_background(arguments: argparse.Namespace, environ: Mapping[str, str
 
     Returns twice: in the child with the exit code of the server when that has ended, in the parent with our own.
     """
-    output = _opened(log) if log else None
+    output = None
+    if log:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o644)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{log} cannot be written ({error.strerror}); LOG_LOCATION names another folder"
+            ) from error
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -45,31 +53,16 @@ def _serve_detached(arguments: argparse.Namespace, environ: Mapping[str, str], l
         return AnnouncingDisplay(config, output, report.listening)
 
     try:
-        _detach(log)
+        os.setsid()  # out of the terminal's session, so that closing it or pressing Ctrl-C in it is nothing to us
+        if sys.stdin is not None:
+            os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        if log is not None:
+            os.dup2(log, sys.stdout.fileno())
+            os.dup2(log, sys.stderr.fileno())
         return serve(arguments, environ, displaying)
     except ServingError as error:
         report.failed(str(error))
         return 1
-
-
-def _opened(log: Path) -> int:
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=0o644)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{log} cannot be written ({error.strerror}); LOG_LOCATION names another folder"
-        ) from error
-
-
-def _detach(output: int | None) -> None:
-    """Out of the terminal's session, so that closing it or pressing Ctrl-C in it is nothing to us."""
-    os.setsid()
-    if sys.stdin is not None:
-        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
-    if output is not None:
-        os.dup2(output, sys.stdout.fileno())
-        os.dup2(output, sys.stderr.fileno())
 
 
 class _Report:
@@ -95,27 +88,22 @@ class _Report:
 def _await_report(child: int, reading: int, log: Path | None) -> int:
     try:
         with os.fdopen(reading) as pipe:
-            report = pipe.read()
+            text = pipe.read()
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         return 130
-    if not report:
+    if not text:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         where = f"; see {log}" if log else ""
         print(f"The server ended before it listened (exit code {code}){where}", file=sys.stderr)
         return 1
-    return _tell(child, json.loads(report), log)
-
-
-def _tell(child: int, report: Mapping[str, object], log: Path | None) -> int:
+    report = json.loads(text)
     if "error" in report:
         os.waitpid(child, 0)
         print(f"The server could not be started: {report['error']}", file=sys.stderr)
         return 1
-    addresses = report["addresses"]
-    assert isinstance(addresses, dict)
     print(f"The server runs in the background (pid {child}) and loads its models.")
-    for role, address in addresses.items():
+    for role, address in report["addresses"].items():
         print(f"{role}: {address}")
     if log:
         print(f"Its output goes to {log}")
