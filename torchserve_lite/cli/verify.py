@@ -17,7 +17,7 @@ from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
-    from torchserve_lite.core.requests import Envelope, InferenceRequest
+    from torchserve_lite.core.requests import InferenceRequest
     from torchserve_lite.server import Core
 
 
@@ -86,15 +86,28 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
         async with response.stream as pieces:
             body += b"".join([piece async for piece in pieces])
     print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
-    print(_shown(body))
+    try:
+        print(bytes(body).decode())
+    except UnicodeDecodeError:
+        print(f"{len(body)} bytes, beginning with {bytes(body[:60])!r}")
     if response.status >= 400:
         raise ServingError(f"The handler answered with status {response.status}.")
 
 
 def _sample(arguments: argparse.Namespace, model: str) -> InferenceRequest:
-    from torchserve_lite.core.requests import InferenceRequest, Part, Verb
+    """The request of the file, in KServe's envelope when it looks like one of KServe's."""
+    from torchserve_lite.core.requests import Envelope, InferenceRequest, Part, Verb
 
     data = arguments.request.read_bytes()
+    envelope = Envelope.NONE
+    try:
+        body = json.loads(data)
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and "instances" in body:
+        envelope = Envelope.KSERVE
+    elif isinstance(body, dict) and "inputs" in body:
+        envelope = Envelope.KSERVE_V2
     kind = arguments.content_type or mimetypes.guess_type(arguments.request)[0] or "application/octet-stream"
     return InferenceRequest(
         id="verify",
@@ -103,28 +116,8 @@ def _sample(arguments: argparse.Namespace, model: str) -> InferenceRequest:
         verb=Verb.EXPLAIN if arguments.explain else Verb.PREDICT,
         parts=(Part("body", data, kind),),
         headers=(("explain", str(arguments.explain)),),
-        envelope=_envelope_of(data),
+        envelope=envelope,
     )
-
-
-def _envelope_of(data: bytes) -> Envelope:
-    """KServe's, when the body looks like one of its requests."""
-    from torchserve_lite.core.requests import Envelope
-
-    try:
-        body = json.loads(data)
-    except ValueError:
-        return Envelope.NONE
-    if isinstance(body, dict) and "instances" in body:
-        return Envelope.KSERVE
-    return Envelope.KSERVE_V2 if isinstance(body, dict) and "inputs" in body else Envelope.NONE
-
-
-def _shown(body: bytes) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return f"{len(body)} bytes, beginning with {body[:60]!r}"
 
 
 class _Outcome:
