@@ -48,24 +48,31 @@ def run(arguments: argparse.Namespace) -> int:
         request = {"instances": [{"data": c.tensor().data if as_tensor else c.as_text()} for c in contents]}
     else:
         request = _v2_request(contents, arguments.name, arguments.id or str(uuid.uuid4()), as_tensor=as_tensor)
-    _write(json.dumps(request), arguments.output)
+    if arguments.output is None:
+        try:
+            print(json.dumps(request), flush=True)
+        except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    try:
+        arguments.output.write_text(f"{json.dumps(request)}\n")
+    except OSError as error:
+        raise BadRequest(f"{arguments.output} cannot be written: {error.strerror}") from error
     return 0
 
 
 def _v2_request(contents: Sequence[Content], name: str, request_id: str, *, as_tensor: bool) -> dict[str, Any]:
+    """``input-0`` counts on: ``input-1``; a name without a number gets one from the second input on."""
+    numbered = re.fullmatch(r"(.*-)(\d+)", name)
     inputs = []
     for index, content in enumerate(contents):
+        own_name = f"{name}-{index}" if index else name
+        if numbered:
+            own_name = f"{numbered[1]}{int(numbered[2]) + index}"
         tensor = content.tensor() if as_tensor else Tensor(shape=[1], datatype="BYTES", data=[content.as_text()])
         described = {"shape": tensor.shape, "datatype": tensor.datatype, "data": tensor.data}
-        inputs.append({"name": _numbered(name, index), **described})
+        inputs.append({"name": own_name, **described})
     return {"id": request_id, "inputs": inputs}
-
-
-def _numbered(name: str, index: int) -> str:
-    """``input-0`` counts on: ``input-1``; a name without a number gets one from the second input on."""
-    if match := re.fullmatch(r"(.*-)(\d+)", name):
-        return f"{match[1]}{int(match[2]) + index}"
-    return f"{name}-{index}" if index else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +149,3 @@ def _is_image(file: Path, data: bytes) -> bool:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadRequest(f"{file} is a damaged or unsuitable image: {error}") from error
     return True
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:  # the reader, `head` for instance, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    try:
-        output.write_text(f"{text}\n")
-    except OSError as error:
-        raise BadRequest(f"{output} cannot be written: {error.strerror}") from error
