@@ -26,26 +26,27 @@ def parse_load_models(value: str) -> StartupList:
     """``all``, or a comma list of ``file`` and ``name=file``. Blanks around commas are tolerated (0.12 is not)."""
     if value.lower() == "all":
         return StartupList(load_all=True)
-    entries = (entry.strip() for entry in value.split(","))
-    return StartupList(models=tuple(_named_file(entry) for entry in entries if entry))
-
-
-def _named_file(entry: str) -> ServingOptions:
-    name, equals, url = (piece.strip() for piece in entry.partition("="))
-    if not equals or "://" in name:  # the equals sign of a URL's query names nothing
-        return ServingOptions(url=entry)
-    if not name or not url:
-        raise Unacceptable(f'expected file or name=file, comma separated, and not "{entry}"')
-    return ServingOptions(url=url, name=name)
+    models = []
+    for entry in filter(None, map(str.strip, value.split(","))):
+        name, equals, url = (piece.strip() for piece in entry.partition("="))
+        if not equals or "://" in name:  # the equals sign of a URL's query names nothing
+            models.append(ServingOptions(url=entry))
+        elif name and url:
+            models.append(ServingOptions(url=url, name=name))
+        else:
+            raise Unacceptable(f'expected file or name=file, comma separated, and not "{entry}"')
+    return StartupList(models=tuple(models))
 
 
 def parse_models(value: str) -> Mapping[tuple[str, str], ServingOptions]:
     """The ``models`` key: per (name, version) what shall hold instead of the defaults. Values up to 0 mean nothing."""
-    models = _json_object(value)
-    return {
-        (name, version): ServingOptions(url="", name=name, version=version, **_overrides(where, fields))
-        for name, version, where, fields in _versions(models)
-    }
+    models = {}
+    for name, version, where, fields in _versions(_json_object(value)):
+        numbers = {field: number for field, number in _whole_numbers(where, fields).items() if number > 0}
+        numbers.pop("parallelLevel", None)  # TorchServe reads it from snapshots only
+        attributes: dict[str, Any] = _attributes(where, numbers) | _runtime(fields)
+        models[name, version] = ServingOptions(url="", name=name, version=version, **attributes)
+    return models
 
 
 def parse_model_snapshot(value: str) -> StartupList:
@@ -69,6 +70,11 @@ def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
                     f'it still holds the placeholder "{word}"; put the model\'s name and the file name of its archive '
                     '(a .mar file in model_store, as "marName") there'
                 )
+        numbers = _whole_numbers(where, fields)
+        for field, number in numbers.items():
+            if number < _NUMBERS[field].minimum:
+                raise Unacceptable(f"{where}: {field}={number}: expected at least {_NUMBERS[field].minimum}")
+        attributes: dict[str, Any] = _attributes(where, numbers) | _runtime(fields)
         only = len(models[name]) == 1
         yield ServingOptions(
             url=url,
@@ -76,7 +82,7 @@ def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
             version=version,
             default_version=str(fields.get("defaultVersion", only)).lower() == "true",
             from_snapshot=True,
-            **_exact_values(where, fields),
+            **attributes,
         )
 
 
@@ -124,20 +130,6 @@ _NUMBERS = {
     "parallelLevel": _Number(attribute="parallel_level"),
 }
 _LARGEST = 2**31 - 1  # as in Java; everything here is an int there
-
-
-def _overrides(where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = {field: value for field, value in _whole_numbers(where, fields).items() if value > 0}
-    numbers.pop("parallelLevel", None)  # TorchServe reads it from snapshots only
-    return _attributes(where, numbers) | _runtime(fields)
-
-
-def _exact_values(where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    numbers = _whole_numbers(where, fields)
-    for field, value in numbers.items():
-        if value < _NUMBERS[field].minimum:
-            raise Unacceptable(f"{where}: {field}={value}: expected at least {_NUMBERS[field].minimum}")
-    return _attributes(where, numbers) | _runtime(fields)
 
 
 def _whole_numbers(where: str, fields: Mapping[str, Any]) -> dict[str, int]:
