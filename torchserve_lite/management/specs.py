@@ -24,8 +24,10 @@ _NO_OVERRIDE = ServingOptions(url="")
 
 
 def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
-    """Name as asked for, else the manifest's, else the file's; the version is the manifest's."""
-    name = wanted.name or archive.manifest.model_name or _name_from_file(archive.url)
+    """Name as asked for, else the manifest's, else the file's (``mnist.mar`` -> ``mnist``; characters that a name may
+    not have become ``_``); the version is the manifest's."""
+    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", PurePosixPath(archive.url).name)
+    name = wanted.name or archive.manifest.model_name or re.sub(r"\W|^_", "_", stem)
     return ModelKey(name, archive.manifest.model_version)
 
 
@@ -110,12 +112,6 @@ def _handler(archive: Archive, workers: WorkerConfig) -> str:
             "its manifest names no handler; name one there or set default_service_handler in config.properties.",
         )
     return handler
-
-
-def _name_from_file(url: str) -> str:
-    """``mnist.mar`` -> ``mnist``; characters that a name may not have become ``_``."""
-    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", PurePosixPath(url).name)
-    return re.sub(r"\W|^_", "_", stem)
 
 
 def _first(*values: T | None) -> T | None:
