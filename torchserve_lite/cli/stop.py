@@ -54,21 +54,17 @@ def finish(server: psutil.Process, farewell: str, patience: float = PATIENCE) ->
 
 def _has_ended(server: psutil.Process, patience: float) -> bool:
     """A pidfd tells of the end even where nobody collects the dead process, as in containers without an init."""
+    import psutil
+
     try:
         descriptor = os.pidfd_open(server.pid)
     except ProcessLookupError:
         return True
     except (AttributeError, OSError):  # not Linux, or forbidden here
-        return _has_been_collected(server, patience)
+        try:
+            server.wait(patience)
+        except psutil.TimeoutExpired:
+            return False
+        return True
     with os.fdopen(descriptor, "rb") as handle:
         return bool(select.select([handle], [], [], patience)[0])
-
-
-def _has_been_collected(server: psutil.Process, patience: float) -> bool:
-    import psutil
-
-    try:
-        server.wait(patience)
-    except psutil.TimeoutExpired:
-        return False
-    return True
