@@ -16,14 +16,6 @@ TORCHSERVE_VERSION = "0.12.0"  # the one we stand in for; scripts compare it
 
 
 def run_torchserve(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
-    if arguments.version:
-        print(f"TorchServe Version is {TORCHSERVE_VERSION}\ntorchserve-lite {__version__}")
-        return 0
-    return reporting_errors("torchserve", lambda: _stop() if arguments.stop else _start(arguments))
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torchserve", description="Serves TorchServe model archives.")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("-v", "--version", action="store_true", help="print the version")
@@ -31,7 +23,11 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--stop", action="store_true", help="stop the server")
     parser.add_argument("--foreground", action="store_true", help="serve in this terminal")
     add_server_arguments(parser)
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        print(f"TorchServe Version is {TORCHSERVE_VERSION}\ntorchserve-lite {__version__}")
+        return 0
+    return reporting_errors("torchserve", lambda: _stop() if arguments.stop else _start(arguments))
 
 
 def _start(arguments: argparse.Namespace) -> int:
