@@ -22,21 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    inspection, digest = _inspected(arguments.file)
-    if arguments.json:
-        print(json.dumps({"sha256": digest, **asdict(inspection)}, indent=2, default=str))
-    else:
-        print("\n".join(_report(arguments.file, digest, inspection)))
-    return 1 if inspection.problems else 0
-
-
-def _inspected(file: Path) -> tuple[Inspection, str]:
+    file: Path = arguments.file
     if not file.exists():
         raise ArchiveNotFound(f"There is no archive {file}.")
     with tempfile.TemporaryDirectory() as scratch:
         store = ModelStore(folder=file.parent, scratch=Path(scratch))
         with store.open_at(file.name, file) as archive:
-            return inspect_archive(archive), archive.digest
+            inspection, digest = inspect_archive(archive), archive.digest
+    if arguments.json:
+        print(json.dumps({"sha256": digest, **asdict(inspection)}, indent=2, default=str))
+    else:
+        print("\n".join(_report(file, digest, inspection)))
+    return 1 if inspection.problems else 0
 
 
 def _report(file: Path, digest: str, inspection: Inspection) -> Iterator[str]:
