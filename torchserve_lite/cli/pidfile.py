@@ -68,7 +68,10 @@ def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...
         yield (f"Another server (pid {other.pid}) is registered in {file}; the stop command stops that one, not this.",)
         return
     try:
-        _write(file)
+        # Never through a link that somebody else left in the shared temporary folder.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o644)
+        with os.fdopen(descriptor, "w") as output:
+            output.write(f"{os.getpid()}\n")
     except OSError as error:
         reason = f"{file} cannot be written ({error.strerror}); the stop command will not find this server."
         if required:
@@ -80,10 +83,3 @@ def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...
     finally:
         if _pid_in(file) == os.getpid():
             file.unlink(missing_ok=True)
-
-
-def _write(file: Path) -> None:
-    """Never through a link that somebody else left in the shared temporary folder."""
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o644)
-    with os.fdopen(descriptor, "w") as output:
-        output.write(f"{os.getpid()}\n")
