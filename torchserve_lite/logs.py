@@ -121,13 +121,12 @@ class _Layout(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Made once for all places that the line goes to."""
         line: str | None = getattr(record, "laid_out", None)
-        if line is None:
-            line = record.laid_out = record.getMessage() if record.name == _ACCESS.name else self._line(record)
+        if line is None and record.name == _ACCESS.name:
+            line = record.laid_out = record.getMessage()
+        elif line is None:
+            if record.levelno == logging.WARNING:
+                record.levelname = "WARN"
+            if not hasattr(record, "source"):
+                record.source = "main"
+            line = record.laid_out = super().format(record)
         return line
-
-    def _line(self, record: logging.LogRecord) -> str:
-        if record.levelno == logging.WARNING:
-            record.levelname = "WARN"
-        if not hasattr(record, "source"):
-            record.source = "main"
-        return super().format(record)
