@@ -93,7 +93,8 @@ class Family(Generic[Kind]):
         whole = not named or self.name in named
         samples = [line for name, line in self._samples() if whole or name in named]
         if whole or samples:
-            yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {_one_line(self._unit)}"
+            unit = self._unit.replace("\\", "\\\\").replace("\n", "\\n")
+            yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {unit}"
             yield f"# TYPE {self.name} {self.kind}"
             yield from samples
 
@@ -102,7 +103,12 @@ class Family(Generic[Kind]):
             own = tuple(zip(self.labels, values, strict=True))
             for suffix, more, value in figure.samples():
                 name = f"{self.name}{suffix}"
-                yield name, f"{name}{_labels((*own, *more))} {_number(value)}"
+                pairs = []
+                for label, text in (*own, *more):
+                    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+                    pairs.append(f'{label}="{escaped}"')
+                labels = f"{{{','.join(pairs)}}}" if pairs else ""
+                yield name, f"{name}{labels} {_number(value)}"
 
 
 class Registry:
@@ -145,18 +151,6 @@ def exposed_name(name: str) -> str:
     """As the text format allows it; handlers choose names with ``-`` and ``.``, and one bad name spoils the page."""
     allowed = re.sub(r"[^a-zA-Z0-9_]", "_", name)
     return allowed if allowed[:1].strip("0123456789") else f"_{allowed}"
-
-
-def _labels(pairs: tuple[tuple[str, str], ...]) -> str:
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs) + "}" if pairs else ""
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _number(value: float) -> str:
