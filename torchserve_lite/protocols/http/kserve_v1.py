@@ -49,11 +49,8 @@ class KServeV1Routes:
             return await readiness(self._health, target)
         if verb not in _VERBS:
             raise RouteNotFound
-        return await self._infer(request, name, _VERBS[verb])
-
-    async def _infer(self, request: web.Request, name: str, verb: Verb) -> InferenceResponse:
         check_method(request)
         await self._plane.check_known(name, None)
         body = Part("body", await self._bodies.read(request), JSON)
-        question = make_request(request, model=name, verb=verb, parts=(body,), envelope=Envelope.KSERVE)
+        question = make_request(request, model=name, verb=_VERBS[verb], parts=(body,), envelope=Envelope.KSERVE)
         return await self._plane.infer(question)
