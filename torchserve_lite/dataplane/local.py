@@ -53,7 +53,7 @@ class LocalDataPlane:
             self._metrics.model(spec.key).requests.inc()
         begun = perf_counter()
         arrived = self._loop.time()
-        timeout = _shorter(request.timeout, spec.client_timeout)
+        timeout = min((t for t in (request.timeout, spec.client_timeout) if t is not None), default=None)
         job = Job(request, spec.key, arrived, None if timeout is None else arrived + timeout)
         try:
             response = await self._answer(job, timeout)
@@ -133,9 +133,3 @@ class LocalDataPlane:
         if status.ready_workers >= (max(1, status.wanted) if every_worker else 1):
             return None
         return WorkerRestarting(key.name, status.last_failure) if status.last_failure else ModelLoading(key.name)
-
-
-def _shorter(first: float | None, second: float | None) -> float | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return min(first, second)
