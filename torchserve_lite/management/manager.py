@@ -119,7 +119,11 @@ class ModelManager:
 
     async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
         """Every model on its own: one that fails is told, and the others are served."""
-        wanted = await self._wanted(config)
+        wanted = list(config.startup)
+        if config.load_all:
+            manifest_needed = not self._workers.service_handler
+            names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
+            wanted = [ServingOptions(url=name) for name in names]
         progress.loading([model.name or model.url for model in wanted])
         archives = await asyncio.gather(*(self._open(model) for model in wanted))
         for index, archive in enumerate(archives):
@@ -129,13 +133,6 @@ class ModelManager:
         opened = [await self._register(*pair, config, progress) for pair in zip(wanted, archives, strict=True)]
         self.opening = False
         await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
-
-    async def _wanted(self, config: ModelsConfig) -> list[ServingOptions]:
-        if not config.load_all:
-            return list(config.startup)
-        manifest_needed = not self._workers.service_handler
-        names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
-        return [ServingOptions(url=name) for name in names]
 
     async def _open(self, wanted: ServingOptions) -> Archive | ServingError:
         try:
@@ -174,10 +171,14 @@ class ModelManager:
     async def _prepared(
         self, archive: Archive, wanted: ServingOptions, override: ServingOptions | None
     ) -> tuple[ModelSpec, Environment | None]:
+        """The archive's spec, and its own packages where the operator allows their installation."""
         for warning in (*archive.warnings, *features_to_come(archive.config)):
             log.warning("%s: %s", archive.url, warning)
         spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
-        return spec, await self._environment(archive)
+        if not self._workers.install_dependencies or not archive.manifest.requirements_file:
+            return spec, None  # a virtual environment without packages would equal the interpreter it is made from
+        python, cache, interruption = self._workers.python, self._environments, self._store.interruption
+        return spec, await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
 
     async def reload_changed(self, names: Collection[str]) -> None:
         """Reloads the models whose archive is one of these files or folders of the store."""
@@ -212,14 +213,6 @@ class ModelManager:
         self.registry.replace(spec)
         self._unpacked.remove(old)
         log.info("Model %s has changed and is reloaded (generation %d).", spec.key, spec.generation)
-
-    async def _environment(self, archive: Archive) -> Environment | None:
-        """The archive's own packages, when the operator allows their installation; a venv without them would equal the
-        interpreter it is made from."""
-        if not self._workers.install_dependencies or not archive.manifest.requirements_file:
-            return None
-        python, cache, interruption = self._workers.python, self._environments, self._store.interruption
-        return await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
 
     async def _start(self, spec: ModelSpec, progress: StartupProgress) -> None:
         begun = time.monotonic()
@@ -262,7 +255,20 @@ class ModelManager:
         """``version`` may be ``all``."""
         spec = self._resolve(name, None if version == "all" else version)
         specs = self.registry.versions(name) if version == "all" else [spec]
-        return [await self._describe(spec) for spec in specs]
+        descriptions = []
+        for spec in specs:
+            status = self._engine.status(spec.key)
+            low, high = self._scaled.get(spec.key, (spec.min_workers, spec.max_workers))
+            description = ModelDescription(
+                spec=spec,
+                status=status,
+                min_workers=low,
+                max_workers=high,
+                start_times=[_local_time(worker.started) for worker in status.workers],
+                memory=[_resident(worker.pid) for worker in status.workers],
+            )
+            descriptions.append(description)
+        return descriptions
 
     def _resolve(self, name: str, version: str | None) -> ModelSpec:
         """Where something is wrong with the model itself, that is told."""
@@ -276,18 +282,6 @@ class ModelManager:
         if failure is not None and not self._engine.status(spec.key).begun:
             raise ModelNotRegistered(name, failure)
         return spec
-
-    async def _describe(self, spec: ModelSpec) -> ModelDescription:
-        status = self._engine.status(spec.key)
-        low, high = self._scaled.get(spec.key, (spec.min_workers, spec.max_workers))
-        return ModelDescription(
-            spec=spec,
-            status=status,
-            min_workers=low,
-            max_workers=high,
-            start_times=[_local_time(worker.started) for worker in status.workers],
-            memory=[_resident(worker.pid) for worker in status.workers],
-        )
 
 
 def _local_time(seconds: float) -> str:
