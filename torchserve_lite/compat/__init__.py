@@ -15,7 +15,14 @@ _HERE = Path(__file__).resolve().parent
 
 def install() -> None:
     """Put the ``ts`` package in reach, with the default handlers inside ``ts.torch_handler``. May be called twice."""
-    _refuse_other_copy()
+    loaded = sys.modules.get("ts")
+    origin = getattr(loaded, "__file__", None)
+    # A ``ts`` that was imported before us is another package; mixing the two fails later and less clearly.
+    if loaded is not None and (origin is None or Path(origin).resolve().parent != _HERE / "ts"):
+        raise ImportError(
+            f"Another package named 'ts' is already imported (from {origin}). "
+            "Import it after torchserve_lite.compat.install(), or uninstall it: it is probably torchserve itself."
+        )
     if str(_HERE) not in sys.path:
         sys.path.insert(0, str(_HERE))
     package = importlib.import_module("ts.torch_handler")
@@ -29,14 +36,3 @@ def handlers_folder() -> Path:
     package = _HERE.parent
     inside = package / "handlers"
     return inside if inside.is_dir() else package.parent / "handlers"
-
-
-def _refuse_other_copy() -> None:
-    """A ``ts`` that was imported before us is another package; mixing the two fails later and less clearly."""
-    loaded = sys.modules.get("ts")
-    origin = getattr(loaded, "__file__", None)
-    if loaded is not None and (origin is None or Path(origin).resolve().parent != _HERE / "ts"):
-        raise ImportError(
-            f"Another package named 'ts' is already imported (from {origin}). "
-            "Import it after torchserve_lite.compat.install(), or uninstall it: it is probably torchserve itself."
-        )
