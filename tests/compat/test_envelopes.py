@@ -128,10 +128,10 @@ def test_v1_status_set_for_a_row_is_that_of_its_request() -> None:
     [
         pytest.param(b'{"instances": [1,]}', "line 1, column 18 (position 17)", id="syntax"),
         pytest.param(b'{"a":\n tru}', "line 2, column 2", id="syntax-line"),
-        pytest.param(b'{"instances": [NaN]}', "NaN is no JSON value", id="nan-token"),
+        pytest.param(b'{"instances": [NaN]}', "NaN is not a JSON value", id="nan-token"),
         pytest.param(b'"\xff"', "is not utf-8", id="no-utf-8"),
         pytest.param(b"[" * 100_000, "nested too deeply", id="deep"),
-        pytest.param(b'{"instances": [' + b"1" * 5000 + b"]}", "no valid JSON", id="endless-number"),
+        pytest.param(b'{"instances": [' + b"1" * 5000 + b"]}", "not valid JSON", id="endless-number"),
         pytest.param(b"", "The request has no body", id="empty"),
         pytest.param(b"  \n", "The request has no body", id="blank"),
         pytest.param(b"[1]", "must be a JSON object, not an array", id="array"),
@@ -264,23 +264,23 @@ def test_v2_bytes_tensor_is_a_row_per_element(data: Any, shape: Any, rows: list[
         pytest.param(tensor([[1], 2], [2]), 'Tensor "input-0": "data" is ragged', id="list-beside-number"),
         pytest.param(tensor([1], [1], "FP31"), "Tensor \"input-0\" has the unknown datatype 'FP31'", id="datatype"),
         pytest.param(tensor([1], [1], None), 'Tensor "input-0" has the unknown datatype None', id="no-datatype"),
-        pytest.param(tensor(["1"], [1]), "value '1' at position 0 of \"data\" is no FP32", id="text"),
+        pytest.param(tensor(["1"], [1]), "value '1' at position 0 of \"data\" is not FP32", id="text"),
         pytest.param(
             tensor(["x" * 99], [1]), "value 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx at position", id="long-text"
         ),
-        pytest.param(tensor([1, None], [2]), 'value None at position 1 of "data" is no FP32', id="null"),
-        pytest.param(tensor([1, True], [2]), 'value True at position 1 of "data" is no FP32', id="bool"),
-        pytest.param(tensor([0, math.nan], [2]), 'value nan at position 1 of "data" is no FP32', id="nan"),
-        pytest.param(tensor([math.inf], [1], "FP64"), 'value inf at position 0 of "data" is no FP64', id="infinity"),
-        pytest.param(tensor([1e39], [1]), 'value 1e+39 at position 0 of "data" is no FP32', id="too-large-float"),
+        pytest.param(tensor([1, None], [2]), 'value None at position 1 of "data" is not FP32', id="null"),
+        pytest.param(tensor([1, True], [2]), 'value True at position 1 of "data" is not FP32', id="bool"),
+        pytest.param(tensor([0, math.nan], [2]), 'value nan at position 1 of "data" is not FP32', id="nan"),
+        pytest.param(tensor([math.inf], [1], "FP64"), 'value inf at position 0 of "data" is not FP64', id="infinity"),
+        pytest.param(tensor([1e39], [1]), 'value 1e+39 at position 0 of "data" is not FP32', id="too-large-float"),
         pytest.param(
-            tensor([10**400], [1], "FP64"), 'at position 0 of "data" is no FP64', id="too-large-for-any-float"
+            tensor([10**400], [1], "FP64"), 'at position 0 of "data" is not FP64', id="too-large-for-any-float"
         ),
-        pytest.param(tensor([1, 2.5], [2], "INT64"), 'value 2.5 at position 1 of "data" is no INT64', id="fraction"),
-        pytest.param(tensor([300], [1], "UINT8"), 'value 300 at position 0 of "data" is no UINT8', id="too-large"),
-        pytest.param(tensor([-1], [1], "UINT8"), 'value -1 at position 0 of "data" is no UINT8', id="negative"),
-        pytest.param(tensor([2**63], [1], "INT64"), 'at position 0 of "data" is no INT64', id="64-bits"),
-        pytest.param(tensor([2], [1], "BOOL"), 'value 2 at position 0 of "data" is no BOOL', id="no-bool"),
+        pytest.param(tensor([1, 2.5], [2], "INT64"), 'value 2.5 at position 1 of "data" is not INT64', id="fraction"),
+        pytest.param(tensor([300], [1], "UINT8"), 'value 300 at position 0 of "data" is not UINT8', id="too-large"),
+        pytest.param(tensor([-1], [1], "UINT8"), 'value -1 at position 0 of "data" is not UINT8', id="negative"),
+        pytest.param(tensor([2**63], [1], "INT64"), 'at position 0 of "data" is not INT64', id="64-bits"),
+        pytest.param(tensor([2], [1], "BOOL"), 'value 2 at position 0 of "data" is not BOOL', id="no-bool"),
         pytest.param(tensor([1], "1"), 'Tensor "input-0": "shape" must be a list of sizes, not \'1\'', id="shape"),
         pytest.param(tensor([1], [-2]), '"shape" must be a list of sizes, not [-2]', id="negative-shape"),
         pytest.param(tensor([1], [True]), '"shape" must be a list of sizes, not [True]', id="bool-in-shape"),
@@ -519,7 +519,7 @@ def test_json_envelope_decodes_base64_rows_and_columns() -> None:
 @pytest.mark.parametrize("value", ["iVBORw0eKGg", 5])
 def test_json_envelope_names_the_value_that_is_no_base64(value: Any) -> None:
     message = refusal(JSONEnvelope, {"instances": [1, {"image": {"b64": value}}]})
-    assert "instances[1].image: 'b64' is no valid base64" in message
+    assert "instances[1].image: 'b64' is not valid base64" in message
 
 
 def test_json_envelope_writes_null_for_nan() -> None:

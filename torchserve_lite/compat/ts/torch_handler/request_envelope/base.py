@@ -187,19 +187,19 @@ def json_object(row: Row) -> dict[str, Any]:
 
 def parse_json(text: bytes | bytearray | str) -> Any:
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON value")
+        raise ValueError(f"{constant} is not a JSON value")
 
     try:
         return json.loads(text, parse_constant=refuse, object_pairs_hook=_object_of)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (position {error.pos})"
-        raise bad_request(f"The body is no valid JSON: {error.msg} at {where}.") from error
+        raise bad_request(f"The body is not valid JSON: {error.msg} at {where}.") from error
     except UnicodeDecodeError as error:
-        raise bad_request(f"The body is no valid JSON: byte {error.start} is not {error.encoding}.") from error
+        raise bad_request(f"The body is not valid JSON: byte {error.start} is not {error.encoding}.") from error
     except RecursionError as error:
-        raise bad_request("The body is no valid JSON: it is nested too deeply.") from error
+        raise bad_request("The body is not valid JSON: it is nested too deeply.") from error
     except ValueError as error:  # a number with more digits than Python converts
-        raise bad_request(f"The body is no valid JSON: {error}.") from error
+        raise bad_request(f"The body is not valid JSON: {error}.") from error
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

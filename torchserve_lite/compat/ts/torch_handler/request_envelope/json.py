@@ -44,4 +44,4 @@ def _bytes(text: Any, where: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)  # some encoders break the text into lines
     except (binascii.Error, ValueError, AttributeError) as error:
-        raise bad_request(f"{where}: 'b64' is no valid base64 ({error}).") from error
+        raise bad_request(f"{where}: 'b64' is not valid base64 ({error}).") from error

@@ -323,7 +323,7 @@ def _checked_array(data: Any, datatype: str, label: str) -> np.ndarray:
         return array
     for position, value in enumerate(values):
         if not _fits(value, datatype):
-            raise bad_request(f'{label}: value {shown(value)} at position {position} of "data" is no {datatype}.')
+            raise bad_request(f'{label}: value {shown(value)} at position {position} of "data" is not {datatype}.')
     return array
 
 
