@@ -131,7 +131,7 @@ class ModelStore:
         if strays := [f"{shown(name)} {reason}" for name, reason in reasons.items() if reason]:
             more = f", and {len(strays) - _MOST_STRAYS} more" if len(strays) > _MOST_STRAYS else ""
             logger.warning(
-                "load_models=all passes over what is no archive in %s: %s%s.",
+                "load_models=all skips what is not an archive in %s: %s%s.",
                 self.folder,
                 ", ".join(strays[:_MOST_STRAYS]),
                 more,

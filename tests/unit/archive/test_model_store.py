@@ -187,7 +187,7 @@ def test_stray_thing_in_a_store_is_passed_over_and_told(
 
     assert store.all_archives() == ["echo.mar"]
     (told,) = caplog.messages
-    assert "passes over" in told
+    assert "skips" in told
     assert "stray" in told
 
 

@@ -166,7 +166,7 @@ def _number(field: bytes) -> int:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     digits = _until_nul(field).strip() or b"0"
     if digits.strip(b"01234567"):
-        raise ArchiveError("is a damaged tar file: it has a header with a number that is none")
+        raise ArchiveError("is a damaged tar file: a field of its header is not a number")
     return int(digits, 8)
 
 
