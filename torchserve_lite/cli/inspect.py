@@ -47,7 +47,7 @@ def _report(file: Path, digest: str, inspection: Inspection) -> Iterator[str]:
     yield from _section("Imports", (f"{package.name:<20} {package.where}" for package in inspection.imports))
     yield from _section("Worth knowing", inspection.notes)
     yield from _section("Will not work as it is", inspection.problems)
-    yield "" if inspection.problems else "\nNothing speaks against it."
+    yield "" if inspection.problems else "\nNo problems were found."
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterator[str]:

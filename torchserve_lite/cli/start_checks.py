@@ -39,7 +39,7 @@ def temporary_folder(environ: Mapping[str, str]) -> Path:
         ) from error
     if named and os.path.abspath(named) != str(folder):
         raise ConfigurationError(
-            f"TMPDIR={named} is no folder that can be written. Name one that can; archives are unpacked there."
+            f"TMPDIR={named} is not a folder that can be written. Name one that can; archives are unpacked there."
         )
     return folder
 
@@ -81,7 +81,7 @@ def check_configured(config: Config, environ: Mapping[str, str]) -> None:
     if (folder := config.logs.folder) is not None and environ.get("LOG_LOCATION"):
         _check_log_folder(folder)
     if config.workers.python and shutil.which(config.workers.python) is None:
-        raise ConfigurationError(f"python={config.workers.python} is no program that can be run.")
+        raise ConfigurationError(f"python={config.workers.python} is not a program that can be run.")
 
 
 def _check_model_store(models: ModelsConfig) -> None:

@@ -25,7 +25,7 @@ def check_watching(models: ModelsConfig) -> None:
             "--watch needs the package watchfiles: pip install 'torchserve-lite[watch]'."
         ) from error
     if models.store is None or not models.store.is_dir():
-        raise ConfigurationError(f"--watch needs a model store to watch, and {models.store} is no folder.")
+        raise ConfigurationError(f"--watch needs a model store to watch, and {models.store} is not a folder.")
 
 
 async def reload_on_changes(store: Path, manager: ModelManager) -> None:

@@ -118,7 +118,7 @@ def test_inspect_shows_what_is_in_an_archive(capsys: Output) -> None:
         "model.modelName: mnist",
         "  handler.py",
         "function handle in handler.py",
-        "Nothing speaks against it",
+        "No problems were found",
     ):
         assert text in shown
 

@@ -60,7 +60,7 @@ def _without_watchfiles(folder: Path) -> None:
             lambda folder: (folder / "file").touch(),
             ["--model-store=."],
             {"TMPDIR": "file"},
-            "TMPDIR=file is no folder",
+            "TMPDIR=file is not a folder",
             id="TMPDIR is a file",
         ),
         pytest.param(
@@ -137,7 +137,7 @@ def _without_watchfiles(folder: Path) -> None:
             lambda folder: (folder / "c").write_text("python=/nowhere/python"),
             ["--model-store=.", "--ts-config=c"],
             {},
-            "python=/nowhere/python is no program that can be run.",
+            "python=/nowhere/python is not a program that can be run.",
             id="no such interpreter",
         ),
         pytest.param(
