@@ -110,7 +110,7 @@ def _decoded(code_points: Sequence[Any], name: str) -> str:
     except (TypeError, ValueError, OverflowError):
         readable = False
     if not readable:
-        raise ValueError(f"Tensor {name!r} holds no text: its values are no code points. Call token ids 'input_ids'.")
+        raise ValueError(f"Tensor {name!r} holds no text: its values are not code points. Call token ids 'input_ids'.")
     return text
 
 

@@ -53,7 +53,7 @@ class MetricsCacheYamlImpl(MetricCacheAbstract):
         except OSError as error:
             raise merrors.MetricsCacheIOError(f"Cannot read the metrics file: {error}") from error
         except yaml.YAMLError as error:
-            raise merrors.MetricsCachePyYamlError(f"{path} is no valid YAML: {error}") from error
+            raise merrors.MetricsCachePyYamlError(f"{path} is not valid YAML: {error}") from error
         self._check_type(parsed, dict, f"{path} must hold a mapping")
         section = parsed.get("model_metrics")
         if not section:

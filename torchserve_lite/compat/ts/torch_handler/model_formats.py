@@ -210,7 +210,9 @@ def _shards(path: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError) as error:
-        raise ModelNotLoadable(path, f"it is no index of shards (a JSON object with 'weight_map'): {error}") from error
+        raise ModelNotLoadable(
+            path, f"it is not an index of shards (a JSON object with 'weight_map'): {error}"
+        ) from error
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         problem = f"{', '.join(missing)} missing: add the shards to the archive with --extra-files."
@@ -255,7 +257,7 @@ def _import_file(path: Path) -> ModuleType:
         return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise RuntimeError(f"{path.name} is no Python file: a modelFile defines the model's class in Python.")
+        raise RuntimeError(f"{path.name} is not a Python file: a modelFile defines the model's class in Python.")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(name, module)
     spec.loader.exec_module(module)
