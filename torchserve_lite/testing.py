@@ -59,9 +59,9 @@ def expect(context: Any, requests: int, headers: Mapping[str, str] | None = None
     """Put ``requests`` fresh requests on a context, as the worker does before each batch."""
     from ts.context import RequestHeaders, RequestProcessor
 
-    wire = {**(headers or {}), "explain": str(explain)}
+    sent = {**(headers or {}), "explain": str(explain)}
     context.request_ids = {index: f"request-{index}" for index in range(requests)}
-    context.request_processor = [RequestProcessor(RequestHeaders(wire)) for _ in range(requests)]
+    context.request_processor = [RequestProcessor(RequestHeaders(sent)) for _ in range(requests)]
     context.metrics.set_request_ids(context.request_ids)
 
 

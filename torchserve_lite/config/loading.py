@@ -27,10 +27,10 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     pieces = _pieces(values)
     models = _models(values, pieces["models"], file)
     server_metrics, model_metrics = _metrics(settings, file)
-    told = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
+    lines = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
     if models.store is not None and not os.path.isdir(models.store):
         # No error by itself: storage that is mounted beside a container may appear after the server has started.
-        told.append(f"model_store={models.store} does not exist; its models cannot be loaded until it does.")
+        lines.append(f"model_store={models.store} does not exist; its models cannot be loaded until it does.")
     return Config(
         http=HttpConfig(**pieces["http"]),
         workers=WorkerConfig(
@@ -44,7 +44,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
         logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
         source=file,
-        notices=tuple(told),
+        notices=tuple(lines),
         # Nothing secret is kept, and nothing unknown, since that could be anything.
         values={name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret},
     )

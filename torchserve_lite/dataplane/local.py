@@ -87,10 +87,11 @@ class LocalDataPlane:
 
     async def readiness(self, name: str, version: str | None) -> Readiness:
         try:
-            error = self._unreadiness(self._resolve(name, version).key)
-        except ModelNotRegistered as not_registered:
-            error = not_registered
-        return Readiness(models={} if error is None else {name: error})
+            key = self._resolve(name, version).key
+        except ModelNotRegistered as error:
+            return Readiness(models={name: error})
+        cause = self._unreadiness(key)
+        return Readiness(models={} if cause is None else {name: cause})
 
     async def models(self) -> Sequence[ModelSummary]:
         return [

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_WORKER_DOORS = ("mark_stage", "send", "cl_socket")
+_WORKER_ATTRIBUTES = ("mark_stage", "send", "cl_socket")
 
 
 class RequestHeaders(dict[str, Any]):
@@ -205,8 +205,8 @@ class Context:
         twin = object.__new__(type(self))
         memo[id(self)] = twin
         vars(twin).update(copy.deepcopy(self._own_state(), memo))
-        vars(twin).update({name: value for name, value in vars(self).items() if name in _WORKER_DOORS})
+        vars(twin).update({name: value for name, value in vars(self).items() if name in _WORKER_ATTRIBUTES})
         return twin
 
     def _own_state(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _WORKER_DOORS}
+        return {name: value for name, value in vars(self).items() if name not in _WORKER_ATTRIBUTES}
