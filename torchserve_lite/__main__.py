@@ -4,5 +4,5 @@ import sys
 
 from torchserve_lite.cli import main
 
-if __name__ == "__main__":  # forked workers import this module again, under another name
+if __name__ == "__main__":
     sys.exit(main())

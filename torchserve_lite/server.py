@@ -33,6 +33,7 @@ from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
+from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.manager import ModelManager, UnpackedModels
 from torchserve_lite.management.registry import ModelRegistry
@@ -70,7 +71,7 @@ class Core:
 async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
-        # The fork server was started before, so forked workers keep the operator's limit
+        start_preloading()  # before the limit is raised: workers are to find it as the operator set it
         clients = raise_descriptor_limit().for_clients
         shutdown = Shutdown(config.http.shutdown_grace)
         core = await stack.enter_async_context(serving_core(config, shutdown))

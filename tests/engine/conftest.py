@@ -1,4 +1,4 @@
-"""The fork server starts before the first test, so that a test can tell its own processes from it."""
+"""What starts workers is there before the first test, so that a test can tell its own processes from it."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torchserve_lite.ipc.preloading import start_preloading
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fork_server() -> None:
+def starter() -> None:
     start_preloading()

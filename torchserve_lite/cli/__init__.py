@@ -1,4 +1,4 @@
-"""The commands. Console scripts point here, and forked workers import it again: it must stay as light as it is."""
+"""The commands. Console scripts point here, and importing torch begins after it: it must stay as light as it is."""
 
 from __future__ import annotations
 

@@ -61,14 +61,9 @@ def preload() -> None:
     try:
         start_preloading()
     except OSError as error:
-        if error.errno is None:  # Python's own check of an address
-            raise ConfigurationError(
-                f"The path {tempfile.gettempdir()} is too long: with a socket in it, it may have 107 bytes. "
-                "Set TMPDIR to a folder with a shorter path."
-            ) from error
         raise ConfigurationError(
             f"The process that workers are forked from cannot be started: {error.strerror}. "
-            "Look at the limits of this user and service (ulimit -a), and at TMPDIR."
+            "Look at the limits of this user and service (ulimit -a)."
         ) from error
 
 

@@ -1,46 +1,56 @@
-"""What a parent hands to a child it starts, and the child's first steps. Imports next to nothing, so it starts fast."""
+"""What a process that the server has started becomes, and its first steps. Imports next to nothing, to be fast."""
 
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
 import traceback
-from multiprocessing import reduction
+from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from torchserve_lite.ipc.starting import StartingProcess, signalled_at_the_end_of
 
 WORKER_MODULE = "torchserve_lite.worker.loop"  # by name: the front process never imports it
+_PRELOADED_MODULE = "torchserve_lite.worker.preload"
 
 
-class Descriptor:
-    """A file descriptor that travels with a ``multiprocessing`` fork request; ``detach()`` gives it on arrival."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _as_it_came, (reduction.DupFd(self._fd),)
-
-
-def _as_it_came(descriptor: Any) -> Any:
-    return descriptor
+def become_starter(control: int, server: int, soft_limit: int) -> NoReturn:
+    """Executes workers, and forks the preloading process. ``soft_limit`` of open files: what handlers are to find."""
+    # A process that is stopped hears nothing of its parent's end. This makes it go on, and harms no other.
+    signalled_at_the_end_of(server, signal.SIGCONT)
+    with suppress(ValueError, OSError):  # the hard limit has been lowered meanwhile
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    StartingProcess(socket.socket(fileno=control), become_preloading).serve()
 
 
-def become_worker(link: Any, stage: Any, stdout: Any, stderr: Any) -> NoReturn:
-    """Target of a forked child. The arguments were sent as ``Descriptor``."""
-    _redirect(stdout.detach(), 1)
-    _redirect(stderr.detach(), 2)
+def become_preloading(parent: int, descriptors: Sequence[int]) -> NoReturn:
+    """Imports what most workers need, and forks them."""
+    signalled_at_the_end_of(parent, signal.SIGCONT)
+    (forks,) = descriptors
+    process = StartingProcess(socket.socket(fileno=forks), become_worker)
+    process.serve(prepare=lambda: importlib.import_module(_PRELOADED_MODULE))
+
+
+def become_worker(parent: int, descriptors: Sequence[int]) -> NoReturn:
+    """What a fork of the preloading process does."""
+    link, stage, stdout, stderr = descriptors
+    _redirect(stdout, 1)
+    _redirect(stderr, 2)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
-    multiprocessing.set_start_method(None, force=True)  # what the fork server had is nothing that a handler chose
-    run_worker(link.detach(), stage.detach())
+    run_worker(link, stage, parent)
 
 
-def run_worker(link_fd: int, stage_fd: int) -> NoReturn:
+def run_worker(link_fd: int, stage_fd: int, parent: int) -> NoReturn:
     """Runs the worker's loop and ends the process without waiting for threads that a handler left behind."""
+    signalled_at_the_end_of(parent, signal.SIGKILL)
+    for descriptor in (link_fd, stage_fd):
+        os.set_inheritable(descriptor, False)  # not for programs that a handler starts
     _ignore_terminal_signals()
     code = 1
     try:

@@ -1,4 +1,4 @@
-"""Imported once by the fork server, so that every worker starts with these modules in memory, shared.
+"""Imported once by the process that workers are forked from, so that they have these modules in memory, shared.
 
 Only imports: no torch operator may run here, because torch's thread pools do not survive a fork.
 """
@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import signal
 
 from torchserve_lite.worker.handlers import install
 
-# The server's own stop signal may reach the whole process group; this process ends when the server lets go of it.
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
 install()
 
 for _module in (
@@ -28,7 +25,7 @@ for _module in (
     "ts.torch_handler.image_classifier",
     "ts.metrics.metric_cache_yaml_impl",
 ):
-    with contextlib.suppress(ImportError):  # a model that needs it says so itself, with its own traceback
+    with contextlib.suppress(Exception):  # a model that needs it says so itself, with its own traceback
         importlib.import_module(_module)
 
 gc.collect()

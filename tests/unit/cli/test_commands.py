@@ -21,13 +21,13 @@ def _modules_after(statement: str) -> set[str]:
 
 
 def test_package_imports_next_to_nothing() -> None:
-    """Every forked worker imports it again."""
+    """Importing torch begins after it."""
     heavy = {"argparse", "asyncio", "json", "pathlib", "re"}
     assert not heavy & _modules_after("import torchserve_lite.cli")
 
 
 def test_start_is_parsed_before_anything_heavy_is_imported() -> None:
-    """The fork server's import of torch, the longest step of a start, has to wait for all that is imported here."""
+    """Importing torch, the longest step of a start, has to wait for all that is imported here."""
     parsing = "from torchserve_lite.cli.commands import _parser; a = ['start']; _parser(a).parse_args(a)"
     heavy = {"aiohttp", "asyncio", "javaproperties", "numpy", "PIL", "psutil", "rich", "torch"}
     modules = _modules_after(parsing)

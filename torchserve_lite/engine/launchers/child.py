@@ -44,7 +44,13 @@ class ChildProcess:
     """
 
     def __init__(
-        self, name: str, start: StartChild, frames: AsyncFrames, metric_line_parser: LineReader, start_timeout: float
+        self,
+        name: str,
+        start: StartChild,
+        frames: AsyncFrames,
+        metric_line_parser: LineReader,
+        start_timeout: float,
+        start_waits_for: Callable[[], str],
     ) -> None:
         self.pid: int | None = None
         self.died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
@@ -53,6 +59,7 @@ class ChildProcess:
         self._frames = frames
         self._metric_line_parser = metric_line_parser
         self._start_timeout = start_timeout
+        self._start_waits_for = start_waits_for
         self._resources = AsyncExitStack()
         self._stopped_for = ""  # why we killed it, when we did
         self._grace: asyncio.TimerHandle | None = None
@@ -64,7 +71,8 @@ class ChildProcess:
                 await self._open(resources)
             except TimeoutError:
                 limit = f"startupTimeout={self._start_timeout:g} s"
-                raise LoadFailed(f"The worker's process did not start within {limit}.") from None
+                why = f" ({reason})" if (reason := self._start_waits_for()) else ""
+                raise LoadFailed(f"The worker's process did not start within {limit}{why}.") from None
             except (OSError, EOFError) as error:
                 raise LoadFailed(f"The worker's process could not be started: {error}") from error
             self._resources = resources.pop_all()

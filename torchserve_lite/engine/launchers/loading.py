@@ -32,8 +32,13 @@ class ProcessSetup:
 
 
 @asynccontextmanager
-async def loaded_worker(setup: ProcessSetup, spec: ModelSpec, slot: Slot, start: StartChild) -> AsyncIterator[Worker]:
-    """The whole of a launcher but how a process is started: entered, its handler is loaded; left, it is gone."""
+async def loaded_worker(
+    setup: ProcessSetup, spec: ModelSpec, slot: Slot, start: StartChild, start_waits_for: Callable[[], str] = lambda: ""
+) -> AsyncIterator[Worker]:
+    """The whole of a launcher but how a process is started: entered, its handler is loaded; left, it is gone.
+
+    ``start_waits_for`` says why a process that was to start in time has not.
+    """
     files, config = setup.locate(spec), setup.config
     message = Load(
         model_name=spec.key.name,
@@ -60,6 +65,7 @@ async def loaded_worker(setup: ProcessSetup, spec: ModelSpec, slot: Slot, start:
         threads=lambda: setup.threads(spec),
         metric_line_parser=setup.metric_line_parser,
         start_timeout=spec.startup_timeout,
+        start_waits_for=start_waits_for,
     )
     async with process as worker:
         await worker.load(message, spec.startup_timeout)

@@ -46,11 +46,12 @@ class ProcessWorker:
         threads: Callable[[], int] = lambda: 0,
         metric_line_parser: LineReader = lambda line: False,
         start_timeout: float = 120.0,
+        start_waits_for: Callable[[], str] = lambda: "",
     ) -> None:
         self._name = name
         self._threads = threads
         self._frames = AsyncFrames(self._arrived, self._link_closed)
-        self._process = ChildProcess(name, start, self._frames, metric_line_parser, start_timeout)
+        self._process = ChildProcess(name, start, self._frames, metric_line_parser, start_timeout, start_waits_for)
         self._process.died.add_done_callback(self._wake_readers)
         self._inboxes: dict[int, asyncio.Queue[FromWorker | None]] = {_LOADING: asyncio.Queue()}
         self._places: dict[Job, tuple[int, int]] = {}  # running jobs: batch and index in it

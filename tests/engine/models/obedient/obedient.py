@@ -178,13 +178,17 @@ def do_lose_stdout(data, context, argument):
 
 
 def do_leave_grandchild(data, context, argument):
-    """Forks a process that holds the output and the link, notes its id, and dies."""
+    """Forks a process that holds the output and the link and leaves our group, notes its id, and dies."""
     grandchild = os.fork()
     if grandchild == 0:
+        os.setsid()
+        open(f"{argument}.left", "w").close()
         time.sleep(1000)
         os._exit(0)
     with open(argument, "w") as file:
         file.write(str(grandchild))
+    while not os.path.exists(f"{argument}.left"):
+        pass
     os._exit(1)
 
 
