@@ -213,6 +213,12 @@ async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
     [
         pytest.param(b"arguments", b"{}", id="command line"),
         pytest.param(b"pool", b"['set by initialize', 'set by initialize']", id="globals in a pool"),
+        pytest.param(
+            b"loader",
+            b"[('set by initialize', [1]), ('set by initialize', [2]), ('set by initialize', [3])]",
+            id="globals and a lambda in a DataLoader",
+        ),
+        pytest.param(b"group", b"True", id="process group"),
         pytest.param(b"start_method", b"None", id="start method"),
         pytest.param(b"terminate", b"SIGTERM", id="signals of a child"),
     ],

@@ -2,6 +2,7 @@
 
 import argparse
 import multiprocessing
+import os
 import signal
 import time
 
@@ -29,6 +30,17 @@ def do_arguments():
 def do_pool():
     with multiprocessing.Pool(2) as pool:
         return pool.map(setting, range(2))
+
+
+def do_loader():
+    from torch.utils.data import DataLoader
+
+    rows = [1, 2, 3]
+    return list(DataLoader(rows, num_workers=1, collate_fn=lambda batch: (SETTING, batch)))  # type: ignore[arg-type]
+
+
+def do_group():
+    return os.getpgrp() == os.getpid()
 
 
 def do_start_method():
