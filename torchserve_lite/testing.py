@@ -23,6 +23,8 @@ from torchserve_lite.config.metrics_file import read_metrics_file
 from torchserve_lite.core.metrics import MODEL_METRICS
 from torchserve_lite.worker.handlers import Envelopes, metrics_cache
 
+EntryPoint = Callable[[list[Any], Any], Any]
+
 
 def context(
     model_dir: str | Path = ".",
@@ -93,14 +95,16 @@ def load(
         return _finished(entry(data, context))
 
     answer = Envelopes("predict").find(service_envelope)(call).handle if service_envelope else call
-    return LoadedHandler(answer, made, folder)
+    return LoadedHandler(entry, answer, made, folder)
 
 
 class LoadedHandler:
     """Call it with the requests of a batch. ``context`` holds what the handler set on the answers (status, headers),
-    ``sent`` the pieces that it streamed before its result, as ``(index of the request, value)``."""
+    ``sent`` the pieces that it streamed before its result, as ``(index of the request, value)``. ``entry_point`` is the
+    handler's own function or method, which is called without an envelope."""
 
-    def __init__(self, answer: Callable[[list[Any], Any], Any], context: Any, folder: Path) -> None:
+    def __init__(self, entry_point: EntryPoint, answer: EntryPoint, context: Any, folder: Path) -> None:
+        self.entry_point = entry_point
         self._answer = answer
         self._folder = folder
         self.context = context

@@ -344,10 +344,10 @@ def test_existing_folder_is_never_unpacked_into(tmp_path: Path) -> None:
 def test_archive_that_does_not_fit_is_told_with_the_folder_and_how_to_change_it(
     number: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy(*_: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("torchserve_lite.archive.unpacking.unpack.Extraction._copy", copy)
+    monkeypatch.setattr("torchserve_lite.archive.unpacking.unpack.Extraction.add", full)
     with pytest.raises(NoRoom) as refusal:
         unpack(zip_of(tmp_path, ("h.py", b"")), tmp_path / "target")
     assert all(text in str(refusal.value) for text in (str(tmp_path), os.strerror(number), mend))

@@ -118,7 +118,7 @@ def tiny_network(mode: str) -> tuple[str, dict[str, int]]:
 
 
 def handler_of(loaded: testing.LoadedHandler) -> Any:
-    return loaded._entry.__self__  # type: ignore[attr-defined]
+    return loaded.entry_point.__self__  # type: ignore[attr-defined]
 
 
 def logits(loaded: testing.LoadedHandler, *rows: Any) -> Any:
