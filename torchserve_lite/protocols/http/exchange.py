@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -22,6 +21,7 @@ from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.answers import JSON
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
 from torchserve_lite.protocols.http.connections import Connection
 from torchserve_lite.protocols.http.raw_response import RawResponse, one_line
@@ -31,7 +31,6 @@ from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
 
-JSON = "application/json"
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
@@ -53,13 +52,6 @@ def new_request_id() -> str:
     """A random UUID (version 4)."""
     digits = f"{_random.getrandbits(128):032x}"
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
-
-
-def json_answer(value: object, status: int = 200, *, indent: int | None = None) -> InferenceResponse:
-    """Content type exactly ``application/json``: KServe's SDK compares the whole string. ``indent`` for people: as
-    TorchServe lays its own answers out."""
-    text = json.dumps(value, indent=indent, ensure_ascii=indent is None) + ("\n" if indent else "")
-    return InferenceResponse(text.encode(errors="replace"), status, content_type=JSON)
 
 
 class Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.exchange import json_answer
+from torchserve_lite.protocols.http.answers import json_answer
 
 
 async def readiness(health: Health, name: str, version: str | None = None) -> InferenceResponse:

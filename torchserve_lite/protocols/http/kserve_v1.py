@@ -12,8 +12,8 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.exchange import JSON, json_answer
 from torchserve_lite.protocols.http.kserve import readiness
 from torchserve_lite.protocols.http.requests import READ, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable

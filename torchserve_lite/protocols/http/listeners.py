@@ -25,6 +25,7 @@ from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
 from torchserve_lite.protocols.http.routing import Routes, RouteTable
+from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -157,7 +158,8 @@ class HttpFrontEnd:
         routes: list[Routes] = []
         if "inference" in roles:
             shared = (self._plane, self._health, Bodies(self._config))
-            routes += [TorchServeRoutes(*shared), KServeV1Routes(*shared), KServeV2Routes(*shared)]
+            routes += [TorchServeRoutes(*shared), SageMakerRoutes(*shared)]
+            routes += [KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
             routes.append(ManagementRoutes(self._manager, self._plane))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):

@@ -13,7 +13,7 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
-from torchserve_lite.protocols.http.exchange import json_answer
+from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.requests import READ, REQUEST_ID
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.telemetry.catalogue import ServerMetrics

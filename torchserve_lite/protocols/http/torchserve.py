@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from aiohttp import web
 
-from torchserve_lite.core.requests import InferenceResponse, Part, Verb
+from torchserve_lite.core.requests import InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import BadRequest, RouteNotFound
+from torchserve_lite.errors import RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http import forms
+from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.exchange import json_answer
 from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
@@ -31,10 +28,6 @@ class TorchServeRoutes:
         group.add(ANY, "/ping", self.ping)
         group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions)
         group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations)
-        group.add(INFER_METHODS, "/invocations", self.invocations)
-        group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke)
-        group.add(INFER_METHODS, "/{model}/predict", self.invoke)
-        group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke)
 
     async def ping(self, request: web.Request) -> InferenceResponse:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load), and
@@ -48,33 +41,6 @@ class TorchServeRoutes:
 
     async def explanations(self, request: web.Request) -> InferenceResponse:
         return await self._infer(request, Verb.EXPLAIN)
-
-    async def invoke(self, request: web.Request) -> InferenceResponse:
-        """SageMaker's and the legacy routes: query arguments are parts of the request, too."""
-        model, version = request.match_info["model"], request.match_info.get("version")
-        return await self._invoke(request, model, version, await self._parts_with_query(request))
-
-    async def invocations(self, request: web.Request) -> InferenceResponse:
-        """The model is named by the query or a form field, or it is the only one loaded at start."""
-        parts = await self._parts_with_query(request)
-        named = next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), "")
-        if named:
-            return await self._invoke(request, named, None, parts)
-        startup = [model.name for model in await self._plane.models() if model.loaded_at_startup]
-        if len(startup) != 1:
-            raise BadRequest("Parameter model_name is required.")
-        return await self._invoke(request, startup[0], None, parts)
-
-    async def _parts_with_query(self, request: web.Request) -> Sequence[Part]:
-        check_method(request)
-        query = request.raw_path.partition("#")[0].partition("?")[2]
-        return [*forms.urlencoded(query.encode()), *await self._bodies.parts(request)]
-
-    async def _invoke(
-        self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
-    ) -> InferenceResponse:
-        question = make_request(request, model=model, version=version, parts=parts)
-        return await self._plane.infer(question)
 
     async def _infer(self, request: web.Request, verb: Verb) -> InferenceResponse:
         check_method(request)

@@ -1,0 +1,58 @@
+"""SageMaker's and the legacy routes, on which query arguments are parts of the request, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from torchserve_lite.core.requests import InferenceResponse, Part
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.errors import BadRequest
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http import forms
+from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
+from torchserve_lite.protocols.http.routing import RouteTable
+
+
+class SageMakerRoutes:
+    """Routes of the inference address."""
+
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
+        self._plane = plane
+        self._bodies = bodies
+
+    def add_to(self, table: RouteTable) -> None:
+        group = table.group(ErrorForm.TORCHSERVE)
+        group.add(INFER_METHODS, "/invocations", self.invocations)
+        group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke)
+        group.add(INFER_METHODS, "/{model}/predict", self.invoke)
+        group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke)
+
+    async def invoke(self, request: web.Request) -> InferenceResponse:
+        model, version = request.match_info["model"], request.match_info.get("version")
+        return await self._infer(request, model, version, await self._parts(request))
+
+    async def invocations(self, request: web.Request) -> InferenceResponse:
+        """The model is named by the query or a form field, or it is the only one loaded at start."""
+        parts = await self._parts(request)
+        named = next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), "")
+        if named:
+            return await self._infer(request, named, None, parts)
+        startup = [model.name for model in await self._plane.models() if model.loaded_at_startup]
+        if len(startup) != 1:
+            raise BadRequest("Parameter model_name is required.")
+        return await self._infer(request, startup[0], None, parts)
+
+    async def _parts(self, request: web.Request) -> Sequence[Part]:
+        check_method(request)
+        query = request.raw_path.partition("#")[0].partition("?")[2]
+        return [*forms.urlencoded(query.encode()), *await self._bodies.parts(request)]
+
+    async def _infer(
+        self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
+    ) -> InferenceResponse:
+        question = make_request(request, model=model, version=version, parts=parts)
+        return await self._plane.infer(question)
