@@ -11,7 +11,7 @@ from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.shutdown import Shutdown
-from torchserve_lite.engine.devices import Devices
+from torchserve_lite.engine.devices import CoreShares, Devices
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator
 from torchserve_lite.engine.launchers import launcher
 from torchserve_lite.engine.launchers.loading import ProcessSetup
@@ -59,10 +59,9 @@ class LocalEngine:
         shutdown: Shutdown | None = None,
     ) -> None:
         self._devices = devices
-        self._cores = cores
-        self._share_threads = share_threads
         self._events = events or EngineEvents()
-        setup = ProcessSetup(config=config, locate=locate, threads=self._threads, metric_line_parser=metric_line_parser)
+        threads = CoreShares(cores, share_threads, lambda: sum(running.pool.wanted for running in self._pools.values()))
+        setup = ProcessSetup(config=config, locate=locate, threads=threads, metric_line_parser=metric_line_parser)
         self._launch = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
         self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
@@ -137,15 +136,6 @@ class LocalEngine:
 
     def _new_slot(self, spec: ModelSpec) -> Slot:
         return Slot(str(next(self._worker_ids)), self._devices.assign(spec), Restarts(spec.recovery))
-
-    def _threads(self, spec: ModelSpec) -> int:
-        """Intra-op threads for a worker of this model from now on; 0 leaves torch's own choice."""
-        if spec.intra_op_threads is not None:
-            return spec.intra_op_threads
-        if not self._share_threads:
-            return 0
-        workers = sum(running.pool.wanted for running in self._pools.values())
-        return max(1, self._cores // max(1, workers))
 
 
 def _new_queue(spec: ModelSpec) -> JobQueue:

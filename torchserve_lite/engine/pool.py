@@ -9,21 +9,12 @@ from contextlib import aclosing
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus
 from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.engine.failures import failure_of
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, Worker, WorkerLauncher
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.supervisor import Supervisor
-from torchserve_lite.errors import (
-    AnswerTooLarge,
-    DeadlineExceeded,
-    HandlerError,
-    InvalidInput,
-    OutOfMemory,
-    PredictionFailed,
-    ResponseTimeout,
-    ServingError,
-    WorkerDied,
-)
-from torchserve_lite.ipc.messages import FailureKind, Reply
+from torchserve_lite.errors import ResponseTimeout, WorkerDied
+from torchserve_lite.ipc.messages import Reply
 
 
 class WorkerPool:
@@ -137,24 +128,10 @@ def _give(job: Job, reply: Reply, *, last: bool) -> None:
     body = reply.body
     assert not isinstance(body, int)
     if reply.failure:
-        job.fail(_error_of(reply.failure, bytes(body).decode("utf-8", "replace"), reply.status))
+        job.fail(failure_of(reply))
         return
     response = InferenceResponse(body, reply.status, reply.reason, reply.content_type, reply.headers)
     if last:
         job.succeed(response)
     else:
         job.add_piece(response)
-
-
-def _error_of(kind: str, message: str, code: int) -> ServingError:
-    """``kind``: a FailureKind; one that a newer worker may have made up counts as the handler's failure."""
-    if kind == FailureKind.CODE:
-        return HandlerError(message, code)
-    if kind == FailureKind.DEADLINE:
-        return DeadlineExceeded()
-    classes: dict[str, type[ServingError]] = {
-        FailureKind.REFUSED: InvalidInput,
-        FailureKind.MEMORY: OutOfMemory,
-        FailureKind.TOO_LARGE: AnswerTooLarge,
-    }
-    return classes.get(kind, PredictionFailed)(message)

@@ -7,7 +7,6 @@ import gc
 import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -21,7 +20,6 @@ from torchserve_lite.ipc.messages import (
     Load,
     Loaded,
     LoadFailure,
-    Metric,
     Predict,
     ToWorker,
     decode_to_worker,
@@ -29,9 +27,10 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.handlers import load_handler
+from torchserve_lite.worker.metrics import CollectedMetrics
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.process import prepare_process
-from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, sendable_text
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
 if TYPE_CHECKING:
     from torchserve_lite.worker.batch import BatchRunner
@@ -52,7 +51,7 @@ class WorkerLoop:
         self._own_process = own_process
         self._cancelled: set[tuple[int, int]] = set()
         self._waiting: list[Predict] = []
-        self._metrics: deque[Metric] = deque()
+        self._metrics = CollectedMetrics()
         self._threads = 0
 
     def run(self) -> None:
@@ -76,7 +75,7 @@ class WorkerLoop:
             if self._own_process:
                 prepare_process(load)
             self._use_threads(load.threads)
-            handler = load_handler(load, self._add_metric, self._marker.mark, own_process=self._own_process)
+            handler = load_handler(load, self._metrics.add, self._marker.mark, own_process=self._own_process)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -85,7 +84,7 @@ class WorkerLoop:
             return None
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
-        self._send(Loaded(time.monotonic() - begun, self._take_metrics()))
+        self._send(Loaded(time.monotonic() - begun, self._metrics.take()))
         from torchserve_lite.worker.batch import BatchRunner  # not before loading has made ``ts`` importable
 
         return BatchRunner(handler, load, self._marker.mark)
@@ -98,7 +97,7 @@ class WorkerLoop:
             is_cancelled = partial(self._is_cancelled, predict.batch)
             outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
             answers = runner.predict(predict.calls, outgoing.send, is_cancelled)
-            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._take_metrics()))
+            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
             self._cancelled.clear()
 
     async def _serve_many(self, runner: BatchRunner) -> None:
@@ -115,7 +114,7 @@ class WorkerLoop:
         is_cancelled = partial(self._is_cancelled, predict.batch)
         outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled)
         answers = await runner.predict_concurrently(predict.calls, outgoing.send, is_cancelled)
-        outgoing.end(answers, BatchDone(time.monotonic() - begun, self._take_metrics()))
+        outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
         self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
 
     def _batches(self) -> Iterator[Predict]:
@@ -150,17 +149,6 @@ class WorkerLoop:
 
     def _send(self, message: FromWorker) -> None:
         self._frames.send(encode(message))
-
-    def _add_metric(
-        self, name: str, kind: str, unit: str, value: float, labels: list[tuple[str, str]], ids: str
-    ) -> None:
-        texts = [(sendable_text(label), sendable_text(text)) for label, text in labels]
-        name, unit, ids = sendable_text(name), sendable_text(unit), sendable_text(ids)
-        self._metrics.append(Metric(name, kind, unit, float(value), tuple(texts), ids))
-
-    def _take_metrics(self) -> tuple[Metric, ...]:
-        """Those so far. Threads of the handler may add others meanwhile."""
-        return tuple([self._metrics.popleft() for _ in range(len(self._metrics))])
 
     def _use_threads(self, threads: int) -> None:
         if threads and threads != self._threads and "torch" in sys.modules:

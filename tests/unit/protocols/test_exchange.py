@@ -18,7 +18,8 @@ from torchserve_lite.errors import BadRequest
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
-from torchserve_lite.protocols.http.exchange import Exchange, new_request_id
+from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.requests import REQUEST_ID, make_request, media_type
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 

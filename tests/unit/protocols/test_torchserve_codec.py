@@ -13,7 +13,7 @@ from tests.conftest import KEY
 from torchserve_lite.core.models import WorkerState
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.errors import BadRequest, RouteNotFound
-from torchserve_lite.protocols.http.requests import check_head
+from torchserve_lite.protocols.http.heads import check_head
 from torchserve_lite.protocols.http.torchserve import split_path
 
 from .conftest import LIMIT, Front, listening

@@ -1,12 +1,34 @@
-"""Answers of the server's own, as opposed to a handler's."""
+"""What answers have in common, and answers of the server's own."""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 
+from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
 
 JSON = "application/json"
+
+_COMMON = {
+    "Pragma": "no-cache",
+    "Cache-Control": "no-cache; no-store, must-revalidate, private",
+    "Expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+    "Server": "torchserve-lite",
+}
+
+_random = random.Random(os.urandom(32))  # ids must differ, not be secret: a system call for each would cost more
+
+
+def common_headers(config: HttpConfig) -> dict[str, str]:
+    return {**_COMMON, **config.cors}
+
+
+def new_request_id() -> str:
+    """A random UUID (version 4)."""
+    digits = f"{_random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def json_answer(value: object, status: int = 200, *, indent: int | None = None) -> InferenceResponse:

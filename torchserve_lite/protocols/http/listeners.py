@@ -24,6 +24,7 @@ from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.http.refusals import Refusals
 from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
@@ -128,22 +129,23 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            connect = self._connector(runner, exchange)
+            connect = self._connector(runner)
             socket = await _open_socket(address, roles[0], connect)
             stack.callback(socket.close)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
             yield Listener(runner, socket, exchange, connect)
 
-    def _connector(self, runner: web.AppRunner, exchange: Exchange) -> Callable[[], Connection]:
+    def _connector(self, runner: web.AppRunner) -> Callable[[], Connection]:
         loop = asyncio.get_running_loop()
+        refusals = Refusals(self._config, self._metrics)
         server = runner.server
         assert server is not None
 
         def connect() -> Connection:
             return Connection(
                 server,
-                exchange,
+                refusals,
                 self._clients,
                 self._config.slow_header_seconds,
                 loop=loop,
