@@ -81,15 +81,32 @@ async def test_failed_installation_is_told_in_pips_words(tmp_path: Path, config:
         assert (status, health["status"]) == (500, "Unhealthy")  # type: ignore[index]
 
 
-async def test_stop_does_not_wait_for_an_installation(tmp_path: Path) -> None:
-    store, begun, slow = tmp_path / "store", tmp_path / "begun", tmp_path / "python"
-    write_model_with_requirements(store, WHEEL)
+def slow_python(folder: Path) -> tuple[Path, Path]:
+    """An interpreter that does not end, and the pipe that it writes its process id to."""
+    begun, slow = folder / "begun", folder / "python"
     os.mkfifo(begun)
     slow.write_text(f"#!/bin/sh\necho $$ > {begun}\nexec sleep 600\n")
     slow.chmod(0o755)
+    return slow, begun
+
+
+async def test_stop_does_not_wait_for_an_installation(tmp_path: Path) -> None:
+    slow, begun = slow_python(tmp_path)
+    write_model_with_requirements(tmp_path / "store", WHEEL)
     settings = {"install_py_dep_per_model": "true", "python": slow}
-    async with running(tmp_path, store, settings, ready=False) as server:
+    async with running(tmp_path, tmp_path / "store", settings, ready=False) as server:
         pid = int(await asyncio.to_thread(begun.read_text))
         assert await server.stop() == 0
     assert not psutil.pid_exists(pid)
     assert not list(tmp_path.rglob("torchserve-lite-models-*"))
+
+
+async def test_installation_does_not_outlive_a_server_that_is_killed(tmp_path: Path) -> None:
+    slow, begun = slow_python(tmp_path)
+    write_model_with_requirements(tmp_path / "store", WHEEL)
+    settings = {"install_py_dep_per_model": "true", "python": slow}
+    async with running(tmp_path, tmp_path / "store", settings, ready=False) as server:
+        installing = psutil.Process(int(await asyncio.to_thread(begun.read_text)))
+        server.process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, [installing], timeout=30)
+    assert not alive

@@ -20,6 +20,7 @@ from pathlib import Path
 from torchserve_lite.archive.requirements import PACKAGE_SUFFIXES, Requirements, for_pip, read_requirements
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
+from torchserve_lite.core.programs import ends_with_us
 from torchserve_lite.core.shortening import MESSAGE, shortened
 from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive
@@ -138,7 +139,7 @@ class _Installation:
         name the model's folder.
         """
         process = subprocess.Popen(
-            command,
+            ends_with_us(command),
             env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

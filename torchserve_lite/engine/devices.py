@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.programs import ends_with_us
 from torchserve_lite.errors import ConfigurationError
 
 _DRIVER_ANSWERS_IN = 5.0  # seconds
@@ -68,7 +69,9 @@ def _listing(*command: str) -> bytes:
     A process that hangs in the driver cannot even be killed, so nothing here waits long for the end of one.
     """
     deadline = time.monotonic() + _DRIVER_ANSWERS_IN
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(
+        ends_with_us(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
     assert process.stdout is not None
     output = b""
     with process.stdout as pipe:
