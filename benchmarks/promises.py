@@ -1,0 +1,91 @@
+"""What the project promises of its speed and memory, held against the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from benchmarks.rounds import median_ratio, values
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """Ours to another target's figure, at least ``least`` or at most ``most``."""
+
+    scenario: str
+    series: int
+    figure: str
+    other: str
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, ratio: float) -> bool:
+        return (self.least is None or ratio >= self.least) and (self.most is None or ratio <= self.most)
+
+    @property
+    def goal(self) -> str:
+        return f">= {self.least:g}x" if self.least is not None else f"<= {self.most:g}x"
+
+    def measured(self, results: Results) -> float | None:
+        rounds = rounds_of(results, self.scenario, self.series)
+        return median_ratio(rounds, self.figure, "ours", self.other)
+
+
+def at_least(scenario: str, series: int, figure: str, other: str, least: float) -> Promise:
+    return Promise(scenario=scenario, series=series, figure=figure, other=other, least=least)
+
+
+def at_most(scenario: str, series: int, figure: str, other: str, most: float) -> Promise:
+    return Promise(scenario=scenario, series=series, figure=figure, other=other, most=most)
+
+
+PROMISES = (
+    at_least("noop", 32, "rate", "mosec", 0.95),
+    at_most("noop", 32, "cpu_seconds", "mosec", 1.1),
+    at_least("noop", 128, "rate", "mosec", 1.0),
+    at_least("noop", 32, "rate", "torchserve", 4.0),
+    at_most("noop", 1, "p50", "mosec", 0.15),
+    at_most("noop", 1, "p50", "torchserve", 0.35),
+    at_most("noop-single", 1, "p50", "torchserve", 0.35),
+    *(
+        promise
+        for form in ("mnist-png", "mnist-json")
+        for promise in (
+            at_least(form, 32, "rate", "mosec", 1.0),
+            at_least(form, 128, "rate", "mosec", 1.0),
+            at_least(form, 32, "rate", "torchserve", 3.0),
+            at_least(form, 32, "rate", "torchserve-omp1", 1.6),
+            at_most(form, 32, "p99", "mosec", 1.0),
+        )
+    ),
+    at_least("bert", 32, "rate", "loop", 0.95),
+    at_least("echo-100k", 4, "rate", "torchserve", 5.0),
+    at_least("echo-1m", 4, "rate", "mosec", 1.0),
+    at_least("echo-10m", 4, "rate", "mosec", 1.0),
+    at_least("echo-10m", 4, "rate", "torchserve", 2.0),
+    at_most("memory", 1, "start_seconds", "torchserve", 0.5),
+)
+MOST_MEMORY_OF_FOUR_WORKERS = 1.3  # to one worker's
+
+
+def rounds_of(results: Results, scenario: str, series: int) -> list[dict[str, dict[str, float]]]:
+    found: list[dict[str, dict[str, float]]]
+    found = results.get(scenario, {}).get("series", {}).get(str(series), {}).get("rounds", [])
+    return found
+
+
+def checked(results: Results) -> Iterator[tuple[Promise, float]]:
+    """Each promise that was measured, and the ratio."""
+    for promise in PROMISES:
+        if (ratio := promise.measured(results)) is not None:
+            yield promise, ratio
+
+
+def memory_of_four_workers(results: Results) -> float | None:
+    """Ours with four workers of the large model to ours with one; started one by one, they share no round."""
+    one, four = (values(rounds_of(results, "memory", workers), "ours", "memory") for workers in (1, 4))
+    return median(four) / median(one) if one and four else None
