@@ -106,14 +106,11 @@ class Server:
         return [parent, *parent.children(recursive=True)]
 
     def descriptors(self) -> dict[int, list[str]]:
-        """By process: the kinds of what its descriptors are open for. Without multiprocessing's own two processes: what
-        workers are forked from is still importing when a server is ready that forks none."""
+        """By process: the kinds of what its descriptors are open for. Without the process that workers are forked from:
+        it is still importing when a server is ready that forks none."""
         front, *children = self.family()
-        own = [
-            process
-            for process in children
-            if process.ppid() != front.pid or "multiprocessing" not in " ".join(process.cmdline())
-        ]
+        starters = {process.pid: process.cmdline() for process in children if process.ppid() == front.pid}
+        own = [process for process in children if starters.get(process.ppid()) != process.cmdline()]
         return {process.pid: sorted(_open_kinds(process.pid)) for process in (front, *own)}
 
 

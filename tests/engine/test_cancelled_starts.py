@@ -117,6 +117,8 @@ async def cancel_at_each_await(launcher: str, *, too_late: bool) -> int:
     complaints: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     await one_life(launcher)
+    for _ in range(10):  # the loop closes a transport in turns to come
+        await asyncio.sleep(0)
     for number in itertools.count(1):
         before, attempt, sentinels = held(), Cancelling(number, too_late=too_late), Sentinels()
         life = asyncio.create_task(attempt.run(one_life(launcher)))
