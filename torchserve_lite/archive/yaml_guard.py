@@ -18,6 +18,8 @@ _SafeLoader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML
 _LARGEST = MIB
 _DEEPEST = 64
 _MOST_VALUES = 100_000
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_LONGEST_NUMBER = 1000  # characters; PyYAML takes minutes for 1:1:1..., and Python writes no number of 4,301 digits
 _OBJECT_TAG = "tag:yaml.org,2002:python/"
 
 
@@ -43,6 +45,10 @@ def _construct_object(loader: Any, node: yaml.Node, deep: bool = False) -> Any:
 
     ``!!bool maybe`` is a KeyError there, ``!!timestamp x`` an AttributeError, ``!!int ''`` an IndexError.
     """
+    if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+        raise ArchiveError(
+            f"has a number of {len(node.value):,} characters{_at(node.start_mark)}; {_LONGEST_NUMBER:,} are the most"
+        )
     try:
         return _SafeLoader.construct_object(loader, node, deep)
     except (yaml.YAMLError, ArchiveError):

@@ -208,7 +208,7 @@ LAUGHS = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         pytest.param("a: !!float ''", "'' that cannot be read as !!float", id="float of nothing"),
         pytest.param("a: !!timestamp soon", "'soon' that cannot be read as !!timestamp", id="timestamp of text"),
         pytest.param("a: 2024-01-01T00:00:00+99:99", "cannot be read as !!timestamp", id="zone of 99 hours"),
-        pytest.param("a: " + "9" * 5000, "cannot be read as !!int", id="integer of 5000 digits"),
+        pytest.param("a: " + "9" * 5000, "a number of 5,000 characters", id="integer of 5000 digits"),
         pytest.param("!!bool maybe: 1", "cannot be read as !!bool (line 1, column 1)", id="key"),
         pytest.param("a: !!set {!!bool x}", "cannot be read as !!bool", id="inside a set"),
         pytest.param("a: !!omap [b: !!bool x]", "cannot be read as !!bool", id="inside an ordered mapping"),
@@ -239,6 +239,8 @@ def test_file_is_refused_with_its_fault(
         pytest.param("1: a\n~: b\n1.5: c\ntrue: d", id="keys that are no text"),
         pytest.param("handler: {topk: 5, mean: [0.1, 0.2]}", id="plain"),
         pytest.param("model-config.yaml: 1", id="our own mark"),
+        pytest.param("order: !!omap [a: 1, b: [2]]", id="ordered mapping"),
+        pytest.param("pairs: !!pairs [[1]: 2, [1]: {deep: !!pairs [x: 1]}]", id="pairs"),
     ],
 )
 def test_value_reaches_the_handler_as_yaml_has_it(text: str, tmp_path: Path) -> None:
@@ -246,6 +248,31 @@ def test_value_reaches_the_handler_as_yaml_has_it(text: str, tmp_path: Path) -> 
     sent = msgspec.msgpack.encode(to_message(read(text, tmp_path).raw))
 
     assert from_message(msgspec.msgpack.decode(sent)) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("zone", ["Z", "+02:00", "-5"])
+def test_time_keeps_its_zone_on_the_way_to_the_handler(zone: str, tmp_path: Path) -> None:
+    """msgpack gives back a time that is equal, in UTC."""
+    text = f"at: 2024-01-02 03:04:05 {zone}"
+    sent = msgspec.msgpack.encode(to_message(read(text, tmp_path).raw))
+    assert repr(from_message(msgspec.msgpack.decode(sent))) == repr(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param("1" + ":59" * 300_000, id="to the base of 60"),
+        pytest.param("0x" + "f" * 5000, id="hexadecimal"),
+        pytest.param("0b" + "1" * 100_000, id="binary"),
+        pytest.param("9" * 5000, id="decimal"),
+        pytest.param("1." + "0" * 5000, id="fraction"),
+    ],
+)
+def test_number_of_thousands_of_digits_is_refused_with_its_place(number: str, tmp_path: Path) -> None:
+    """A megabyte of 1:1:1 took most of a minute, and a long hexadecimal one could not be given to a worker."""
+    text = f"a: 1\nb: {number}\n"
+    with pytest.raises(InvalidArchive, match=r"has a number of .* characters \(line 2, column 4\)"):
+        read(text, tmp_path)
 
 
 def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:
