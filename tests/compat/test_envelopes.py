@@ -375,6 +375,10 @@ def outputs(result: Any, **headers: str) -> dict[str, Any]:
         pytest.param(torch.tensor([[1.5, 2.5]]), "FP32", [1, 2], [1.5, 2.5], id="torch"),
         pytest.param(torch.tensor(3), "INT64", [1], [3], id="torch-scalar"),
         pytest.param(torch.tensor([1.5], dtype=torch.bfloat16), "FP32", [1], [1.5], id="bfloat16"),
+        pytest.param(torch.tensor([0.5]).to(torch.float8_e4m3fn), "FP32", [1], [0.5], id="float8"),
+        pytest.param(torch.eye(2).to_sparse(), "FP32", [2, 2], [1.0, 0.0, 0.0, 1.0], id="sparse"),
+        pytest.param(torch._neg_view(torch.ones(1)), "FP32", [1], [-1.0], id="negating-view"),
+        pytest.param(np.array([0.5], np.longdouble), "FP64", [1], [0.5], id="more-than-64-bits"),
         pytest.param(torch.ones(1, requires_grad=True), "FP32", [1], [1.0], id="with-gradient"),
         pytest.param([torch.tensor([1.0]), torch.tensor([2.0])], "FP32", [2, 1], [1.0, 2.0], id="list-of-torch"),
         pytest.param([torch.ones(1), torch.ones(2)], "BYTES", [2], [[1.0], [1.0, 1.0]], id="ragged-torch"),
@@ -386,6 +390,12 @@ def test_v2_output_tells_the_results_true_shape(result: Any, datatype: str, shap
     made = outputs(result)
     assert made == {"shape": shape, "datatype": datatype, "data": data}
     assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor:UserWarning")
+def test_quantized_tensor_in_a_v2_output_is_sent_as_the_numbers_it_stands_for() -> None:
+    quantized = torch.quantize_per_tensor(torch.tensor([1.5, -2.0]), 0.5, 0, torch.qint8)
+    assert outputs(quantized) == {"shape": [2], "datatype": "FP32", "data": [1.5, -2.0]}
 
 
 def test_v2_explanation_is_named_so_and_keeps_its_shape() -> None:

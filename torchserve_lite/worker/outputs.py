@@ -18,7 +18,7 @@ JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 
-_NO_WIRE_FORM = (TypeError, ValueError, RecursionError)
+_NO_WIRE_FORM = (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
 
 
 class Unserialisable(Exception):

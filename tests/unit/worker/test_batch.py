@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import torch
 
 from torchserve_lite import testing
 from torchserve_lite.core.streams import Buffer
@@ -320,3 +323,27 @@ def test_piece_beyond_the_limit_fails_where_the_handler_sends_it() -> None:
 
     (reply,) = replies_of(runner_of(handle, max_response_size=3), call(b""))
     assert reply.body == b"end"
+
+
+@pytest.mark.parametrize("envelope", ["kserve", "kservev2", "json"])
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(torch.empty(2, device="meta"), id="tensor without data"),
+        pytest.param(np.array([object()]), id="array of objects"),
+        pytest.param(np.clongdouble(1), id="complex number"),
+        pytest.param(io.BytesIO(b"x"), id="file"),
+        pytest.param(torch.float32, id="type of tensors"),
+        pytest.param([10**5000], id="number without a text"),
+        pytest.param(iter([1]), id="iterator"),
+    ],
+)
+def test_result_that_cannot_be_sent_is_told_as_such_in_every_envelope(envelope: str, result: Any) -> None:
+    """The client read that the server's log says why, as if our own code had failed."""
+    body = {
+        "instances": [1],
+        "inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}],
+    }
+    (reply,) = replies_of(runner_of(lambda rows, context: [result]), call(body, envelope=envelope))
+    assert reply.failure in (FailureKind.HANDLER, FailureKind.CODE)
+    assert bytes(body_of(reply)).startswith(b"Unsupported model output data type.")

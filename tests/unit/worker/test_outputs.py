@@ -141,6 +141,11 @@ DAY = datetime.datetime(2026, 5, 4, 3, 2, 1, tzinfo=datetime.UTC)
         pytest.param(np.array(["2026-05-04"], "datetime64[D]"), ["2026-05-04"], id="numpy date"),
         pytest.param({"a": torch.tensor([[1.5]], requires_grad=True)}, {"a": [[1.5]]}, id="tensor inside"),
         pytest.param([torch.tensor([1], dtype=torch.bfloat16)], [[1.0]], id="bfloat16 tensor inside"),
+        pytest.param([torch.eye(2).to_sparse()], [[[1.0, 0.0], [0.0, 1.0]]], id="sparse tensor inside"),
+        pytest.param([torch.tensor([0.5]).to(torch.float8_e4m3fn)], [[0.5]], id="float8 tensor inside"),
+        pytest.param([torch._neg_view(torch.ones(1))], [[-1.0]], id="tensor that is a negating view"),
+        pytest.param([np.longdouble("0.5")], [0.5], id="more than 64 bits"),
+        pytest.param([np.array([1.5], np.longdouble)], [[1.5]], id="array of more than 64 bits"),
         pytest.param(
             [DAY, DAY.date(), DAY.time()], ["2026-05-04T03:02:01+00:00", "2026-05-04", "03:02:01"], id="dates"
         ),

@@ -27,6 +27,7 @@ from ts.utils.util import PredictionException
 Row = dict[str, Any]
 
 _MOST_ROWS = 500_000
+_UNSUPPORTED = "Unsupported model output data type."
 
 
 class BaseEnvelope:
@@ -247,7 +248,7 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
             name = key if isinstance(key, float) else plain(key)
             if name is not None and not isinstance(name, str | int | float):
                 kind = type(key).__name__
-                raise TypeError(f"Unsupported model output data type. A key of JSON cannot be a {kind}.")
+                raise TypeError(f"{_UNSUPPORTED} A key of JSON cannot be a {kind}.")
             entries[name] = plain(entry, keep_nan=keep_nan)
         return entries
     if isinstance(value, bytes | bytearray | memoryview):
@@ -255,7 +256,7 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
     if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):  # numpy's dates, which tolist makes numbers
         return value.astype(str).tolist()
     if hasattr(value, "tolist"):
-        return plain(value.tolist(), keep_nan=keep_nan)
+        return plain(listed(value), keep_nan=keep_nan)
     if isinstance(value, Sequence):
         return [plain(entry, keep_nan=keep_nan) for entry in value]
     if isinstance(value, Set):
@@ -273,7 +274,43 @@ def plain(value: Any, *, keep_nan: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name), keep_nan=keep_nan) for field in fields}
-    raise TypeError(f"Unsupported model output data type. JSON has no {type(value).__name__}.")
+    raise TypeError(f"{_UNSUPPORTED} JSON has no {type(value).__name__}.")
+
+
+def listed(value: Any) -> Any:
+    """``tolist`` of a tensor or an array, also of those that torch and numpy have no plain numbers for."""
+    if is_tensor(value):
+        value = on_the_cpu(value)
+    elif getattr(getattr(value, "dtype", None), "name", "") in ("longdouble", "float96", "float128"):
+        value = value.astype("float64")
+    return value.tolist()
+
+
+def is_tensor(value: Any) -> bool:
+    return hasattr(value, "detach") and hasattr(value, "dtype")
+
+
+def on_the_cpu(tensor: Any) -> Any:
+    """The tensor in memory, in a layout and of a type that numpy has: no views that negate, sparse as dense, quantized
+    and small floating-point numbers as FP32."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if str(tensor.layout) != "torch.strided":
+        tensor = tensor.to_dense()
+    if tensor.is_floating_point() and (tensor.dtype.itemsize == 1 or str(tensor.dtype) == "torch.bfloat16"):
+        tensor = tensor.float()
+    return tensor.resolve_conj().resolve_neg()
+
+
+@contextlib.contextmanager
+def unsendable_told() -> Iterator[None]:
+    """Whatever a result does when it is looked at, what is wrong is the handler's, and the client is told so."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
+        text = str(error).removeprefix(_UNSUPPORTED).strip()
+        raise PredictionException(f"{_UNSUPPORTED} {text}", 500) from error
 
 
 def text_of(content: bytes | bytearray | memoryview) -> str:

@@ -7,7 +7,15 @@ import binascii
 import json
 from typing import Any
 
-from ts.torch_handler.request_envelope.base import BaseEnvelope, Row, bad_request, expect_count, json_object, plain
+from ts.torch_handler.request_envelope.base import (
+    BaseEnvelope,
+    Row,
+    bad_request,
+    expect_count,
+    json_object,
+    plain,
+    unsendable_told,
+)
 from ts.torch_handler.request_envelope.kserve import instances_of
 
 
@@ -24,8 +32,9 @@ class JSONEnvelope(BaseEnvelope):
         answer = {"predictions": results}
         try:
             return json.dumps(answer, allow_nan=False)
-        except (ValueError, TypeError):
-            return json.dumps(plain(answer))
+        except (ValueError, TypeError, RecursionError):
+            with unsendable_told():
+                return json.dumps(plain(answer))
 
 
 def _decoded(instance: Any, where: str) -> Any:

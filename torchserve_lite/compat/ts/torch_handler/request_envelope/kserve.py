@@ -14,6 +14,8 @@ from ts.torch_handler.request_envelope.base import (
     json_kind,
     json_object,
     keys_of,
+    listed,
+    unsendable_told,
 )
 from ts.torch_handler.request_envelope.kservev2 import KServev2Envelope, holds_tensors
 
@@ -43,7 +45,8 @@ class KServeEnvelope(BaseEnvelope):
         if self._tensors is not None:
             return self._tensors.pack(results, context, index)
         expect_count(results, self._count)
-        return {self._key: [entry.tolist() if hasattr(entry, "tolist") else entry for entry in results]}
+        with unsendable_told():
+            return {self._key: [listed(entry) if hasattr(entry, "tolist") else entry for entry in results]}
 
     def before_call(self, context: Any) -> None:
         if self._tensors is not None:

@@ -16,12 +16,15 @@ from ts.torch_handler.request_envelope.base import (
     expect_count,
     expect_few_rows,
     header_is_true,
+    is_tensor,
     json_kind,
     json_object,
     keys_of,
+    on_the_cpu,
     plain,
     shown,
     text_of,
+    unsendable_told,
 )
 from ts.utils.util import PredictionException
 
@@ -101,7 +104,8 @@ class KServev2Envelope(BaseEnvelope):
         names = [self._verb] if self.output_names == "predict" and len(groups) == 1 else self._names
         outputs = []
         for name, group in zip(names, groups, strict=False):
-            datatype, shape, data = encode_tensor(group[0] if len(group) == 1 else group)
+            with unsendable_told():
+                datatype, shape, data = encode_tensor(group[0] if len(group) == 1 else group)
             shape = [len(data)] if self.output_names == "inputs" else shape
             outputs.append({"name": name, "shape": shape, "datatype": datatype, "data": data})
         model = (context.manifest or {}).get("model") or {}
@@ -169,6 +173,8 @@ def encode_tensor(value: Any) -> tuple[str, list[int], list[Any]]:
 
     array = _as_array(value)
     kind = array.dtype.kind
+    if kind == "f" and array.dtype.name not in _DATATYPES:  # more than 64 bits
+        array = array.astype("float64")
     shape = list(array.shape) or [1]
     values = (array.astype(str) if kind in "mM" else array).ravel().tolist()
     if kind == "f":
@@ -377,7 +383,4 @@ def _to_array(value: Any) -> Any:
     """A tensor as an array, bytes as text, anything else as it is."""
     if isinstance(value, bytes | bytearray):
         return text_of(value)
-    if not hasattr(value, "detach"):
-        return value
-    tensor = value.detach().cpu()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return on_the_cpu(value).numpy() if is_tensor(value) else value
