@@ -22,6 +22,7 @@ _LENGTH_BYTES = 4
 _RECEIVE = 256 * 1024
 _JOINED = 32 * 1024  # pieces up to this size are sent together: copying them is cheaper than a system call for each
 _MOST_PIECES = 16_384  # their lengths must fit the decoder's receive buffer
+_BELIEVED = 16 * 1024 * 1024  # bytes of a piece that are made room for because they were announced; more as they come
 FRAME_LIMIT = 1 << 30  # a longer one is garbage from a broken peer, not a message
 
 Frame = Sequence[bytearray]
@@ -58,12 +59,17 @@ class FrameDecoder:
         self._lengths: list[int] = []  # of this frame's pieces that have not begun
         self._pieces: list[bytearray] = []  # of this frame, the last one perhaps incomplete
         self._missing = 0  # bytes of the last piece
+        self._free = 0  # bytes at its end that there is already room for
 
     def room(self) -> memoryview:
         """Memory to receive into, never empty."""
         if self._missing:
+            if not self._free:
+                piece = self._pieces[-1]
+                self._free = min(len(piece), self._missing)
+                self._pieces[-1] = piece + bytes(self._free)  # a new one: somebody may still look at the old one
             piece = self._pieces[-1]
-            return memoryview(piece)[len(piece) - self._missing :]
+            return memoryview(piece)[len(piece) - self._free :]
         if self._end == len(self._buffer):
             unread = self._buffer[self._start : self._end]
             self._buffer[: len(unread)] = unread
@@ -74,6 +80,7 @@ class FrameDecoder:
         """``count`` bytes have been put into ``room``. FrameError when they are no frame of ours."""
         if self._missing:
             self._missing -= count
+            self._free -= count
         else:
             self._end += count
         frames: list[Frame] = []
@@ -113,7 +120,8 @@ class FrameDecoder:
         if not self._missing:
             self._pieces.append(bytearray(here))
             return
-        piece = bytearray(length)
+        self._free = min(self._missing, _BELIEVED)
+        piece = bytearray(len(here) + self._free)
         piece[: len(here)] = here
         self._pieces.append(piece)
 

@@ -186,7 +186,7 @@ def encode(message: ToWorker | FromWorker) -> list[Buffer]:
 
 def decode_to_worker(frame: Sequence[bytearray]) -> ToWorker:
     """DecodeError when it is no message to a worker."""
-    message: ToWorker = _to_worker.decode(frame[0])
+    message: ToWorker = _decoded(_to_worker, frame)
     if isinstance(message, Predict):
         for call in message.calls:
             for part in call.parts:
@@ -196,11 +196,18 @@ def decode_to_worker(frame: Sequence[bytearray]) -> ToWorker:
 
 def decode_from_worker(frame: Sequence[bytearray]) -> FromWorker:
     """DecodeError when it is no message from a worker."""
-    message: FromWorker = _from_worker.decode(frame[0])
+    message: FromWorker = _decoded(_from_worker, frame)
     if isinstance(message, Answers):
         for answer in message.answers:
             answer.reply.body = _payload(answer.reply.body, frame)
     return message
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[Any], frame: Sequence[bytearray]) -> Any:
+    try:
+        return decoder.decode(frame[0])
+    except (UnicodeDecodeError, RecursionError) as error:  # which msgspec does not make a DecodeError
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def _payload(data: Payload, frame: Sequence[bytearray]) -> Buffer:

@@ -156,6 +156,10 @@ def piece(batch: int, index: int, body: bytes = b"") -> Answers:
     return Answers(batch, (Answer(index, Reply(body), last=False),))
 
 
+def of_status(status: int) -> Answers:
+    return Answers(1, (Answer(0, Reply(b"", status)), Answer(1, Reply(b""))), BatchDone())
+
+
 async def until_let_go(child: Child) -> int:
     while await child.receive() is not None:
         pass
@@ -257,6 +261,12 @@ async def test_answer_to_no_running_batch_is_ignored(new_job: NewJob) -> None:
         pytest.param(msgspec.msgpack.encode(result(1, b"", b"", b"")), id="too many answers"),
         pytest.param(msgspec.msgpack.encode(piece(1, 2)), id="piece for nobody"),
         pytest.param(msgspec.msgpack.encode(piece(1, -1)), id="piece before the first"),
+        pytest.param(msgspec.msgpack.encode(piece(0, 0)), id="answer to no batch"),
+        pytest.param(b"\x81\xa4type\xa7\xffnswers", id="text that is no UTF-8"),
+        pytest.param(msgspec.msgpack.encode(of_status(99)), id="status below all others"),
+        pytest.param(msgspec.msgpack.encode(of_status(100)), id="status of no final answer"),
+        pytest.param(msgspec.msgpack.encode(of_status(-1)), id="negative status"),
+        pytest.param(msgspec.msgpack.encode(of_status(600)), id="status above all others"),
     ],
 )
 @virtual_time
@@ -271,6 +281,37 @@ async def test_worker_that_sends_garbage_is_stopped_and_its_jobs_hear_why(garbag
             await answers(worker, new_job(), new_job())
         assert launched.handle.killed
     assert type(death.value) is WorkerDied  # not the WorkerKilled of a process that the kernel has killed
+
+
+@virtual_time
+async def test_worker_that_answers_before_it_has_loaded_is_stopped() -> None:
+    """A handler's module may write to the link itself: no assertion of ours may fail for that."""
+
+    async def live(child: Child) -> int:
+        await child.receive()
+        await child.send(result(0, b"too early"))
+        return await until_let_go(child)
+
+    launched = Launched(live)
+    async with worker_of(launched.start) as worker:
+        with pytest.raises(LoadFailed, match="a message that cannot be used"):
+            await worker.load(LOAD, 60)
+    assert launched.handle.killed
+
+
+@virtual_time
+async def test_worker_that_goes_on_saying_that_it_has_loaded_is_heard_all_the_same(new_job: NewJob) -> None:
+    """They waited for nobody's reading, until nothing was taken from the worker any more."""
+
+    async def script(child: Child) -> int:
+        for _ in range(20):
+            await child.send(Loaded(0.0))
+        await child.receive()
+        await child.send(result(1, b"mine"))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        assert await answers(worker, new_job()) == [result(1, b"mine")]
 
 
 @virtual_time

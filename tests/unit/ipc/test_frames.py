@@ -14,7 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torchserve_lite.core.streams import Buffer
-from torchserve_lite.ipc.frames import AsyncFrames, BlockingFrames, Frame, FrameDecoder, FrameError, frame_of
+from torchserve_lite.ipc.frames import (
+    FRAME_LIMIT,
+    AsyncFrames,
+    BlockingFrames,
+    Frame,
+    FrameDecoder,
+    FrameError,
+    frame_of,
+)
 
 FRAMES: list[Sequence[Buffer]] = [[b""], [b"a"], [b"\x00\x00\x00\x05", b"", b"beside"], [b"x" * 300, b"y" * 50_000]]
 STREAM = b"".join(b"".join(frame_of(frame)) for frame in FRAMES)
@@ -70,6 +78,20 @@ def test_large_buffer_is_received_where_it_stays_and_is_sent_from_where_it_lies(
     place = decoder.room().obj
     (frame,) = fed(decoder, bytes(len(decoder.room())))
     assert frame[1] is place
+
+
+@pytest.mark.parametrize("pieces", [(FRAME_LIMIT,), (1, FRAME_LIMIT - 1), (FRAME_LIMIT // 2, FRAME_LIMIT // 2)])
+def test_announced_length_takes_no_memory_before_its_bytes_come(pieces: tuple[int, ...]) -> None:
+    """Eight bytes that a handler wrote to the link took a gibibyte of the server."""
+    decoder = FrameDecoder()
+    fed(decoder, struct.pack(f"!I{len(pieces)}I", len(pieces), *pieces) + b"ab")
+    assert len(decoder.room()) <= 32 * 2**20
+
+
+def test_piece_that_is_longer_than_what_is_believed_comes_out_whole() -> None:
+    large = bytes(range(256)) * (45 * 2**12)
+    (frame,) = fed(FrameDecoder(), b"".join(frame_of([b"header", large, b"last"])))
+    assert list(map(bytes, frame)) == [b"header", large, b"last"]
 
 
 @pytest.mark.parametrize("length", [11, 2**31, 2**32 - 1])

@@ -84,6 +84,10 @@ def test_metric_values_keep_what_text_would_lose() -> None:
         pytest.param(msgspec.msgpack.encode({"type": "Answers", "batch": "one"}), id="wrong type"),
         pytest.param(msgspec.msgpack.encode(CALL), id="part of a message"),
         pytest.param(msgspec.msgpack.encode(LOAD), id="message for the other direction"),
+        pytest.param(b"\x81\xa4type\xa7\xffnswers", id="type that is no UTF-8"),
+        pytest.param(b"\x82\xa4type\xa6Loaded\xa1\xff\x00", id="key that is no UTF-8"),
+        pytest.param(b"\x83\xa4type\xabLoadFailure\xa5cause\xa1\xff\xa9traceback\xa0", id="text that is no UTF-8"),
+        pytest.param(b"\x82\xa4type\xa6Loaded\xa1x" + b"\x91" * 100_000 + b"\x90", id="nested without end"),
     ],
 )
 def test_garbage_is_refused_as_one_kind_of_error(garbage: bytes) -> None:

@@ -88,6 +88,9 @@ class ProcessWorker:
             last = "; ".join(line for line in self._process.last_lines()[-3:] if line.strip())
             failure = LoadOutOfMemory if isinstance(death, WorkerKilled) else LoadFailed
             raise failure(f"The worker ended while loading the model: {death.cause} {last}".rstrip()) from None
+        finally:
+            del self._inboxes[_LOADING]  # nobody waits for what it says of its loading once more
+            self._keep_pace()
         if isinstance(answer, LoadFailure):
             raise (LoadOutOfMemory if answer.out_of_memory else LoadFailed)(answer.cause, answer.traceback)
         assert isinstance(answer, Loaded)
@@ -147,6 +150,9 @@ class ProcessWorker:
         except msgspec.DecodeError as error:
             self._refuse(str(error))
             return
+        if isinstance(message, Answers) and message.batch == _LOADING:
+            self._refuse("answers to a batch that there is not")
+            return
         inbox = self._inboxes.get(message.batch if isinstance(message, Answers) else _LOADING)
         if inbox is not None:  # nobody waits for what a stopped batch still sends
             inbox.put_nowait(message)
@@ -192,6 +198,8 @@ def _protocol_error(message: Answers, batch: Sequence[Job], unanswered: set[int]
     for answer in message.answers:
         if answer.index not in left:
             return f"an answer for request {answer.index}, which is not open"
+        if not answer.reply.failure and not 200 <= answer.reply.status <= 599:
+            return f"the status {answer.reply.status} for request {answer.index}"
         if answer.last:
             left.remove(answer.index)
     if message.done is not None and (missing := sum(batch[index].wanted for index in left)):
