@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,12 @@ def text(value: str) -> str:
 
 
 def path(value: str) -> Path:
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise Unacceptable("expected a path, not half of a surrogate pair") from error
+    if "\0" in value:
+        raise Unacceptable("expected a path, which has no zero bytes")
     return Path(value)
 
 

@@ -116,6 +116,14 @@ def test_file_that_cannot_be_read_stops_the_start(name: str, tmp_path: Path) -> 
         load_config(tmp_path / "config.properties", {}, {})
 
 
+@pytest.mark.parametrize("key", ["metrics_config", "model_store"])
+@pytest.mark.parametrize("name", ["a\\u0000b", "a\\ud800b"])
+def test_path_that_no_file_can_have_stops_the_start(key: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.properties").write_text(f"{key}={name}\n")
+    with pytest.raises(ConfigurationError, match=rf"{key}=.*expected a path"):
+        load_config(tmp_path / "config.properties", {}, {})
+
+
 def test_name_that_the_server_does_not_measure_is_told_with_the_nearest_one(tmp_path: Path) -> None:
     config = configured(tmp_path, "ts_metrics: {counter: [{name: Request2XX, unit: Count, dimensions: [a, b]}]}")
     assert any("Request2XX" in notice and "Did you mean Requests2XX?" in notice for notice in config.notices)
