@@ -10,6 +10,7 @@ import msgspec
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.engine.launchers.child import ChildProcess, StartChild
+from torchserve_lite.engine.launchers.protocol import protocol_error
 from torchserve_lite.engine.launchers.worker_logs import LineReader
 from torchserve_lite.errors import LoadFailed, LoadOutOfMemory, WorkerDied, WorkerKilled
 from torchserve_lite.ipc.frames import AsyncFrames, Frame
@@ -108,7 +109,7 @@ class ProcessWorker:
             while True:
                 message = await self._next_message(number)
                 assert isinstance(message, Answers)
-                if error := _protocol_error(message, batch, unanswered):
+                if error := protocol_error(message, batch, unanswered):
                     self._refuse(error)
                     continue
                 for answer in message.answers:
@@ -189,22 +190,6 @@ class ProcessWorker:
     def _wake_readers(self, died: asyncio.Future[WorkerDied]) -> None:
         for inbox in self._inboxes.values():
             inbox.put_nowait(None)
-
-
-def _protocol_error(message: Answers, batch: Sequence[Job], unanswered: set[int]) -> str:
-    """What is wrong with a message for a batch whose calls ``unanswered`` are open; a handler may have written to the
-    link itself. Calls that nobody waits for need no answer."""
-    left = set(unanswered)
-    for answer in message.answers:
-        if answer.index not in left:
-            return f"an answer for request {answer.index}, which is not open"
-        if not answer.reply.failure and not 200 <= answer.reply.status <= 599:
-            return f"the status {answer.reply.status} for request {answer.index}"
-        if answer.last:
-            left.remove(answer.index)
-    if message.done is not None and (missing := sum(batch[index].wanted for index in left)):
-        return f"the end of a batch of which {missing} requests have no answer"
-    return ""
 
 
 def _call(job: Job, now: float) -> Call:
