@@ -43,7 +43,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     v2_output_names: str = "predict"
     max_response_size: int = 6553500
     threads: int = 0  # torch's intra-op threads; 0 leaves torch's own choice
-    python_path: tuple[str, ...] = ()
+    python_path: tuple[str, ...] = ()  # where the handler's imports look first; the model's own folder is among them
     hidden_environment: str = ""  # regular expression of names the handler must not see
     metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that the handler finds in its cache
 

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torchserve_lite.ipc.starting import send_request
+from torchserve_lite.ipc.starting import request_fork
 
 # A virtual environment need not contain us: it gets the folder we were imported from, behind its own packages.
 _ROOT = str(Path(__file__).parent.parent.parent)
@@ -62,7 +62,7 @@ class StarterProcess:
         self.forks, theirs = socket.socketpair()
         self.forks.setblocking(False)
         with theirs:
-            send_request(self.control, PRELOADING, [], [theirs.fileno()])
+            request_fork(self.control, PRELOADING, [theirs.fileno()])
 
 
 _starter: StarterProcess | None = None  # one for this process, as the children that it has are

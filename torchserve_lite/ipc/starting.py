@@ -24,32 +24,50 @@ from contextlib import suppress
 from types import FrameType
 from typing import NamedTuple, NoReturn
 
-_REQUEST = struct.Struct("=qII")  # number, length of the command, count of descriptors
+_REQUEST = struct.Struct("=q?II")  # number, whether it is for a fork, length of the words, count of descriptors
 _REPORT = struct.Struct("=iqi")
 _MOST_DESCRIPTORS = 8
+_MOST_TEXT = 100_000  # bytes of a request's words: a socket takes so much at once
 _SET_DEATH_SIGNAL, _SET_SUBREAPER = 1, 36  # of Linux' prctl()
 
-READY, STARTED, REFUSED, ENDED = range(4)  # what a report says
+READY, STARTED, REFUSED, ENDED, LOADED = range(5)  # what a report says
 Become = Callable[[int, Sequence[int]], NoReturn]
 """What a forked child does with its life; it is told its parent's process id and the descriptors of the request."""
 
 
 class Report(NamedTuple):
-    """READY; STARTED or REFUSED: the number of the request, and a process id or errno; ENDED: process id, exit code."""
+    """READY; STARTED or REFUSED: the number of the request, and a process id or errno; ENDED: process id, exit code;
+    LOADED: the number of the request for a fork, and which of its modules we have loaded."""
 
     what: int
     subject: int = 0
     value: int = 0
 
 
-def send_request(control: socket.socket, number: int, command: Sequence[str], descriptors: Sequence[int]) -> None:
-    """Asks for a process with ``descriptors``: a program to execute, or a fork when there is no ``command``.
+def request_program(control: socket.socket, number: int, command: Sequence[str], descriptors: Sequence[int]) -> None:
+    """Asks for a program with ``descriptors``.
 
-    An executed program gets stdout and stderr, the last two, as its own. The others, and its parent's process id, are
-    appended to its command as numbers.
+    It gets stdout and stderr, the last two, as its own. The others, and its parent's process id, are appended to its
+    command as numbers.
     """
-    words = b"\0".join(os.fsencode(word) for word in command)
-    message = _REQUEST.pack(number, len(words), len(descriptors)) + words
+    _send(control, number, False, command, descriptors)
+
+
+def request_fork(
+    control: socket.socket, number: int, descriptors: Sequence[int], unless_loaded: Sequence[str] = ()
+) -> None:
+    """Asks for a fork with ``descriptors``. The answer is LOADED when it would have one of those modules.
+
+    Only the process that forks knows what it has loaded: it depends on what is installed.
+    """
+    _send(control, number, True, unless_loaded, descriptors)
+
+
+def _send(control: socket.socket, number: int, forks: bool, words: Sequence[str], descriptors: Sequence[int]) -> None:
+    text = b"\0".join(os.fsencode(word) for word in words)
+    if len(text) > _MOST_TEXT:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+    message = _REQUEST.pack(number, forks, len(text), len(descriptors)) + text
     if socket.send_fds(control, [message], list(descriptors)) != len(message):
         raise BlockingIOError(errno.EAGAIN, "it has not taken its earlier requests yet")
 
@@ -121,15 +139,18 @@ class StartingProcess:
             header, descriptors, _, _ = socket.recv_fds(self._control, _REQUEST.size, _MOST_DESCRIPTORS)
             if not header:
                 return False
-            number, length, count = _REQUEST.unpack(header)
-            words = self._control.recv(length, socket.MSG_WAITALL) if length else b""
+            number, forks, length, count = _REQUEST.unpack(header)
+            text = self._control.recv(length, socket.MSG_WAITALL) if length else b""
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
             try:
                 if len(descriptors) != count:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-                command = [os.fsdecode(word) for word in words.split(b"\0")] if words else []
-                pid = _execute(command, descriptors) if command else self._fork(descriptors)
+                words = [os.fsdecode(word) for word in text.split(b"\0")]
+                if loaded := [index for index, word in enumerate(words) if forks and word in sys.modules]:
+                    self._report(LOADED, number, loaded[0])
+                    return True
+                pid = self._fork(descriptors) if forks else _execute(words, descriptors)
             except OSError as error:
                 self._report(REFUSED, number, error.errno or errno.EIO)
             else:

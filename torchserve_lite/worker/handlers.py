@@ -10,8 +10,9 @@ import asyncio
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from typing import Any
 
 from torchserve_lite.archive.config_message import from_message
@@ -40,10 +41,10 @@ class Handler:
 def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, own_process: bool) -> Handler:
     """Whatever the handler raises while it is imported or initialised comes out unchanged."""
     install()
-    _extend_path(load, own_process)
     context = _context(load, metric_sink, mark_stage)
     from ts.model_loader import find_entry_point
 
+    _extend_path(load, own_process)
     entry_point, initialize = find_entry_point(load.handler)
     begun = initialize(context)
     if inspect.isawaitable(begun):  # a module-level ``async def`` is its own initialiser
@@ -73,15 +74,23 @@ class Envelopes:
 
 
 def _extend_path(load: Load, own_process: bool) -> None:
-    """The model's folder first, then what was installed for it; ``path/file.py:fn`` handlers bring their own folder."""
-    folders = [load.model_dir, *load.python_path]
-    before_colon = load.handler.split(":", 1)[0]
-    if "/" in before_colon:
-        folders.insert(0, os.path.join(load.model_dir, os.path.dirname(before_colon)))
-    sys.path[:0] = folders
-    if own_process:  # programs that the handler starts should find the same modules
+    sys.path[:0] = load.python_path
+    if own_process:
+        _forget_what_the_model_brings(load.python_path)
+        # Programs that the handler starts should find the same modules.
         known = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-        os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *known])
+        os.environ["PYTHONPATH"] = os.pathsep.join([*load.python_path, *known])
+
+
+def _forget_what_the_model_brings(folders: Sequence[str]) -> None:
+    """Packages that we have imported for ourselves, and that its handler is to find in its own version. What we have
+    bound stays with us. The standard library is not replaced: half of it is in use already."""
+    loaded = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
+    for package in loaded - {"__main__", "torchserve_lite", "ts"}:
+        brought = PathFinder.find_spec(package, folders)
+        if brought is not None and brought.loader is not None:
+            for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+                del sys.modules[name]
 
 
 def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class ProcessSetup:
         """The Python that must run the model's workers; empty: any."""
         return self.locate(spec).python or self.config.python
 
+    def import_folders(self, spec: ModelSpec) -> tuple[str, ...]:
+        """Where its handler's imports look first: in the model's folder, then in what was installed for it. A
+        ``path/file.py:function`` handler brings its own folder."""
+        files, before_colon = self.locate(spec), spec.handler.split(":", 1)[0]
+        own = (os.path.join(files.folder, os.path.dirname(before_colon)),) if "/" in before_colon else ()
+        return (*own, files.folder, *files.python_path)
+
 
 @asynccontextmanager
 async def loaded_worker(
@@ -55,7 +63,7 @@ async def loaded_worker(
         v2_output_names=config.v2_output_names,
         max_response_size=config.max_response_size,
         threads=setup.threads(spec),
-        python_path=files.python_path,
+        python_path=setup.import_folders(spec),
         hidden_environment=config.hidden_environment,
         metrics=config.model_metrics,
     )

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -20,7 +20,18 @@ import psutil
 
 from torchserve_lite.engine.launchers.child import ChildHandle
 from torchserve_lite.ipc.preloading import PRELOADING, StarterProcess, start_preloading
-from torchserve_lite.ipc.starting import ENDED, READY, REFUSED, STARTED, Report, ReportReader, kill_group, send_request
+from torchserve_lite.ipc.starting import (
+    ENDED,
+    LOADED,
+    READY,
+    REFUSED,
+    STARTED,
+    Report,
+    ReportReader,
+    kill_group,
+    request_fork,
+    request_program,
+)
 
 _REPORT_COMES_WITHIN = 1.0  # seconds after a process has ended; else its parent is stopped, or has ended as well
 _UNKNOWN = 255
@@ -32,6 +43,14 @@ log = logging.getLogger(__name__)
 def processes() -> Processes:
     """Those of this process."""
     return Processes(start_preloading())
+
+
+class AlreadyLoaded(Exception):
+    """A fork would have one of the modules that it must not have: that with this ``index``."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
 
 
 class _Starter:
@@ -115,14 +134,24 @@ class Processes:
         self._take_up()
 
     async def execute(self, command: Sequence[str], descriptors: Sequence[int]) -> ChildHandle:
-        """A program, as ``send_request`` describes it. OSError when it cannot be executed."""
+        """A program, as ``request_program`` describes it. OSError when it cannot be executed."""
         self._begin_again_if_lost()
-        return await self._ask(self._executing, command, descriptors)
+        starter = self._executing
+        try:
+            return await self._ask(
+                starter, lambda number: request_program(starter.control, number, command, descriptors)
+            )
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, command[0]) from None
 
-    async def fork(self, descriptors: Sequence[int]) -> ChildHandle:
-        """A fork of the process that has torch in memory. OSError when that cannot be, EOFError when it dies."""
+    async def fork(self, descriptors: Sequence[int], unless_loaded: Sequence[str] = ()) -> ChildHandle:
+        """A fork of the process that has torch in memory. OSError when that cannot be, EOFError when it dies,
+        AlreadyLoaded when it would have one of these modules."""
         self._begin_again_if_lost()
-        return await self._ask(self._forking, (), descriptors)
+        starter = self._forking
+        return await self._ask(
+            starter, lambda number: request_fork(starter.control, number, descriptors, unless_loaded)
+        )
 
     def executing_waits_for(self) -> str:
         """Why a program has not been executed yet."""
@@ -132,19 +161,17 @@ class Processes:
         """Why a fork is not there yet."""
         return _slow(self._executing if self._forking.pid is None else self._forking)
 
-    async def _ask(self, starter: _Starter, command: Sequence[str], descriptors: Sequence[int]) -> ChildHandle:
+    async def _ask(self, starter: _Starter, send: Callable[[int], None]) -> ChildHandle:
         number = next(self._numbers)
         answer: asyncio.Future[StartedProcess] = asyncio.get_running_loop().create_future()
         try:
-            send_request(starter.control, number, command, descriptors)
+            send(number)
         except BlockingIOError as error:
             raise OSError(error.errno, f"{starter} has not taken earlier requests yet") from error
         starter.waiting[number] = answer
         self._listen()
         try:
             return await answer
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, *command[:1]) from None
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
                 answer.result().kill()
@@ -215,6 +242,10 @@ class Processes:
             answer = starter.waiting.pop(subject)
             if not answer.done():
                 answer.set_exception(OSError(value, os.strerror(value)))
+        elif what == LOADED:
+            answer = starter.waiting.pop(subject)
+            if not answer.done():
+                answer.set_exception(AlreadyLoaded(value))
         elif what == ENDED:
             if forking := self._preloading.pop(subject, None):
                 self._lose(forking, _how_it_ended(forking, value))
