@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import logging
 import os
 import re
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +34,7 @@ from torchserve_lite.errors import (
     WorkerDied,
     WorkerKilled,
 )
+from torchserve_lite.ipc.preloading import start_preloading
 
 PROCESSES = ["forked", "exec"]
 every_launcher = pytest.mark.parametrize("launcher", [*PROCESSES, "inline"])
@@ -87,6 +91,48 @@ async def test_packages_installed_for_the_model_are_found_by_the_handler_and_its
     async with served(launcher, engine={"files": {"python_path": (str(tmp_path),)}}) as model:
         assert await model.ask(b"import installed_for_this_model") == b"there"
         assert await model.ask(b"run_program installed_for_this_model") == b"there\n"
+
+
+@process_launchers
+async def test_process_is_as_the_operator_started_it(launcher: str) -> None:
+    os.umask(umask := os.umask(0o022))
+    inherited = set(psutil.Process(start_preloading().process.pid).environ())
+    added = {"PYTHONPATH", "TS_DECODE_INPUT_REQUEST"}
+    expected = {
+        "arguments": [],
+        "stdin": "",
+        "interactive": [False, False, False],
+        "start method": None,
+        "blocked signals": [],
+        "signals with handlers": ["SIGINT", "SIGTERM"],
+        "wakeup descriptor": -1,
+        "threads": ["MainThread"],
+        "encodings": ["utf-8", "utf-8", "utf-8", "UTF-8"],
+        "umask": umask,
+        "limits": [list(resource.getrlimit(number)) for number in range(16)],
+        "niceness": os.nice(0),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "fault handler": False,
+        "recursion limit": 1000,
+        "collector": [True, list(gc.get_threshold()), 0],
+        "leads its group": True,
+        "open for programs": ["0", "1", "2"],
+        "environment": sorted(added | inherited - {"OMP_NUM_THREADS"}),
+        "switch interval": 0.005,
+        "excepthook": True,
+    }
+    async with served(launcher) as model:
+        seen = json.loads(bytes(await model.ask(b"world")))
+    assert seen == expected
+
+
+@process_launchers
+async def test_two_workers_draw_different_random_numbers(launcher: str) -> None:
+    drawn = []
+    for _ in range(2):
+        async with served(launcher) as model:
+            drawn.append(json.loads(bytes(await model.ask(b"random_numbers"))))
+    assert not set(drawn[0]) & set(drawn[1])
 
 
 async def test_workers_share_the_cores_as_intra_op_threads() -> None:

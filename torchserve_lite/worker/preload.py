@@ -16,6 +16,7 @@ install()
 for _module in (
     "torch",
     "numpy",
+    "numpy.random",
     "PIL.Image",
     "PIL.PngImagePlugin",
     "PIL.JpegImagePlugin",

@@ -21,6 +21,8 @@ def prepare_process(load: Load) -> None:
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
     os.chdir(load.model_dir)
     sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
+    if "numpy.random" in sys.modules:  # a fork has its parent's generator, and so has every other worker
+        sys.modules["numpy.random"].seed()  # random does this by itself; torch starts from one seed in any process
     set_up_logging()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -217,6 +217,55 @@ def do_surroundings(data, context, argument):
     ]
 
 
+def do_random_numbers(data, context, argument):
+    import random
+    import uuid
+
+    import numpy
+
+    return [json.dumps([random.random(), numpy.random.random(), numpy.random.default_rng().random(), uuid.uuid4().hex])]
+
+
+def do_world(data, context, argument):
+    """What a process inherits or sets up, by name."""
+    import faulthandler
+    import gc
+    import locale
+    import multiprocessing
+    import resource
+
+    standard = {signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler}
+    world = {
+        "arguments": sys.argv[1:],
+        "stdin": sys.stdin.read(),
+        "interactive": [stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)],
+        "start method": multiprocessing.get_start_method(allow_none=True),
+        "blocked signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "signals with handlers": [n.name for n in signal.valid_signals() if signal.getsignal(n) not in standard],
+        "wakeup descriptor": signal.set_wakeup_fd(-1),
+        "threads": [thread.name for thread in threading.enumerate()],
+        "encodings": [
+            sys.stdin.encoding,
+            sys.stdout.encoding,
+            sys.getfilesystemencoding(),
+            locale.getpreferredencoding(),
+        ],
+        "umask": [os.umask(0o22), os.umask(0o22)][0],
+        "limits": [resource.getrlimit(number) for number in range(16)],
+        "niceness": os.nice(0),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "fault handler": faulthandler.is_enabled(),
+        "recursion limit": sys.getrecursionlimit(),
+        "collector": [gc.isenabled(), gc.get_threshold(), gc.get_debug()],
+        "leads its group": os.getpgid(0) == os.getpid(),
+        "open for programs": subprocess.check_output(["ls", "/dev/fd"]).decode().split()[:-1],
+        "environment": sorted(set(os.environ) - {"OMP_NUM_THREADS"}),
+        "switch interval": sys.getswitchinterval(),
+        "excepthook": sys.excepthook is sys.__excepthook__,
+    }
+    return [json.dumps(world)]
+
+
 def do_import(data, context, argument):
     return [__import__(argument).NAME]
 
