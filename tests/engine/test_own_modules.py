@@ -106,3 +106,10 @@ async def test_log_says_once_which_module_keeps_a_model_from_being_forked(
         told = [record.getMessage() for record in caplog.records if "brings its own numpy" in record.getMessage()]
     assert len(told) == 1
     assert "bringing" in told[0]
+
+
+async def test_model_with_more_modules_than_can_be_asked_about_is_served_all_the_same(folder: Path) -> None:
+    for number in range(1000):
+        (folder / f"{'a' * 120}{number}.py").touch()
+    bring(folder / "PIL.py")
+    assert await ask("forked", folder, "PIL") == ("its own", False)

@@ -7,6 +7,7 @@ started before anything else, because importing torch is the longest step of a s
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import pkgutil
 import socket
@@ -43,7 +44,10 @@ class ForkedLauncher:
                 return await processes().fork(descriptors, unless_loaded=brought)
             except AlreadyLoaded as error:
                 self._tell(spec.key, brought[error.index])
-                return await processes().execute(python_command(sys.executable, "run_worker"), descriptors)
+            except OSError as error:
+                if error.errno != errno.E2BIG:  # too many modules to ask about
+                    raise
+            return await processes().execute(python_command(sys.executable, "run_worker"), descriptors)
 
         return loaded_worker(self._setup, spec, slot, start, lambda: processes().forking_waits_for())
 
