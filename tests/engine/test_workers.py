@@ -10,6 +10,7 @@ import os
 import re
 import resource
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,15 @@ async def test_process_is_as_the_operator_started_it(launcher: str) -> None:
         "environment": sorted(added | inherited - {"OMP_NUM_THREADS"}),
         "switch interval": 0.005,
         "excepthook": True,
+        "current folder": "obedient",
+        "first folder of imports": "obedient",
+        "main module": ["__main__", False],
+        "logging": [logging.INFO, 0, []],
+        "tracing": [None, None],
+        "running loop": False,
+        "time zone": os.environ.get("TZ"),
+        "locale": "C",
+        "int digits": sys.get_int_max_str_digits(),
     }
     async with served(launcher) as model:
         seen = json.loads(bytes(await model.ask(b"world")))

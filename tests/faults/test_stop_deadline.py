@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
-from tests.e2e.server import running, write_model
+from tests.e2e.server import Server, running, write_model
 
 # Tells through the pipe that its path is sent that it runs, and does not come back.
 ASLEEP = """
@@ -22,13 +23,7 @@ def handle(data, context):
         pipe.write("running")
     time.sleep(600)
 """
-LATE_END = """
-import atexit, pathlib, time
-def handle(data, context):
-    if data is None:
-        atexit.register(time.sleep, 600)
-        return None
-"""
+IDLE = "def handle(data, context):\n    return None if data is None else [b''] * len(data)\n"
 LOADING = """
 import pathlib, time
 def handle(data, context):
@@ -52,27 +47,34 @@ async def test_running_handler_is_killed_at_the_deadline(client: str, launcher: 
         assert await asyncio.to_thread(pipe.read_text) == "running"
         if client == "has left":
             asking.cancel()
-        family = server.family()
-        assert await server.stop() == 0
-        _, alive = await asyncio.to_thread(psutil.wait_procs, family[1:], timeout=30)
-        assert not alive
+        await stops_with_all_its_processes(server)
         with pytest.raises(aiohttp.ClientError if client == "waits" else asyncio.CancelledError):
             await asking
 
 
 @pytest.mark.parametrize("launcher", ["forked", "exec"])
-@pytest.mark.parametrize(
-    ("code", "sign"), [(LATE_END, "started"), (LOADING, "loading begins")], ids=["ending", "loading"]
-)
-async def test_worker_that_hangs_elsewhere_is_killed_at_the_deadline(
-    code: str, sign: str, launcher: str, tmp_path: Path
-) -> None:
+async def test_worker_that_loads_is_killed_at_the_deadline(launcher: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    write_model(store, "slow", code)
+    write_model(store, "slow", LOADING)
     settings = {"load_models": "slow", "worker_launcher": launcher, "shutdown_grace_seconds": 1}
     async with running(tmp_path, store, settings, ready=False) as server:
-        await server.line(sign)
-        family = server.family()
-        assert await server.stop() == 0
-        _, alive = await asyncio.to_thread(psutil.wait_procs, family[1:], timeout=30)
-        assert not alive
+        await server.line("loading begins")
+        await stops_with_all_its_processes(server)
+
+
+@pytest.mark.parametrize("launcher", ["forked", "exec"])
+async def test_worker_that_stands_still_is_killed_at_the_deadline(launcher: str, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_model(store, "idle", IDLE)
+    settings = {"load_models": "idle", "worker_launcher": launcher, "shutdown_grace_seconds": 1}
+    async with running(tmp_path, store, settings) as server:
+        for pid in await server.worker_pids("idle"):
+            os.kill(pid, signal.SIGSTOP)
+        await stops_with_all_its_processes(server)
+
+
+async def stops_with_all_its_processes(server: Server) -> None:
+    family = server.family()
+    assert await server.stop() == 0
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family[1:], timeout=30)
+    assert not alive

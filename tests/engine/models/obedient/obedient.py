@@ -1,7 +1,9 @@
 """Does what the first request of a batch says: ``word`` or ``word argument``."""
 
+import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import socket
@@ -262,6 +264,15 @@ def do_world(data, context, argument):
         "environment": sorted(set(os.environ) - {"OMP_NUM_THREADS"}),
         "switch interval": sys.getswitchinterval(),
         "excepthook": sys.excepthook is sys.__excepthook__,
+        "current folder": os.path.basename(os.getcwd()),
+        "first folder of imports": os.path.basename(sys.path[0]),
+        "main module": [sys.modules["__main__"].__name__, hasattr(sys.modules["__main__"], "__file__")],
+        "logging": [logging.root.level, logging.root.manager.disable, logging.getLogger("obedient").handlers],
+        "tracing": [sys.gettrace(), sys.getprofile()],
+        "running loop": asyncio.get_event_loop().is_running(),
+        "time zone": os.environ.get("TZ"),
+        "locale": locale.setlocale(locale.LC_NUMERIC),
+        "int digits": sys.get_int_max_str_digits(),
     }
     return [json.dumps(world)]
 
