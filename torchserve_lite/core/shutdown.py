@@ -16,13 +16,14 @@ class Shutdown:
         self._deadline: float | None = None
 
     def begin(self) -> None:
+        """Whichever part begins to stop first calls it; the others' calls change nothing."""
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
 
     def remaining(self) -> float:
-        """Seconds until the deadline, 0 after it; asking begins the stop."""
-        self.begin()
-        assert self._deadline is not None
+        """Seconds until the deadline, 0 after it."""
+        if self._deadline is None:
+            return self._grace
         return max(0.0, self._deadline - asyncio.get_running_loop().time())
 
 

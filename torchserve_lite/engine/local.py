@@ -74,6 +74,7 @@ class LocalEngine:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._shutdown.begin()
         for running in self._running:
             running.pool.close()
         if self._running:

@@ -86,6 +86,7 @@ class HttpFrontEnd:
         A client that connected and has sent nothing yet gets the linger time once more. Neither aiohttp nor asyncio
         tells when the last exchange or connection ends, so both are looked at again and again.
         """
+        self._shutdown.begin()
         self._health.stopping = True
         await asyncio.sleep(min(self._config.shutdown_linger, self._shutdown.remaining()))
         for listener in listeners:

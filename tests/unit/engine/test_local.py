@@ -1,0 +1,55 @@
+"""The engine's own end, with fake workers in virtual time: a deadline that all pools share."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.conftest import NewJob, spec_of
+from tests.virtual_time import virtual_time
+from torchserve_lite.config.settings import WorkerConfig
+from torchserve_lite.core.shutdown import Shutdown
+from torchserve_lite.engine.devices import Devices
+from torchserve_lite.engine.interface import ModelFiles
+from torchserve_lite.engine.local import LocalEngine
+from torchserve_lite.errors import WorkerDied
+
+from .fake_workers import FakeLauncher, echo_after
+
+
+def engine_of(launcher: FakeLauncher, shutdown: Shutdown) -> LocalEngine:
+    engine = LocalEngine(WorkerConfig(), lambda spec: ModelFiles("."), Devices(0), cores=1, shutdown=shutdown)
+    engine._launch = launcher
+    return engine
+
+
+@virtual_time
+async def test_batch_that_somebody_waits_for_is_answered_before_the_engine_ends(new_job: NewJob) -> None:
+    launcher, job = FakeLauncher(echo_after(15)), new_job(b"7")
+    async with engine_of(launcher, Shutdown(20)) as engine:
+        await engine.load(spec_of(), 1)
+        engine.submit(job)
+        await asyncio.sleep(1)
+    assert ((await job.answer).body, launcher.alive) == (b"7", [])
+
+
+@pytest.mark.parametrize(("begun_before", "seconds"), [(0, 20), (12, 8), (30, 0.5)])
+@virtual_time
+async def test_workers_are_killed_at_the_deadline_that_the_stop_has(
+    begun_before: float, seconds: float, new_job: NewJob
+) -> None:
+    """Other parts may have used up some of the time, or all of it."""
+    launcher, job, shutdown = FakeLauncher(echo_after(3000)), new_job(), Shutdown(20)
+    async with engine_of(launcher, shutdown) as engine:
+        await engine.load(spec_of(), 1)
+        engine.submit(job)
+        await asyncio.sleep(1)
+        if begun_before:
+            shutdown.begin()
+            await asyncio.sleep(begun_before)
+        left = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - left == seconds
+    assert launcher.alive == []
+    with pytest.raises(WorkerDied):
+        await job.answer
