@@ -19,9 +19,8 @@ _HOST = ("Level", "Hostname")
 _GPU = ("Level", "DeviceId", "Hostname")
 _MODEL = ("model_name", "model_version", "hostname")
 
-SERVER_METRICS: tuple[
-    MetricDefinition, ...
-] = (  # TorchServe's own. The order of dimensions counts: a file may name them otherwise
+# TorchServe's own. The order of dimensions counts: a file may name them otherwise.
+SERVER_METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition("Requests2XX", "counter", "Count", _HOST),
     MetricDefinition("Requests4XX", "counter", "Count", _HOST),
     MetricDefinition("Requests5XX", "counter", "Count", _HOST),
@@ -43,7 +42,8 @@ SERVER_METRICS: tuple[
     MetricDefinition("GPUUtilization", "gauge", "Percent", _GPU),
 )
 
-MODEL_METRICS: tuple[MetricDefinition, ...] = (  # those of handlers; the server adds the dimension Hostname
+# Those of handlers; the server adds the dimension Hostname.
+MODEL_METRICS: tuple[MetricDefinition, ...] = (
     MetricDefinition("HandlerTime", "gauge", "ms", ("ModelName", "Level")),
     MetricDefinition("PredictionTime", "gauge", "ms", ("ModelName", "Level")),
 )

@@ -13,7 +13,8 @@ Steps = Generator[Awaitable[Any], Any, Sequence[Answer]]
 
 
 def run(steps: Steps) -> Sequence[Answer]:
-    """On the thread's event loop, which does nothing else meanwhile."""
+    """On the thread's event loop, which runs only while something is awaited: a plain handler may run coroutines of
+    its own, which a loop that runs already would refuse."""
     try:
         awaitable = next(steps)
         while True:
