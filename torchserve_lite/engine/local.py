@@ -12,7 +12,7 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.engine.devices import CoreShares, Devices
-from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator
+from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator, WorkerLauncher
 from torchserve_lite.engine.launchers import launcher
 from torchserve_lite.engine.launchers.loading import ProcessSetup
 from torchserve_lite.engine.pool import WorkerPool
@@ -62,7 +62,7 @@ class LocalEngine:
         self._events = events or EngineEvents()
         threads = CoreShares(cores, share_threads, lambda: sum(running.pool.wanted for running in self._pools.values()))
         setup = ProcessSetup(config=config, locate=locate, threads=threads, metric_line_parser=metric_line_parser)
-        self._launch = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
+        self._launch: WorkerLauncher = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
         self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
         self._running: set[_RunningPool] = set()  # those that are being replaced or closed among them
