@@ -21,7 +21,7 @@ from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, NoRoom, ServingError, WorkerFailure
 from torchserve_lite.management.registry import ModelRegistry
-from torchserve_lite.management.specs import build_spec, features_to_come, model_key
+from torchserve_lite.management.specs import build_spec, features_to_come, file_stem, model_key
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class ModelManager:
             manifest_needed = not self._workers.service_handler
             names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
             wanted = [ServingOptions(url=name) for name in names]
-        progress.loading([model.name or model.url for model in wanted])
+        progress.loading([_asked_as(model) for model in wanted])
         archives = await asyncio.gather(*(self._open(model) for model in wanted))
         for index, archive in enumerate(archives):
             if isinstance(archive, NoRoom):  # one that never fits took the room of others, which is free again
@@ -144,12 +144,14 @@ class ModelManager:
         self, wanted: ServingOptions, archive: Archive | ServingError, config: ModelsConfig, progress: StartupProgress
     ) -> ModelSpec | None:
         """Puts its spec into the registry, so that all specs are known before workers share the cores."""
-        name = wanted.name or Path(wanted.url).name.split(".")[0]
+        name = _asked_as(wanted)
         try:
             if isinstance(archive, ServingError):
                 raise archive
             return await self._adopt(archive, wanted, config)
         except ServingError as error:
+            if isinstance(archive, Archive) and model_key(archive, wanted).name not in self.registry.names():
+                name = model_key(archive, wanted).name  # its clients ask for it by this one
             self.failed[name] = str(error)
             log.error("Model %s cannot be served: %s", name, error)
             progress.model_failed(name, str(error))
@@ -282,6 +284,11 @@ class ModelManager:
         if failure is not None and not self._engine.status(spec.key).begun:
             raise ModelNotRegistered(name, failure)
         return spec
+
+
+def _asked_as(wanted: ServingOptions) -> str:
+    """What to call a model before its archive has been opened."""
+    return wanted.name or file_stem(wanted.url)
 
 
 def _local_time(seconds: float) -> str:

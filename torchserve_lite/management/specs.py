@@ -24,11 +24,15 @@ _NO_OVERRIDE = ServingOptions(url="")
 
 
 def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
-    """Name as asked for, else the manifest's, else the file's (``mnist.mar`` -> ``mnist``; characters that a name may
-    not have become ``_``); the version is the manifest's."""
-    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", PurePosixPath(archive.url).name)
-    name = wanted.name or archive.manifest.model_name or re.sub(r"\W|^_", "_", stem)
+    """Name as asked for, else the manifest's, else the file's; the version is the manifest's."""
+    name = wanted.name or archive.manifest.model_name or file_stem(archive.url)
     return ModelKey(name, archive.manifest.model_version)
+
+
+def file_stem(url: str) -> str:
+    """A model's name by its file (``mnist.mar`` -> ``mnist``); characters that a name may not have become ``_``."""
+    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", PurePosixPath(url).name)
+    return re.sub(r"\W|^_", "_", stem)
 
 
 def build_spec(

@@ -168,6 +168,23 @@ async def test_archives_for_which_another_one_left_no_room_are_served(tmp_path: 
         assert parts.progress.failed == {"a": "a: cannot be unpacked"}
 
 
+@pytest.mark.parametrize(
+    ("file", "manifest_name", "asked_for"),
+    [
+        pytest.param("file.mar", "mine", "mine", id="the manifest's name"),
+        pytest.param("resnet.v2", "", "resnet_v2", id="the file's name"),
+    ],
+)
+async def test_model_that_cannot_be_set_up_is_told_under_the_name_that_it_would_have(
+    file: str, manifest_name: str, asked_for: str, tmp_path: Path
+) -> None:
+    """It was kept under the first part of its file's name, and its clients heard that there is no such model."""
+    async with managed(tmp_path) as parts:
+        add_model(parts.folder, manifest_name, folder=file, handler="")
+        await parts.start(ServingOptions(url=file))
+        assert list(parts.manager.failed) == [asked_for]
+
+
 async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         add_model(parts.folder, "a", folder="copy")
