@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.metrics import SERVER_METRICS, MetricDefinition
@@ -123,7 +123,7 @@ class ServerMetrics:
 
         One that is not defined is kept only with model_metrics_auto_detect.
         """
-        family = self._of_handlers.get(exposed_name(metric.name))
+        family = self._of_handlers.get(metric.name) or self._of_handlers.get(exposed_name(metric.name))
         if family is None and not self._config.auto_detect:
             return
         problem = "a metric of the server's own has this name"
@@ -132,7 +132,7 @@ class ServerMetrics:
                 MetricDefinition(metric.name, metric.kind, metric.unit, tuple(label for label, _ in metric.labels))
             )
             if family is not None:
-                _update(family, [value for _, value in metric.labels] + [self.hostname], metric.value)
+                _update(family, (*metric.labels, ("Hostname", self.hostname)), metric.value)
                 return
         except ValueError as error:
             problem = str(error)
@@ -183,9 +183,15 @@ class ServerMetrics:
         return family
 
 
-def _update(family: Family[Value] | Family[Distribution], labels: list[str], value: float) -> None:
-    """As its kind has it, whatever the handler took it for. ValueError when it has other labels or goes no such way."""
-    figure = family.of(*labels)
+def _update(family: Family[Value] | Family[Distribution], labels: Sequence[tuple[str, str]], value: float) -> None:
+    """As its kind has it, whatever the handler took it for; labels of the same names in any order. ValueError when it
+    has others or goes no such way."""
+    values = [value for _, value in labels]
+    if tuple([name for name, _ in labels]) != family.labels:
+        named = {exposed_name(name): value for name, value in reversed(labels)}
+        if named.keys() == set(family.labels):
+            values = [named[label] for label in family.labels]
+    figure = family.of(*values)
     if isinstance(figure, Distribution):
         figure.observe(value)
     elif family.kind == "gauge":

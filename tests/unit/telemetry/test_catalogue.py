@@ -157,6 +157,29 @@ def test_metric_is_what_the_metrics_file_says_whatever_the_handler_takes_it_for(
     assert (figure(shown, "Weight_sum"), figure(shown, "Weight_count")) == (5, 2)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pytest.param((("ModelName", "m"), ("Level", "Model")), id="in another order"),
+        pytest.param((("Level", "Model"), ("ModelName", "m")), id="in the file's order"),
+        pytest.param((("Hostname", "here"), ("ModelName", "m"), ("Level", "Model")), id="with one of ours"),
+    ],
+)
+def test_labels_are_told_apart_by_their_names(labels: tuple[tuple[str, str], ...]) -> None:
+    shown = ServerMetrics(
+        MetricsConfig(model_metrics=(MetricDefinition("Time", "gauge", "ms", ("Level", "ModelName")),))
+    )
+    shown.handler_metric(Metric("Time", "gauge", "ms", 7.0, labels))
+    assert figure(shown, "Time", Level="Model", ModelName="m") == 7
+
+
+def test_time_of_a_prediction_has_its_labels_whatever_the_order_of_the_file() -> None:
+    definition = MetricDefinition("PredictionTime", "gauge", "ms", ("Level", "ModelName"))
+    shown = ServerMetrics(MetricsConfig(model_metrics=(definition,)))
+    shown.batch_done(ModelKey("m", "1.0"), 1, 0.5, 0.6)
+    assert figure(shown, "PredictionTime", Level="Model", ModelName="m") == 500
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan")])
 def test_counter_never_goes_down(value: float, caplog: pytest.LogCaptureFixture) -> None:
     shown = ServerMetrics(MetricsConfig(model_metrics=OWN))
