@@ -31,6 +31,20 @@ def _handler(initialize: str = "pass", preprocess: str = "data", postprocess: st
     return FAILS_IN_A_STAGE.format(initialize=initialize, preprocess=preprocess, postprocess=postprocess)
 
 
+def test_request_that_cannot_be_read_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "m.mar").touch()  # no archive at all
+    result = subprocess.run(
+        [sys.executable, "-m", "torchserve_lite", "verify", "m.mar", "--request", "missing.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "torchserve-lite: missing.json cannot be read: No such file or directory.\n"
+
+
 def _verified(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     (folder / "handler.py").write_text(code)
     build(ArchiveRequest(model_name="m", version="1.0", handler=str(folder / "handler.py"), export_path=str(folder)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.start_checks import check_descriptors, check_folders, preload
 from torchserve_lite.core.shutdown import Shutdown
-from torchserve_lite.errors import ArchiveNotFound, LoadFailed, PredictionFailed, ServingError
+from torchserve_lite.errors import ArchiveNotFound, BadRequest, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
     from torchserve_lite.core.requests import InferenceRequest
@@ -48,16 +48,17 @@ def run(arguments: argparse.Namespace) -> int:
     preload()
     if not arguments.file.exists():
         raise ArchiveNotFound(f"There is no archive {arguments.file}.")
+    data = None if arguments.request is None else _content(arguments.request)
     with written_to(sys.stderr) as output:
         log_lines = SinkHandler(output)
         log_lines.addFilter(worth_showing)
         log_lines.setFormatter(logging.Formatter("%(message)s"))
         with logging_to(LogConfig(folder=None), log_lines):
-            asyncio.run(_verify(arguments))
+            asyncio.run(_verify(arguments, data))
     return 0
 
 
-async def _verify(arguments: argparse.Namespace) -> None:
+async def _verify(arguments: argparse.Namespace, data: bytes | None) -> None:
     from torchserve_lite.config.settings import Config, ModelsConfig, ServingOptions, WorkerConfig
     from torchserve_lite.server import serving_core
 
@@ -69,8 +70,16 @@ async def _verify(arguments: argparse.Namespace) -> None:
         outcome = _Outcome()
         await core.manager.load_initial_models(models, outcome)
         print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")
-        if arguments.request is not None:
-            await _ask(core, _sample(arguments, outcome.model))
+        if data is not None:
+            await _ask(core, _sample(arguments, data, outcome.model))
+
+
+def _content(file: Path) -> bytes:
+    """Before the model is loaded, which takes its time."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadRequest(f"{file} cannot be read: {error.strerror}.") from error
 
 
 async def _ask(core: Core, request: InferenceRequest) -> None:
@@ -87,18 +96,17 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
             body += b"".join([piece async for piece in pieces])
     print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
     try:
-        print(bytes(body).decode())
+        print(body.decode())
     except UnicodeDecodeError:
-        print(f"{len(body)} bytes, beginning with {bytes(body[:60])!r}")
+        print(f"{len(body)} bytes, beginning with {body[:60]!r}")
     if response.status >= 400:
         raise ServingError(f"The handler answered with status {response.status}.")
 
 
-def _sample(arguments: argparse.Namespace, model: str) -> InferenceRequest:
-    """The request of the file, in KServe's envelope when it looks like one of KServe's."""
+def _sample(arguments: argparse.Namespace, data: bytes, model: str) -> InferenceRequest:
+    """The request that the file holds, in KServe's envelope when it looks like one of KServe's."""
     from torchserve_lite.core.requests import Envelope, InferenceRequest, Part, Verb
 
-    data = arguments.request.read_bytes()
     envelope = Envelope.NONE
     try:
         body = json.loads(data)
