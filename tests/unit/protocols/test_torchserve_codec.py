@@ -194,6 +194,13 @@ async def test_query_arguments_are_parts_and_none_is_lost(front: Front, path: st
 
 
 @pytest.mark.parametrize(
+    "path", ["/predictions/no", "/explanations/no", "/models/no/invoke", "/no/predict", "/tiny/9.0/predict"]
+)
+async def test_unknown_model_is_told_before_its_body_is_looked_at(front: Front, path: str) -> None:
+    assert (await front.post(path, b"x" * (LIMIT + 1))).status == 404
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b'Content-Disposition: form-data; name="a"; name="b"',

@@ -33,10 +33,13 @@ class SageMakerRoutes:
 
     async def invoke(self, request: web.Request) -> InferenceResponse:
         model, version = request.match_info["model"], request.match_info.get("version")
+        check_method(request)
+        await self._plane.check_known(model, version)  # an unknown model is told before its body is read
         return await self._infer(request, model, version, await self._parts(request))
 
     async def invocations(self, request: web.Request) -> InferenceResponse:
         """The model is named by the query or a form field, or it is the only one loaded at start."""
+        check_method(request)
         parts = await self._parts(request)
         named = next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), "")
         if named:
@@ -47,7 +50,6 @@ class SageMakerRoutes:
         return await self._infer(request, startup[0], None, parts)
 
     async def _parts(self, request: web.Request) -> Sequence[Part]:
-        check_method(request)
         query = request.raw_path.partition("#")[0].partition("?")[2]
         return [*forms.urlencoded(query.encode()), *await self._bodies.parts(request)]
 
