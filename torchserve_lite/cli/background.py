@@ -75,6 +75,8 @@ class _Report:
         self._say({"addresses": dict(addresses)})
 
     def failed(self, message: str) -> None:
+        if self._descriptor is None:  # whoever started us has gone; what we write goes to the log
+            print(f"torchserve-lite: {message}", file=sys.stderr)
         self._say({"error": message})
 
     def _say(self, message: Mapping[str, object]) -> None:

@@ -20,6 +20,9 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
         raise ConfigurationError("inference_address=http://127.0.0.1:1 cannot be used: taken")
     if behaviour == "crashes":
         os._exit(3)
+    if behaviour == "fails when it listens":
+        progress.listening({"inference": "http://127.0.0.1:1"})
+        raise ConfigurationError("model_store=/gone cannot be read")
     return _serve(progress)
 
 

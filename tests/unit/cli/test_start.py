@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -96,6 +97,15 @@ def test_background_start_fails_with_the_servers_reason(run: Run, folder: Path, 
     assert result.returncode == 1
     assert "The server could not be started: inference_address=http://127.0.0.1:1 cannot be used" in result.stdout
     assert not (folder / ".model_server.pid").exists()
+
+
+def test_background_server_that_fails_later_says_why_in_its_log(run: Run, folder: Path) -> None:
+    """It ended with exit code 1 and without a word."""
+    result = run("torchserve-lite", "start", "--background", behaviour="fails when it listens")
+    assert result.returncode == 0
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(result.stdout.partition("(pid ")[2].partition(")")[0])).wait(60)
+    assert "torchserve-lite: model_store=/gone cannot be read" in (folder / "logs/torchserve-lite.log").read_text()
 
 
 def test_background_start_fails_with_the_exit_code_when_the_server_crashes(run: Run) -> None:
