@@ -25,7 +25,18 @@ class Job:
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
     """
 
-    __slots__ = ("_stream", "answer", "arrived", "deadline", "holder", "key", "queued_at", "request", "waited")
+    __slots__ = (
+        "_stream",
+        "answer",
+        "arrived",
+        "deadline",
+        "holder",
+        "key",
+        "put_back",
+        "queued_at",
+        "request",
+        "waited",
+    )
 
     def __init__(self, request: InferenceRequest, key: ModelKey, arrived: float, deadline: float | None = None) -> None:
         self.request = request
@@ -34,6 +45,7 @@ class Job:
         self.deadline = deadline
         self.queued_at = 0.0  # a perf_counter reading: the event loop's clock may count in milliseconds only
         self.waited = 0.0
+        self.put_back = False  # a worker died before it took up the batch of this job, which then waited again
         self.answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
         self.holder: JobHolder | None = None
         self._stream: AnswerStream | None = None

@@ -115,8 +115,11 @@ class WorkerPool:
             self._settle(worker, [job for job in batch if job.wanted])
 
     def _settle(self, worker: Worker, jobs: Sequence[Job]) -> None:
-        """No job leaves unanswered: those that a dead worker never took up wait for the next one."""
-        if jobs and self.wanted and all(worker.never_began(job) for job in jobs):
+        """No job leaves unanswered. Those that a dead worker never took up wait for the next one, but once only: it may
+        be of them that it died, and the next one would, too."""
+        if jobs and self.wanted and all(worker.never_began(job) and not job.put_back for job in jobs):
+            for job in jobs:
+                job.put_back = True
             self.queue.put_back(jobs)
             return
         for job in jobs:

@@ -26,6 +26,7 @@ class FakeWorker:
         self.batches: list[list[Buffer]] = []
         self.cancelled: list[Buffer] = []
         self.running: set[Job] = set()
+        self.began = True
         self._script = script
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
 
@@ -45,7 +46,7 @@ class FakeWorker:
             self.cancelled.append(body_of(job))
 
     def never_began(self, job: Job) -> bool:
-        return False
+        return not self.began
 
     def doing(self) -> str:
         return "inference"

@@ -37,7 +37,7 @@ from torchserve_lite.errors import (
 )
 from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, FailureKind, Reply
 
-from .fake_workers import FakeLauncher, FakeWorker, NotedEvents, body_of, chunk, echo_after, result
+from .fake_workers import FakeLauncher, FakeWorker, NotedEvents, Script, body_of, chunk, echo_after, result
 
 ALWAYS = itertools.repeat(True)
 
@@ -107,6 +107,37 @@ async def test_failed_reply_is_the_jobs_own_failure(new_job: NewJob) -> None:
         assert await body(good) == b"fine"
         with pytest.raises(InvalidInput, match="bad row"):
             await bad.answer
+
+
+async def dies_before_it_begins(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+    worker.began = False
+    worker.die(f"Death of {worker.pid}.")
+    assert worker.death is not None
+    raise worker.death
+    yield
+
+
+@pytest.mark.parametrize(
+    ("scripts", "answer"),
+    [
+        pytest.param([dies_before_it_begins, echo_after(1)], b"7", id="once: the next worker answers it"),
+        pytest.param([dies_before_it_begins], "Death of 2", id="twice: it may be the cause"),
+    ],
+)
+@virtual_time
+async def test_batch_that_was_never_taken_up_is_given_to_one_more_worker(
+    scripts: list[Script], answer: bytes | str, new_job: NewJob
+) -> None:
+    """A body that no worker could take in went to one after the other, until the model had no worker left."""
+    launcher = FakeLauncher(*scripts)
+    async with pool_of(launcher) as pool:
+        (job,) = asked(pool, new_job(b"7"))
+        if isinstance(answer, bytes):
+            assert await body(job) == answer
+        else:
+            with pytest.raises(WorkerDied, match=answer):
+                await job.answer
+    assert len([worker for worker in launcher.workers if worker.batches]) == 2
 
 
 @virtual_time
