@@ -56,6 +56,22 @@ async def test_requests_of_a_coroutine_handler_run_beside_one_another(launcher: 
         assert list(await asyncio.gather(model.ask(b"1"), model.ask(b"2"))) == [b"1", b"2"]
 
 
+@process_launchers
+async def test_coroutine_handler_may_fill_the_threads_of_its_loop(launcher: str) -> None:
+    """The worker waited for messages in one of them, so the request that was to let the others go on never came."""
+    async with served(launcher, "crowded", lanes=64) as model:
+        waiting = [model.submit(b"wait").answer for _ in range(50)]
+        assert await model.ask(b"go") == b"go"
+        assert {bytes(answer.body) for answer in await asyncio.gather(*waiting)} == {b"wait"}
+
+
+async def test_coroutine_handlers_share_the_cores_anew_when_workers_are_scaled() -> None:
+    async with served("forked", "crowded", lanes=2, workers=2, engine={"cores": 6}) as model:
+        assert await model.ask(b"threads") == b"3"
+        await model.engine.scale(model.spec.key, 1)
+        assert await model.ask(b"threads") == b"6"
+
+
 @every_launcher
 async def test_workers_answer_in_parallel(launcher: str) -> None:
     async with served(launcher, workers=2) as model:

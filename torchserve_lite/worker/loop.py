@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class WorkerLoop:
         self._marker = marker
         self._own_process = own_process
         self._cancelled: set[tuple[int, int]] = set()
+        self._open: set[int] = set()  # batches that run concurrently
         self._waiting: list[Predict] = []
         self._metrics = CollectedMetrics()
         self._threads = 0
@@ -98,23 +100,33 @@ class WorkerLoop:
             outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
             answers = runner.predict(predict.calls, outgoing.send, is_cancelled)
             outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
-            self._cancelled.clear()
+            self._cancelled = {place for place in self._cancelled if place[0] > predict.batch}  # of those that wait
 
     async def _serve_many(self, runner: BatchRunner) -> None:
-        async with asyncio.TaskGroup() as batches:
-            # A thread waits for the socket, which the handler's own blocking code must not keep from being read.
-            while (message := await asyncio.to_thread(self._receive)) is not None:
-                self._note(message)
-                if isinstance(message, Predict):
-                    batches.create_task(self._answer_concurrently(runner, message))
+        # A thread of its own waits for the socket: the handler's blocking code, and what it does in the loop's threads,
+        # must not keep it from being read.
+        receiver = ThreadPoolExecutor(1, "link")
+        receive = partial(asyncio.get_running_loop().run_in_executor, receiver, self._receive)
+        try:
+            async with asyncio.TaskGroup() as batches:
+                while (message := await receive()) is not None:
+                    if isinstance(message, Predict):
+                        self._open.add(message.batch)
+                        batches.create_task(self._answer_concurrently(runner, message))
+                    elif isinstance(message, Cancel) and message.batch in self._open:
+                        self._note(message)
+        finally:
+            receiver.shutdown(wait=False)  # a handler's sys.exit leaves it waiting
 
     async def _answer_concurrently(self, runner: BatchRunner, predict: Predict) -> None:
+        self._use_threads(predict.threads)
         self._marker.begin(predict.batch)
         begun = time.monotonic()
         is_cancelled = partial(self._is_cancelled, predict.batch)
         outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled)
         answers = await runner.predict_concurrently(predict.calls, outgoing.send, is_cancelled)
         outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
+        self._open.discard(predict.batch)
         self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
 
     def _batches(self) -> Iterator[Predict]:
