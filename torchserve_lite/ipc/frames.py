@@ -33,6 +33,16 @@ class FrameError(Exception):
     """The peer does not speak our protocol."""
 
 
+def problem_of(pieces: Sequence[Buffer]) -> str:
+    """Why these pieces are no frame that the other end takes; empty when they are."""
+    size = sum(map(len, pieces))
+    if size > FRAME_LIMIT:
+        return f"{size:,} bytes, of which a worker takes {FRAME_LIMIT:,} at once"
+    if len(pieces) > _MOST_PIECES:
+        return f"{len(pieces):,} large parts, of which a worker takes {_MOST_PIECES:,} at once"
+    return ""
+
+
 def frame_of(pieces: Sequence[Buffer]) -> list[Buffer]:
     """What to write for a frame of these pieces: small ones joined, large ones as they are."""
     head = struct.pack(f"!I{len(pieces)}I", len(pieces), *map(len, pieces))

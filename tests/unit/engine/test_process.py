@@ -582,3 +582,32 @@ async def test_worker_has_to_wait_while_nobody_takes_its_answers(new_job: NewJob
         await asyncio.sleep(60)
         assert len(sent) < 50
         assert len([update async for update in updates]) == 1000
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "told"),
+    [pytest.param(90_000, 16, "bytes", id="bytes"), pytest.param(1 << 30, 2, "large parts", id="parts")],
+)
+@virtual_time
+async def test_batch_that_is_more_than_a_worker_takes_is_refused_and_the_next_one_runs(
+    limit: int, most: int, told: str, new_job: NewJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker ended of it, and so did the next one; from 4 GiB on, the slot failed."""
+
+    async def script(child: Child) -> int:
+        message = await child.receive()
+        assert isinstance(message, Predict)
+        await child.send(result(message.batch, b"small"))
+        return await until_let_go(child)
+
+    async with loaded(script) as (worker, _):
+        monkeypatch.setattr("torchserve_lite.ipc.frames.FRAME_LIMIT", limit)
+        monkeypatch.setattr("torchserve_lite.ipc.frames._MOST_PIECES", most)
+        (refused,) = await answers(worker, new_job(b"x" * 50_000), new_job(b"y" * 50_000))
+        assert [(answer.index, answer.last, answer.reply.status) for answer in refused.answers] == [
+            (0, True, 413),
+            (1, True, 413),
+        ]
+        assert told.encode() in bytes(refused.answers[0].reply.body)
+        (answered,) = await answers(worker, new_job(b"z"))
+        assert answered.answers[0].reply.body == b"small"

@@ -10,7 +10,7 @@ import msgspec
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.engine.launchers.child import ChildProcess, StartChild
-from torchserve_lite.engine.launchers.protocol import protocol_error
+from torchserve_lite.engine.launchers.protocol import protocol_error, refusal_of
 from torchserve_lite.engine.launchers.worker_logs import LineReader
 from torchserve_lite.errors import LoadFailed, LoadOutOfMemory, WorkerDied, WorkerKilled
 from torchserve_lite.ipc.frames import AsyncFrames, Frame
@@ -103,9 +103,15 @@ class ProcessWorker:
         self._inboxes[number] = asyncio.Queue()
         self._places.update({job: (number, index) for index, job in enumerate(batch)})
         now = asyncio.get_running_loop().time()
-        self._frames.send(encode(Predict(number, tuple([_call(job, now) for job in batch]), self._threads())))
+        pieces = encode(Predict(number, tuple([_call(job, now) for job in batch]), self._threads()))
+        refusal = refusal_of(number, len(batch), pieces)
+        if refusal is None:
+            self._frames.send(pieces)
         unanswered = set(range(len(batch)))
         try:
+            if refusal is not None:
+                yield refusal
+                return
             while True:
                 message = await self._next_message(number)
                 assert isinstance(message, Answers)

@@ -1,11 +1,23 @@
-"""What a worker may say. A handler that writes to the worker's own link makes it say other things."""
+"""What a worker may be told at once, and what it may say, since a handler may write to the worker's own link."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.ipc.messages import Answers
+from torchserve_lite.core.streams import Buffer
+from torchserve_lite.ipc.frames import problem_of
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, FailureKind, Reply
+
+
+def refusal_of(batch: int, calls: int, pieces: Sequence[Buffer]) -> Answers | None:
+    """The answers to a batch that is more than a worker takes at once; it would end of it."""
+    problem = problem_of(pieces)
+    if not problem:
+        return None
+    text = f"The batch of this request has {problem}. Send less, or lower batchSize."
+    refusal = Reply(text.encode(), 413, failure=FailureKind.CODE)
+    return Answers(batch, tuple([Answer(index, refusal) for index in range(calls)]), BatchDone())
 
 
 def protocol_error(message: Answers, batch: Sequence[Job], unanswered: set[int]) -> str:
