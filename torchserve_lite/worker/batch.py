@@ -22,7 +22,8 @@ from torchserve_lite.worker.failures import Failures, chosen, failed, refused
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import headers_of, row_of
 from torchserve_lite.worker.log_lines import report
-from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, reply_of
+from torchserve_lite.worker.outputs import reply_of
+from torchserve_lite.worker.pieces import excess_of, piece_sender
 from torchserve_lite.worker.tracebacks import class_name
 
 Emit = Callable[[Sequence[Answer]], None]
@@ -99,6 +100,8 @@ class BatchRunner:
                     request.rows = request.envelope.unpack(row, context, 0)
         except PredictionException as error:
             request.reply = refused(error)
+        except (SystemExit, KeyboardInterrupt):
+            raise
         except BaseException as error:
             request.reply = self._failures.of_ours(call.id, "could not be prepared for the handler", error)
 
@@ -109,7 +112,7 @@ class BatchRunner:
         request is answered, and the others are returned: nothing has been inferred yet, so they may start again."""
         rows = [row for request in group for row in request.rows]
         owners = [request for request in group for _ in request.rows]
-        context.send = self._sender(owners, emit)
+        context.send = piece_sender(owners, emit, self._load.max_response_size)
         self._mark_stage("handle", 0 if len(rows) == 1 else -1)
         try:
             with requests_shown(group, context):
@@ -135,28 +138,6 @@ class BatchRunner:
             self._pack(group, results, len(rows), context)
         return []
 
-    def _sender(self, owners: Sequence[_Request], emit: Emit) -> Callable[[int, Any, str], None]:
-        """What a handler streams with. What is wrong with a piece is raised where the handler sends it.
-
-        It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
-        batch finds the next batch on the context, and what it has must not go to the client of that.
-        """
-
-        def send(row: int, value: Any, request_id: str = "") -> None:
-            owner = owners[row] if row < len(owners) else None
-            if request_id and (owner is None or owner.request_id != request_id):
-                owner = next((other for other in owners if other.request_id == request_id), None)
-                if owner is None:
-                    raise ValueError(f"Request {request_id} is not being answered: nothing can be sent to it.")
-            if owner is None:
-                raise ValueError(f"There is no row {row} in this batch of {len(owners)}.")
-            reply = reply_of(value, owner.processor)
-            if too_large := self._too_large(reply):
-                raise ValueError(too_large)
-            emit([Answer(owner.index, reply, last=False)])
-
-        return send
-
     def _pack(self, group: list[_Request], results: Any, rows: int, context: Context) -> None:
         kind = class_name(results)
         if not issubclass(type(results), list):
@@ -172,16 +153,10 @@ class BatchRunner:
         for request, own in results_of(group, results):
             try:
                 request.reply = self._reply(request, own, context)
-            except Unserialisable as error:
-                report(logging.ERROR, f"The handler's result for request {request.call.id} has no wire form: {error}")
-                request.reply = failed("Unsupported model output data type.")
-            except ImpossibleStatus as error:
-                report(logging.ERROR, f"Request {request.call.id} cannot be answered. {error}")
-                request.reply = failed(str(error), FailureKind.CODE, 500)
-            except PredictionException as error:
-                request.reply = chosen(error)
+            except (SystemExit, KeyboardInterrupt):
+                raise
             except BaseException as error:
-                request.reply = self._failures.of_ours(request.call.id, "has a result that could not be sent", error)
+                request.reply = self._failures.of_result(request.call.id, error)
 
     def _reply(self, request: _Request, results: list[Any], context: Context) -> Reply:
         if request.envelope is None:
@@ -190,14 +165,8 @@ class BatchRunner:
             with _one_request_shown(request, context):
                 packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
-        too_large = self._too_large(reply)
+        too_large = excess_of(reply, self._load.max_response_size)
         return failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
-
-    def _too_large(self, reply: Reply) -> str:
-        assert not isinstance(reply.body, int)
-        size, limit = len(reply.body) + len(reply.reason), self._load.max_response_size
-        size += sum(len(name) + len(value) for name, value in reply.headers)
-        return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
 
 
 class _Request(OpenedRequest):

@@ -12,7 +12,7 @@ from ts.utils.util import PredictionException
 from torchserve_lite.core.shortening import MESSAGE, shortened
 from torchserve_lite.ipc.messages import FailureKind, Reply
 from torchserve_lite.worker.log_lines import report
-from torchserve_lite.worker.outputs import status_of
+from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, status_of
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, text_of
 
 
@@ -27,6 +27,18 @@ class Failures:
         """What each request of the handler's call is told."""
         self._report(f"The handler failed for request {', '.join(request_ids)}", error)
         return out_of_memory() if is_out_of_memory(error) else failed("Prediction failed")
+
+    def of_result(self, request_id: str, error: BaseException) -> Reply:
+        """What the handler returned for this request cannot be sent."""
+        if isinstance(error, Unserialisable):
+            report(logging.ERROR, f"The handler's result for request {request_id} has no wire form: {error}")
+            return failed("Unsupported model output data type.")
+        if isinstance(error, ImpossibleStatus):
+            report(logging.ERROR, f"Request {request_id} cannot be answered. {error}")
+            return failed(str(error), FailureKind.CODE, 500)
+        if isinstance(error, PredictionException):
+            return chosen(error)
+        return self.of_ours(request_id, "has a result that could not be sent", error)
 
     def of_ours(self, request_id: str, what: str, error: BaseException) -> Reply:
         """Something raised in our own code around the handler: this request alone fails, with 500."""

@@ -1,0 +1,49 @@
+"""The door by which a handler streams: pieces of an answer, sent while it is still at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from torchserve_lite.ipc.messages import Answer, Reply
+from torchserve_lite.worker.outputs import reply_of
+
+
+class Receiver(Protocol):
+    """The request of a row."""
+
+    index: int
+    request_id: str | None
+    processor: Any
+
+
+def piece_sender(
+    owners: Sequence[Receiver], emit: Callable[[Sequence[Answer]], None], max_response_size: int
+) -> Callable[[int, Any, str], None]:
+    """What a handler streams with. What is wrong with a piece is raised where the handler sends it.
+
+    It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
+    batch finds the next batch on the context, and what it has must not go to the client of that.
+    """
+
+    def send(row: int, value: Any, request_id: str = "") -> None:
+        owner = owners[row] if row < len(owners) else None
+        if request_id and (owner is None or owner.request_id != request_id):
+            owner = next((other for other in owners if other.request_id == request_id), None)
+            if owner is None:
+                raise ValueError(f"Request {request_id} is not being answered: nothing can be sent to it.")
+        if owner is None:
+            raise ValueError(f"There is no row {row} in this batch of {len(owners)}.")
+        reply = reply_of(value, owner.processor)
+        if too_large := excess_of(reply, max_response_size):
+            raise ValueError(too_large)
+        emit([Answer(owner.index, reply, last=False)])
+
+    return send
+
+
+def excess_of(reply: Reply, limit: int) -> str:
+    """What is wrong with a reply that is larger than ``max_response_size``; empty when it is not."""
+    assert not isinstance(reply.body, int)
+    size = len(reply.body) + len(reply.reason) + sum(len(name) + len(value) for name, value in reply.headers)
+    return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
