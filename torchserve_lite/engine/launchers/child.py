@@ -20,6 +20,10 @@ _STOP_GRACE = 5.0  # seconds a worker gets to end by itself after its link is cl
 _DRAIN = 2.0
 
 
+def signal_name(number: int) -> str:
+    return signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+
+
 class ChildHandle:
     """What a launcher knows about the process it started."""
 
@@ -166,6 +170,5 @@ class ChildProcess:
     def _cause(self, code: int) -> str:
         if code >= 0:
             return f"Its process {self.pid} exited with code {code} while at {self.doing()}."
-        name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
         hint = "; the kernel does this when memory runs out" if code == -signal.SIGKILL else ""
-        return f"Its process {self.pid} was ended by {name} while at {self.doing()}{hint}."
+        return f"Its process {self.pid} was ended by {signal_name(-code)} while at {self.doing()}{hint}."

@@ -18,7 +18,7 @@ from functools import cache
 
 import psutil
 
-from torchserve_lite.engine.launchers.child import ChildHandle
+from torchserve_lite.engine.launchers.child import ChildHandle, signal_name
 from torchserve_lite.ipc.preloading import PRELOADING, StarterProcess, start_preloading
 from torchserve_lite.ipc.starting import (
     ENDED,
@@ -231,6 +231,7 @@ class Processes:
             self._preloading[value] = self._forking
         elif what == STARTED:
             child = self._children[value] = StartedProcess(value, starter)
+            child.exit_code.add_done_callback(lambda _: self._forget(value, child))
             answer = starter.waiting.pop(subject)
             if answer.done():  # whoever asked has given up
                 child.kill()
@@ -252,6 +253,10 @@ class Processes:
             if ended := self._children.pop(subject, None):  # one whose parent has ended is reported by the next above
                 ended.ended(value)
 
+    def _forget(self, pid: int, child: StartedProcess) -> None:
+        if self._children.get(pid) is child:  # another process may have its number by now
+            del self._children[pid]
+
     def _lose(self, starter: _Starter, how: str = "") -> None:
         """It has ended, and so do its children; they are replaced. ``how`` is known a little later."""
         if starter is self._forking:
@@ -267,7 +272,7 @@ class Processes:
             if starter is self._executing:
                 self._running.process.kill()
                 how = _how_it_ended(starter, self._running.process.wait())
-                self._lose(self._forking, how)
+                self._lose(self._forking, f"{self._forking} ended with its parent: {how}")
             asyncio.get_running_loop().call_later(_REPORT_COMES_WITHIN, starter.fail, f"{starter} has ended")
         if how:
             starter.fail(how)
@@ -277,8 +282,7 @@ def _how_it_ended(starter: _Starter, code: int) -> str:
     when = "" if starter.ready else " before it had finished its imports"
     if code >= 0:
         return f"{starter} exited with code {code}{when}"
-    name = signal.Signals(-code).name if -code in signal.valid_signals() else f"signal {-code}"
-    return f"{starter} was ended by {name}{when}"
+    return f"{starter} was ended by {signal_name(-code)}{when}"
 
 
 def _slow(starter: _Starter) -> str:
