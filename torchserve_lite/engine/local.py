@@ -100,9 +100,14 @@ class LocalEngine:
 
     async def _replace(self, old: _RunningPool, new: _RunningPool, workers: int) -> None:
         """The old pool serves until the new one can; jobs that wait then go over to the new one."""
+        asked = old.pool.wanted
         new.pool.scale(workers)
         try:
             await new.pool.until_scaled()
+            while old.pool.wanted != asked:  # it has been scaled meanwhile
+                asked = old.pool.wanted
+                new.pool.scale(asked)
+                await new.pool.until_scaled()
         except BaseException:
             await new.close()
             raise

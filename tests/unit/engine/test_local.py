@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.conftest import NewJob, spec_of
+from tests.conftest import KEY, NewJob, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.shutdown import Shutdown
@@ -53,3 +53,17 @@ async def test_workers_are_killed_at_the_deadline_that_the_stop_has(
     assert launcher.alive == []
     with pytest.raises(WorkerDied):
         await job.answer
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@virtual_time
+async def test_scaling_while_a_model_is_replaced_holds_for_the_new_one(workers: int) -> None:
+    """It went to the old workers, which were about to leave."""
+    launcher = FakeLauncher(load_seconds=lambda attempt: 0 if attempt <= 2 else 10)
+    async with engine_of(launcher, Shutdown()) as engine, asyncio.TaskGroup() as tasks:
+        await engine.load(spec_of(), 2)
+        tasks.create_task(engine.load(spec_of(), 2))
+        await asyncio.sleep(5)
+        await engine.scale(KEY, workers)
+        await asyncio.sleep(100)
+        assert len(engine.status(KEY).workers) == len(launcher.alive) == workers
