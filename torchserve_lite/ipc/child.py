@@ -9,12 +9,11 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import NoReturn
 
-from torchserve_lite.ipc.starting import StartingProcess, signalled_at_the_end_of
+from torchserve_lite.ipc.starting import StartingProcess, signalled_at_the_end_of, stay
 
 WORKER_MODULE = "torchserve_lite.worker.loop"  # by name: the front process never imports it
 _PRELOADED_MODULE = "torchserve_lite.worker.preload"
@@ -54,16 +53,17 @@ def run_worker(link_fd: int, stage_fd: int, parent: int) -> NoReturn:
     _ignore_terminal_signals()
     code = 1
     try:
-        code = _run(link_fd, stage_fd)
+        code = exit_code_of(lambda: importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd))
         sys.stdout.flush()
         sys.stderr.flush()
     finally:  # whatever a handler has done to the streams
         os._exit(code & 0xFF)
 
 
-def _run(link_fd: int, stage_fd: int) -> int:
+def exit_code_of(run: Callable[[], None]) -> int:
+    """What a process that does nothing else would end with. An exception that nobody catches is told on stderr."""
     try:
-        importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd)
+        run()
     except SystemExit as exit_request:
         return _exit_code(exit_request.code)
     except BaseException:
@@ -105,9 +105,5 @@ def _ignore_terminal_signals() -> None:
         release()
 
     for number in signals:
-        signal.signal(number, _stay)
+        signal.signal(number, stay)
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_with_defaults)
-
-
-def _stay(number: int, frame: FrameType | None) -> None:
-    pass

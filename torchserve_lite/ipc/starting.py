@@ -130,7 +130,7 @@ class StartingProcess:
         # A service manager's SIGTERM reaches us as well: requests in flight must still be answered. Handlers that do
         # nothing, because ignored signals would be inherited by programs.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _stay)
+            signal.signal(number, stay)
 
     def _answer_request(self) -> bool:
         """False when the parent has gone."""
@@ -252,5 +252,5 @@ def _children_of(parent: int) -> list[int]:
     return children
 
 
-def _stay(number: int, frame: FrameType | None) -> None:
-    pass
+def stay(number: int, frame: FrameType | None) -> None:
+    """A handler of signals that are not to end us."""

@@ -15,7 +15,7 @@ from torchserve_lite.engine.launchers.child import ChildHandle
 from torchserve_lite.engine.launchers.loading import ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
 from torchserve_lite.engine.slot import Slot
-from torchserve_lite.ipc.child import WORKER_MODULE
+from torchserve_lite.ipc.child import WORKER_MODULE, exit_code_of
 from torchserve_lite.ipc.stages import StageMarker
 
 
@@ -40,14 +40,9 @@ async def _start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stder
     ours, stage_fd = link.dup(), os.dup(stage.fd)
 
     def work() -> None:
-        exit_code = 0
-        try:
-            importlib.import_module(WORKER_MODULE).run(ours, stage_fd, own_process=False)
-        except BaseException:
-            exit_code = 1
-        finally:
-            ours.close()
-            loop.call_soon_threadsafe(code.set_result, exit_code)
+        exit_code = exit_code_of(lambda: importlib.import_module(WORKER_MODULE).run(ours, stage_fd, own_process=False))
+        ours.close()
+        loop.call_soon_threadsafe(code.set_result, exit_code)
 
     threading.Thread(target=work, name="inline-worker", daemon=True).start()
     return _ThreadHandle(os.getpid(), code)
