@@ -13,7 +13,7 @@ from torchserve_lite.cli.pidfile import pid_file, running_server
 if TYPE_CHECKING:
     import psutil
 
-PATIENCE = 60.0  # seconds; twice what a server gives its requests in flight
+PATIENCE = 60.0  # seconds; more than the default shutdown_grace_seconds and what comes after it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
