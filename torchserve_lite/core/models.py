@@ -96,7 +96,6 @@ class WorkerStatus:
     started: float
     pid: int | None = None
     gpu_id: int | None = None
-    memory: int = 0  # resident bytes
     failures: int = 0
     last_failure: str = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torchserve_lite.core.models import ModelKey, ModelSpec
+from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.errors import Conflict, ModelNotFound, ModelVersionNotFound
 
 
@@ -52,6 +52,3 @@ class ModelRegistry:
     def defaults(self) -> list[ModelSpec]:
         """The default version of each model, by name."""
         return [self.resolve(name) for name in self.names()]
-
-    def is_default(self, key: ModelKey) -> bool:
-        return self._defaults.get(key.name) == key.version

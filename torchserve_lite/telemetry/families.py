@@ -82,12 +82,6 @@ class Family(Generic[Kind]):
             figure = self._figures[values] = self._make()
         return figure
 
-    def forget(self, keep: Callable[[dict[str, str]], bool]) -> None:
-        """Drops the label sets for which ``keep`` is false: a model that is gone must not leave its last figures."""
-        gone = [values for values in self._figures if not keep(dict(zip(self.labels, values, strict=True)))]
-        for values in gone:
-            del self._figures[values]
-
     def lines(self, named: Set[str]) -> Iterator[str]:
         """All samples when the family (or nothing at all) is named, else those that are."""
         whole = not named or self.name in named

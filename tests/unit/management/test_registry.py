@@ -36,8 +36,6 @@ def test_version_is_the_one_asked_for_or_the_default(
 def test_version_that_wants_to_be_the_default_is(registry: ModelRegistry) -> None:
     registry.add(version("a", "3.0"), default=True)
     assert registry.resolve("a").key.version == "3.0"
-    assert registry.is_default(ModelKey("a", "3.0"))
-    assert not registry.is_default(ModelKey("a", "1.0"))
 
 
 def test_unknown_model_and_unknown_version_are_told_apart(registry: ModelRegistry) -> None:

@@ -116,15 +116,6 @@ def test_wrong_number_of_label_values_is_an_error() -> None:
         Registry().counter("c", "Count", ("model", "version")).of("m")
 
 
-def test_forgotten_labels_leave_the_page() -> None:
-    registry = Registry()
-    family = registry.gauge("g", "Count", ("model", "state"))
-    for model in ("gone", "here"):
-        family.of(model, "ready").set(1)
-    family.forget(lambda labels: labels["model"] == "here")
-    assert samples(registry.render()) == {("g", (("model", "here"), ("state", "ready"))): 1}
-
-
 def test_gauges_are_brought_up_to_date_when_somebody_looks() -> None:
     registry = Registry()
     figure = registry.gauge("g", "Count", ()).of()
