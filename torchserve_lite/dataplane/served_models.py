@@ -68,9 +68,10 @@ class ServedModels:
         try:
             return self._registry.resolve(name, version)
         except ModelNotFound:
-            if name in self._failed_models():
-                raise ModelNotRegistered(name, self._failed_models()[name]) from None
-            raise
+            cause = self._failed_models().get(name)
+            if cause is None:
+                raise
+            raise ModelNotRegistered(name, cause) from None
 
     def unreadiness(self, key: ModelKey, *, every_worker: bool = False) -> ServingError | None:
         """What keeps a registered model from being served, or from having every worker it should have."""
@@ -82,6 +83,6 @@ class ServedModels:
             return ModelLoading(key.name) if failure is None else ModelNotRegistered(key.name, failure)
         if status.wanted == 0:
             return NoWorkers(key.name)
-        if status.ready_workers >= (max(1, status.wanted) if every_worker else 1):
+        if status.ready_workers >= (status.wanted if every_worker else 1):
             return None
         return WorkerRestarting(key.name, status.last_failure) if status.last_failure else ModelLoading(key.name)

@@ -22,7 +22,6 @@ from torchserve_lite.ipc.messages import Load
 
 MetricSink = Callable[[str, str, str, float, list[tuple[str, str]], str], None]
 StageMark = Callable[[str, int], None]
-_TORCHSERVE_VERSION = "0.12.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +95,7 @@ def _forget_what_the_model_brings(folders: Sequence[str]) -> None:
 def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
     from ts.context import Context
     from ts.metrics.caching_metric import emit_to
+    from ts.version import __version__
 
     emit_to(metric_sink)
     metrics = metrics_cache(load.model_name, load.metrics)
@@ -105,7 +105,7 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
         load.manifest,
         load.batch_size,
         load.gpu_id,
-        _TORCHSERVE_VERSION,
+        __version__,
         load.limit_max_image_pixels,
         metrics,
         from_message(load.model_config),

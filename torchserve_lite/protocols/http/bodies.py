@@ -53,7 +53,7 @@ class Bodies:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # what aiohttp counts is the answer
         body = bytearray()
-        pace_is_kept = len(body) + self._least
+        pace_is_kept = self._least
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._window if self._least else None) as pace:

@@ -33,7 +33,6 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
-_WITHOUT_A_BODY = (204, 304)
 _UNREAD = (BodyTooLarge, BodyTooSlow, MalformedRequest)  # the rest of such a request would be taken for the next one
 
 
@@ -99,7 +98,7 @@ class Exchange:
             return await raw_response.send(request, answer, headers, common, close=close)
         headers += [*self._common.items(), ("x-request-id", request[REQUEST_ID])]
         status, reason, fields = answer.status, one_line(answer.reason) or None, CIMultiDict(headers)
-        if answer.stream is not None and status not in _WITHOUT_A_BODY:
+        if answer.stream is not None and status not in raw_response.WITHOUT_A_BODY:
             response = web.StreamResponse(status=status, reason=reason, headers=fields)
             if close:
                 response.force_close()
@@ -119,7 +118,7 @@ class Exchange:
             for name, value in answer.headers
             if _NAME.fullmatch(name) and name.lower() not in self._not_of_the_handler
         ]
-        if answer.content_type and answer.status not in _WITHOUT_A_BODY:
+        if answer.content_type and answer.status not in raw_response.WITHOUT_A_BODY:
             headers = [pair for pair in headers if pair[0].lower() != "content-type"]
             headers.append(("Content-Type", one_line(answer.content_type)))
         return headers

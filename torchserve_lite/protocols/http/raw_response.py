@@ -19,13 +19,15 @@ from torchserve_lite.core.requests import InferenceResponse
 _LARGEST = 64 * 1024  # a larger body needs the flow control of aiohttp's writer
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
+WITHOUT_A_BODY = (204, 304)
+
 
 def fits(request: web.Request, answer: InferenceResponse) -> bool:
     """Whether ``answer`` may go out in one piece: small, complete, and with a body at all."""
     return (
         answer.stream is None
         and len(answer.body) <= _LARGEST
-        and answer.status not in (204, 304)
+        and answer.status not in WITHOUT_A_BODY
         and request.method != "HEAD"
         and request.version == HttpVersion11
     )
