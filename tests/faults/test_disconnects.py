@@ -145,10 +145,12 @@ async def held(served: Models, folder: Path, model: str) -> tuple[Gate, Client]:
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 async def test_request_of_which_half_was_sent_leaves_nothing(served: Models, sent: bytes, how: str) -> None:
     async with nothing_left(served):
+        calls = len(served.runs_of("", "alone"))
         client = await Client.connect(served.server.url)
         client.send(sent)
-        await served.server.get("/ping")  # by now the half has been read
+        await served.server.get("/ping")
         client.leave(how)
+    assert len(served.runs_of("", "alone")) == calls + 2  # those by which the test itself has asked at its end
 
 
 @HOW

@@ -110,6 +110,7 @@ async def test_log_on_a_full_disk_goes_on_when_there_is_room_and_counts_what_it_
         await until(lambda: LEFT_OUT.search(file.read_text()))
         assert await server.post("/predictions/m", b"spoken on") == (200, b"spoken on")
         await until(lambda: "spoken on" in file.read_text())
+        await server.line("MODEL_LOG - spoken on")
         written = file.read_text().splitlines()
         shown = [line for line in server.lines if " MODEL_LOG - " in line]
     lacking = (Counter(shown) - Counter(written)).total()

@@ -107,7 +107,7 @@ async def while_loading(place: Place, kill: Kill) -> psutil.Process:
     answer = await waiting.end()
     assert answer.status == 503
     assert re.search(kill.while_loading or kill.cause.format(stage="loading"), answer.body)
-    await place.server.line(rf"{kill.model}.* is ready \(pid", after=seen)
+    await place.server.line(rf"-{kill.model}.* is ready \(pid", after=seen)
     return old
 
 
@@ -121,7 +121,7 @@ async def while_idle(place: Place, kill: Kill) -> psutil.Process:
         first = await place.ask(kill.model, "first").end()
         assert first.status == 500
         assert re.search(kill.cause.format(stage="idle"), first.body)
-    await place.server.line(rf"{kill.model}.* is ready \(pid", after=seen)
+    await place.server.line(rf"-{kill.model}.* is ready \(pid", after=seen)
     return old
 
 

@@ -1,4 +1,4 @@
-"""One deadline for the whole stop: a handler that does not end, or ends too late, does not keep the server."""
+"""A stop waits for what clients wait for, until its deadline, and for nothing else."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ async def test_running_handler_is_killed_at_the_deadline(client: str, launcher: 
 
 
 @pytest.mark.parametrize("launcher", ["forked", "exec"])
-async def test_worker_that_loads_is_killed_at_the_deadline(launcher: str, tmp_path: Path) -> None:
+async def test_worker_that_loads_is_killed_at_once(launcher: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write_model(store, "slow", LOADING)
-    settings = {"load_models": "slow", "worker_launcher": launcher, "shutdown_grace_seconds": 1}
+    settings = {"load_models": "slow", "worker_launcher": launcher, "shutdown_grace_seconds": 500}
     async with running(tmp_path, store, settings, ready=False) as server:
         await server.line("loading begins")
         await stops_with_all_its_processes(server)
 
 
 @pytest.mark.parametrize("launcher", ["forked", "exec"])
-async def test_worker_that_stands_still_is_killed_at_the_deadline(launcher: str, tmp_path: Path) -> None:
+async def test_worker_that_stands_still_is_killed_though_the_deadline_is_far(launcher: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write_model(store, "idle", IDLE)
-    settings = {"load_models": "idle", "worker_launcher": launcher, "shutdown_grace_seconds": 1}
+    settings = {"load_models": "idle", "worker_launcher": launcher, "shutdown_grace_seconds": 500}
     async with running(tmp_path, store, settings) as server:
         for pid in await server.worker_pids("idle"):
             os.kill(pid, signal.SIGSTOP)

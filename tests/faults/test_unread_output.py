@@ -91,16 +91,18 @@ async def test_server_serves_and_stops_when_its_output_is_not_taken(output: str,
     with _started(tmp_path, write_end) as process:
         assert process.stdout is not None
         os.close(write_end)
-        url = _ready(process.stdout)
-        if output == "reader gone":
-            process.stdout.close()
-        async with aiohttp.ClientSession() as client:
-            for _ in range(10):  # a megabyte, where a pipe holds 64 KiB
-                async with client.post(f"{url}/predictions/m", data=b"line") as response:
-                    assert (response.status, await response.read()) == (200, b"line")
-        process.terminate()
-        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
-        process.kill()
+        try:
+            url = await asyncio.to_thread(_ready, process.stdout)
+            if output == "reader gone":
+                process.stdout.close()
+            async with aiohttp.ClientSession() as client:
+                for _ in range(10):  # a megabyte, where a pipe holds 64 KiB
+                    async with client.post(f"{url}/predictions/m", data=b"line") as response:
+                        assert (response.status, await response.read()) == (200, b"line")
+            process.terminate()
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+        finally:
+            process.kill()
     if output == "nobody reads":
         os.close(errors)
     logs = tmp_path / "logs"

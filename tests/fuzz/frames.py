@@ -122,11 +122,14 @@ async def _serve(said: bytes) -> None:
         try:
             async with ProcessWorker("W", start) as worker:
                 await worker.load(_LOAD, 30)
+                answered = set()
                 async for answers in worker.predict(jobs):
                     for answer in answers.answers:
                         _check_answer(answer, jobs)
+                        answered |= {answer.index} if answer.last else set()
+                assert answered == {0, 1}
         except (LoadFailed, WorkerDied) as error:
-            str(error).encode()
+            assert str(error).encode()
         await talking[0]
 
 
