@@ -98,6 +98,7 @@ class Stages:
         self.loading_held: set[str] = set()  # models whose workers wait for an order while they load
         self._visits: dict[tuple[str, str], asyncio.Queue[Visit]] = defaultdict(asyncio.Queue)
         self._idle: dict[int, asyncio.Future[Visit]] = defaultdict(asyncio.Future)  # by process
+        self._released: set[str] = set()  # bodies with which nobody is held any more
 
     def write_model(self, store: Path, name: str, config: str) -> None:
         write_model(store, name, HANDLER.format(socket=str(self.socket), model=name), config=config)
@@ -105,6 +106,16 @@ class Stages:
     async def visit(self, model: str, stage: str) -> Visit:
         """The next worker of the model that waits in this stage."""
         return await self._visits[model, stage].get()
+
+    def release(self, model: str, body: str) -> None:
+        """Whoever is held with this request, or will be, goes on: nobody waits for that visit."""
+        self._released.add(body)
+        visits = self._visits[model, "held"]
+        for visit in [visits.get_nowait() for _ in range(visits.qsize())]:
+            if body in visit.told:
+                visit.order("go")
+            else:
+                visits.put_nowait(visit)
 
     async def idle(self, pid: int) -> Visit:
         return await self._idle[pid]
@@ -118,9 +129,14 @@ class Stages:
             visit = Visit(int(pid), told, writer)
             if stage == "begun":
                 self.ran[model] += told
+            goes_on = {
+                "begun": True,
+                "loading": model not in self.loading_held,
+                "held": not self._released.isdisjoint(told),
+            }
             if stage == "idle":
                 self._idle[visit.pid].set_result(visit)
-            elif stage == "begun" or (stage == "loading" and model not in self.loading_held):
+            elif goes_on.get(stage):
                 visit.order("go")
             else:
                 self._visits[model, stage].put_nowait(visit)

@@ -167,7 +167,9 @@ class Life(RuleBasedStateMachine):
                 self.asked.append((body, asked))
             if held.done():
                 held.result().order("go")
-            held.cancel()
+            else:
+                held.cancel()
+                self.place.stages.release("m", body)
 
         self.place.run(ask())
 
