@@ -66,6 +66,21 @@ class Place:
     async def workers(self) -> set[int]:
         return set(await self.server.worker_pids("m"))
 
+    async def watched(self) -> None:
+        """Until the server sees changes of its store, for which it opens descriptors some time after its start."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    return await self.changed()
+
+    async def changed(self) -> None:
+        """The model's archive, and its workers with it."""
+        handler = self.folder / "store" / "m" / "handler.py"
+        self.reloads += 1
+        seen = len(self.server.lines)
+        handler.write_text(handler.read_text() + f"# {self.reloads}\n")
+        await self.server.line("Model m.* is reloaded|Model m.* has changed but does not load", after=seen)
+
     def processes(self) -> set[int]:
         return {process.pid for process in set(self.server.family()) - self.others}
 
@@ -176,15 +191,8 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.goes_on and not self.has_reloaded)
     @rule()
     def reload(self) -> None:
-        async def change_the_archive() -> None:
-            server, handler = self.place.server, self.place.folder / "store" / "m" / "handler.py"
-            self.place.reloads += 1
-            seen = len(server.lines)
-            handler.write_text(handler.read_text() + f"# {self.place.reloads}\n")
-            await server.line("Model m.* is reloaded|Model m.* has changed but does not load", after=seen)
-
         self.has_reloaded = True
-        self.place.run(change_the_archive())
+        self.place.run(self.place.changed())
 
     @rule()
     def be_quiet(self) -> None:
@@ -212,7 +220,7 @@ class Life(RuleBasedStateMachine):
             assert answer.status == 200
             await self.place.becomes(
                 lambda: self.place.held() == self.before,
-                lambda: (self.place.held(), self.before),
+                lambda: [(now, then) for now, then in zip(self.place.held(), self.before, strict=True) if now != then],
             )
 
         self.place.run(end())
@@ -246,6 +254,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         server, stages = runner.run(open_all(stack))
         try:
             made = Place(runner, server, stages, tmp_path, set(), ends=time.monotonic() + _SECONDS)
+            made.run(made.watched())
             made.run(made.scaled(0))
             made.others = set(server.family())
             made.run(made.scaled(1))
