@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -10,6 +11,11 @@ from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream
 from torchserve_lite.errors import ServingError
+
+Outcome = InferenceResponse | ServingError
+"""How a request ends: with its answer (a streamed one from its first piece on), or with why there is none."""
+
+Told = Callable[[Outcome], None]
 
 
 class JobHolder(Protocol):
@@ -23,11 +29,15 @@ class Job:
     """A request, its deadline and its answer. The first answer counts, later ones are ignored.
 
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
+    ``timer`` answers it at its deadline, when it has one; it ends with the job.
     """
 
     __slots__ = (
+        "_abandoned",
+        "_answer",
+        "_outcome",
         "_stream",
-        "answer",
+        "_told",
         "arrived",
         "deadline",
         "holder",
@@ -35,6 +45,7 @@ class Job:
         "put_back",
         "queued_at",
         "request",
+        "timer",
         "waited",
     )
 
@@ -46,9 +57,29 @@ class Job:
         self.queued_at = 0.0  # a perf_counter reading: the event loop's clock may count in milliseconds only
         self.waited = 0.0
         self.put_back = False  # a worker died before it took up the batch of this job, which then waited again
-        self.answer: asyncio.Future[InferenceResponse] = asyncio.get_running_loop().create_future()
         self.holder: JobHolder | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self._outcome: Outcome | None = None
+        self._abandoned = False
+        self._told: Told | None = None
+        self._answer: asyncio.Future[InferenceResponse] | None = None
         self._stream: AnswerStream | None = None
+
+    def tell(self, told: Told) -> None:
+        """Has ``told`` called once with the outcome, and never before this call has returned; not at all when the job
+        is abandoned first."""
+        self._told = told
+        if self._outcome is not None:
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    @property
+    def answer(self) -> asyncio.Future[InferenceResponse]:
+        """The outcome for those who await it; cancelled when the job is abandoned. Made when it is first asked for,
+        since a future and the wake-up of its task cost more than all else about a job."""
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+            self._settle_answer()
+        return self._answer
 
     @property
     def batchable(self) -> bool:
@@ -56,9 +87,14 @@ class Job:
         return self.request.verb is Verb.PREDICT
 
     @property
+    def is_open(self) -> bool:
+        """It has no outcome yet, and somebody waits for it."""
+        return self._outcome is None and not self._abandoned
+
+    @property
     def wanted(self) -> bool:
         """Somebody still waits for (more of) the answer."""
-        return not self.answer.done() if self._stream is None else not self._stream.ended
+        return self.is_open if self._stream is None else not self._stream.ended
 
     def remaining(self, now: float) -> float | None:
         return None if self.deadline is None else self.deadline - now
@@ -68,7 +104,7 @@ class Job:
         if not self.wanted:
             return
         if self._stream is None:
-            self.answer.set_result(response)
+            self._settle(response)
         else:
             self._stream.put(response.body)
             self._stream.end()
@@ -78,25 +114,29 @@ class Job:
         if not self.wanted:
             return
         if self._stream is None:
-            self.answer.set_exception(error)
+            self._settle(error)
         else:
             self._stream.end(error)
         self._tell_holder()
 
     def abandon(self) -> None:
         """The client has gone: nothing that comes now is wanted."""
-        self.answer.cancel()
+        self._abandoned = True
+        self._told = None
+        self._end_timer()
+        if self._answer is not None:
+            self._answer.cancel()
         if self._stream is not None:
             self._stream.end()
         self._tell_holder()
 
     def add_piece(self, response: InferenceResponse) -> None:
-        """A piece of a streamed answer: the first one carries status and headers and settles ``answer``."""
+        """A piece of a streamed answer: the first one carries status and headers and is the outcome."""
         if not self.wanted:
             return
         if self._stream is None:
             self._stream = AnswerStream(self.abandon)
-            self.answer.set_result(replace(response, stream=self._stream))
+            self._settle(replace(response, stream=self._stream))
         else:
             self._stream.put(response.body)
 
@@ -104,6 +144,34 @@ class Job:
         """Waits while the reader of a streamed answer is behind."""
         if self._stream is not None and not self._stream.ended:
             await self._stream.room()
+
+    def _settle(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._end_timer()
+        if self._answer is not None:
+            self._settle_answer()
+        self._tell()
+
+    def _settle_answer(self) -> None:
+        assert self._answer is not None
+        if self._answer.done():
+            return
+        if isinstance(self._outcome, ServingError):
+            self._answer.set_exception(self._outcome)
+        elif self._outcome is not None:
+            self._answer.set_result(self._outcome)
+        elif self._abandoned:
+            self._answer.cancel()
+
+    def _tell(self) -> None:
+        told, self._told = self._told, None
+        if told is not None and self._outcome is not None:
+            told(self._outcome)
+
+    def _end_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def _tell_holder(self) -> None:
         holder, self.holder = self.holder, None

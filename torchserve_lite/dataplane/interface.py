@@ -1,4 +1,4 @@
-"""The seam that protocols see: five verbs over the models that are served, wherever they run."""
+"""The seam that protocols see: six verbs over the models that are served, wherever they run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from torchserve_lite.core.jobs import Job, Told
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import ServingError
 
@@ -43,8 +44,16 @@ class ModelSummary:
 class DataPlane(Protocol):
     """Local today; a front process of its own would have one that sends the same verbs over a socket."""
 
+    def begin(self, request: InferenceRequest, told: Told) -> Job:
+        """Starts a request. ``told`` is called once, when this call has returned, with its answer (a streamed one: as
+        soon as its first piece is there) or with why there is none; not when the job is abandoned first.
+
+        Raises the ServingErrors that are known at once: unknown models, full queues, no workers.
+        """
+
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
-        """Any ServingError of the way comes out of here; cancelling the call takes the job out of the queue."""
+        """``begin`` for those who await: any ServingError of the way comes out of here, and cancelling the call
+        abandons the job."""
 
     async def check_known(self, name: str, version: str | None) -> None:
         """Raises ModelNotFound, ModelVersionNotFound or, for one that could not be registered,

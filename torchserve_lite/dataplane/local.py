@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
-from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.jobs import Job, Outcome, Told
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import ModelSummary, Readiness
 from torchserve_lite.dataplane.served_models import ServedModels
@@ -34,7 +34,7 @@ class LocalDataPlane:
         self._loop = asyncio.get_running_loop()
         metrics.registry.before_render.append(lambda: metrics.show(engine.status(spec.key) for spec in registry))
 
-    async def infer(self, request: InferenceRequest) -> InferenceResponse:
+    def begin(self, request: InferenceRequest, told: Told) -> Job:
         spec = self._served.resolve(request.model, request.version)
         inference = request.verb is not Verb.DESCRIBE  # a question of management is in no figure of the model
         if inference:
@@ -43,32 +43,46 @@ class LocalDataPlane:
         arrived = self._loop.time()
         timeout = min((t for t in (request.timeout, spec.client_timeout) if t is not None), default=None)
         job = Job(request, spec.key, arrived, None if timeout is None else arrived + timeout)
-        try:
-            response = await self._answer(job, timeout)
-        except ServingError as error:
-            if inference:
-                self._metrics.failed(spec.key, type(error).__name__)
-            raise
-        if inference:
-            self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
-        return response
 
-    async def _answer(self, job: Job, timeout: float | None) -> InferenceResponse:
+        def ended(outcome: Outcome) -> None:
+            if not inference:
+                pass
+            elif isinstance(outcome, ServingError):
+                self._metrics.failed(spec.key, type(outcome).__name__)
+            else:
+                self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
+            told(outcome)
+
         try:
             self._engine.submit(job)
-        except ModelLoading as loading:
-            raise self._served.unreadiness(job.key) or loading from None
-        timer = None
-        if timeout is not None:
-            timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))
+        except ServingError as error:
+            unready = self._served.unreadiness(job.key) if isinstance(error, ModelLoading) else None
+            refusal = unready or error
+            if inference:
+                self._metrics.failed(spec.key, type(refusal).__name__)
+            raise refusal from None
+        if timeout is not None and job.is_open:
+            job.timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))
+        job.tell(ended)
+        return job
+
+    async def infer(self, request: InferenceRequest) -> InferenceResponse:
+        answer: asyncio.Future[InferenceResponse] = self._loop.create_future()
+
+        def told(outcome: Outcome) -> None:
+            if answer.done():  # cancelled, and whoever waited has not run yet
+                return
+            if isinstance(outcome, ServingError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        job = self.begin(request, told)
         try:
-            return await job.answer
+            return await answer
         except asyncio.CancelledError:
             job.abandon()
             raise
-        finally:
-            if timer is not None:
-                timer.cancel()
 
     async def check_known(self, name: str, version: str | None) -> None:
         self._served.resolve(name, version)

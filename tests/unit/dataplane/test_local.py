@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.conftest import KEY, Holder, spec_of
 from tests.fake_engine import FakeEngine, echo, silence
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import ModelSummary
@@ -137,11 +139,52 @@ async def test_client_that_goes_away_takes_its_job_along() -> None:
     assert left == parts.engine.jobs
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda job: job.succeed(InferenceResponse(b"")), id="answered"),
+        pytest.param(lambda job: job.fail(NoWorkers("tiny")), id="failed"),
+        pytest.param(lambda job: job.abandon(), id="abandoned"),
+        pytest.param(
+            lambda job: job.add_piece(InferenceResponse(b"")), id="streamed: a time limit is for its beginning"
+        ),
+    ],
+)
+@pytest.mark.parametrize("when", ["at once", "later"])
 @virtual_time
-async def test_answered_request_leaves_no_timer_behind() -> None:
-    parts = Parts()
-    await parts.plane.infer(request(timeout=60))
+async def test_request_that_has_ended_leaves_no_timer_behind(end: Callable[[Job], None], when: str) -> None:
+    parts = Parts(FakeEngine(end if when == "at once" else silence))
+    job = parts.plane.begin(request(timeout=60), lambda outcome: None)
+    if when == "later":
+        end(job)
     assert not [timer for timer in vars(asyncio.get_running_loop())["_scheduled"] if not timer.cancelled()]
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@virtual_time
+async def test_whoever_began_a_request_is_told_once_and_not_before_it_has_begun(when: str) -> None:
+    """An answer that comes while the request is being begun met a connection that did not know of its job yet."""
+    told: list[object] = []
+    parts = Parts(FakeEngine(echo if when == "at once" else silence))
+    job = parts.plane.begin(request(), told.append)
+    assert told == []
+    if when == "later":
+        echo(job)
+    job.fail(NoWorkers("tiny"))
+    await asyncio.sleep(0)
+    assert told == [InferenceResponse(b"7", content_type="text/plain")]
+
+
+@virtual_time
+async def test_nobody_is_told_of_a_request_that_was_abandoned() -> None:
+    told: list[object] = []
+    at_once = Parts(FakeEngine(echo)).plane.begin(request(), told.append)
+    later = Parts(FakeEngine(silence)).plane.begin(request(), told.append)
+    for job in (at_once, later):
+        job.abandon()
+        echo(job)
+    await asyncio.sleep(0)
+    assert told == []
 
 
 @virtual_time
