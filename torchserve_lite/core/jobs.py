@@ -140,10 +140,15 @@ class Job:
         else:
             self._stream.put(response.body)
 
-    async def room(self) -> None:
-        """Waits while the reader of a streamed answer is behind."""
-        if self._stream is not None and not self._stream.ended:
-            await self._stream.room()
+    @property
+    def behind(self) -> bool:
+        """The reader of its streamed answer does not keep up."""
+        return self._stream is not None and self._stream.full
+
+    def when_read(self, tell: Callable[[], None]) -> None:
+        """Has ``tell`` called once when a reader who is ``behind`` has caught up, or has gone."""
+        assert self._stream is not None
+        self._stream.when_read(tell)
 
     def _settle(self, outcome: Outcome) -> None:
         self._outcome = outcome

@@ -18,8 +18,8 @@ _MOST_PIECES = 64
 class AnswerStream:
     """One reader iterates over the pieces inside ``async with``.
 
-    Bounded: a reader that is slow makes the writer wait. A reader that leaves before the end, or that calls ``close``
-    without ever having begun, is reported through ``on_abandoned``, once.
+    Bounded: the writer looks whether it is ``full``, and is told when it may go on. A reader that leaves before the
+    end, or that calls ``close`` without ever having begun, is reported through ``on_abandoned``, once.
     """
 
     def __init__(self, on_abandoned: Callable[[], None]) -> None:
@@ -29,34 +29,39 @@ class AnswerStream:
         self._ended = False
         self._error: ServingError | None = None
         self._news = asyncio.Event()  # something to read, or the end
-        self._room = asyncio.Event()
-        self._room.set()
+        self._full = False
+        self._when_read: Callable[[], None] | None = None
 
     @property
     def ended(self) -> bool:
         """No more pieces will be put, because the answer is complete, has failed, or nobody reads it."""
         return self._ended
 
+    @property
+    def full(self) -> bool:
+        """The reader is behind: a writer that keeps the bound waits until it is told otherwise."""
+        return self._full
+
+    def when_read(self, tell: Callable[[], None]) -> None:
+        """Has ``tell`` called once when the reader of a full stream has caught up, or has gone."""
+        self._when_read = tell
+
     def put(self, piece: Buffer) -> None:
-        """Also when it is full: a writer that keeps the bound waits for ``room`` afterwards."""
+        """Also when it is full."""
         if self._ended or not len(piece):
             return
         self._pieces.append(piece)
         self._bytes += len(piece)
         self._news.set()
         if self._bytes > _MOST_BYTES or len(self._pieces) > _MOST_PIECES:
-            self._room.clear()
+            self._full = True
 
     def end(self, error: ServingError | None = None) -> None:
         """After the last piece. ``error``: what broke the answer off, raised for the reader once it has the rest."""
         if not self._ended:
             self._ended, self._error = True, error
             self._news.set()
-            self._room.set()
-
-    async def room(self) -> None:
-        """Waits until the reader has caught up, or has gone."""
-        await self._room.wait()
+            self._make_room()
 
     async def __aenter__(self) -> AnswerStream:
         return self
@@ -86,5 +91,11 @@ class AnswerStream:
         piece = self._pieces.popleft()
         self._bytes -= len(piece)
         if self._bytes <= _MOST_BYTES // 2 and len(self._pieces) <= _MOST_PIECES // 2:
-            self._room.set()
+            self._make_room()
         return piece
+
+    def _make_room(self) -> None:
+        self._full = False
+        tell, self._when_read = self._when_read, None
+        if tell is not None:
+            tell()

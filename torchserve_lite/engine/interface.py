@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -62,11 +62,19 @@ class JobQueue(JobHolder, Protocol):
     def put(self, job: Job) -> None:
         """QueueFull when there is no room."""
 
-    async def next_batch(self, slot: Slot) -> Sequence[Job]:
-        """Waits until a batch should go to this slot, then takes it in one step: cancelling the wait loses nothing."""
+    @property
+    def full_batches(self) -> int:
+        """How many batches wait that no further job could join."""
 
-    def finished(self, job: Job) -> None:
-        """A job that was taken has ended, well or badly, or is put back."""
+    def due(self, slot: Slot) -> float:
+        """When the next batch should go to this slot if it is idle: a reading of the event loop's clock, one that has
+        passed for now, infinite when nothing waits."""
+
+    def next_batch(self, slot: Slot) -> Sequence[Job]:
+        """Takes a batch for this slot. It may be empty: jobs whose deadline has passed are answered instead."""
+
+    def finished(self, jobs: Sequence[Job]) -> None:
+        """Jobs that were taken have ended, well or badly, or are put back."""
 
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Jobs that were taken and have not been run after all: they are the next ones again."""
@@ -97,15 +105,19 @@ class Worker(JobHolder, Protocol):
     def load_metrics(self) -> Sequence[Metric]:
         """What its handler has counted while it loaded."""
 
-    def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
-        """Runs a batch: answers as they come, the last ones with ``done``. WorkerDied when it ends instead.
-
-        The worker waits while the caller does not ask for more. May be called again before the end only as often as
-        the model has lanes.
+    def run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
+        """Sends a batch. ``told`` gets its answers as they come, but not before this call has returned; the last ones
+        with ``done``. Nothing more comes when the worker dies. Batches beyond those that it can run wait in it.
         """
 
+    def pause(self) -> None:
+        """Takes no answers from it until ``resume``: a handler that streams then waits."""
+
+    def resume(self) -> None: ...
+
     def never_began(self, job: Job) -> bool:
-        """Whether it died before it took up the batch of this job, which may therefore run elsewhere."""
+        """Whether it died before it took up the batch of this job, which may therefore run elsewhere. To be asked when
+        it is gone."""
 
     def doing(self) -> str:
         """What it is at, or was at last, for a message: ``handle (row 3 of its batch)``."""

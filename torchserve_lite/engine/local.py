@@ -113,6 +113,7 @@ class LocalEngine:
             raise
         self._pools[new.pool.spec.key] = new
         old.pool.queue.move_to(new.pool.queue)
+        new.pool.dispatch()
         await old.close()
 
     async def scale(self, key: ModelKey, workers: int) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.engine.failures import failure_of
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, Worker, WorkerLauncher
+from torchserve_lite.engine.seats import RunningBatch, Seat
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.supervisor import Supervisor
-from torchserve_lite.errors import ResponseTimeout, WorkerDied
-from torchserve_lite.ipc.messages import Reply
+from torchserve_lite.errors import WorkerDied
+from torchserve_lite.ipc.messages import Answers, Reply
 
 
 class WorkerPool:
@@ -31,11 +31,17 @@ class WorkerPool:
         self.spec = spec
         self.queue = queue
         self._events = events
-        self._supervisor = Supervisor(spec, launch, new_slot, events, self._serve, self._slots_changed)
+        self._supervisor = Supervisor(
+            spec, launch, new_slot, events, self._serve, self._answer_what_is_left, self._slots_changed
+        )
         self.run = self._supervisor.run  # the supervisor's verbs for starting and scaling are the pool's, too
         self.opened = self._supervisor.opened
         self.until_scaled = self._supervisor.until_scaled
         self._loop = asyncio.get_running_loop()
+        self._seats: list[Seat] = []  # of the workers that are ready
+        self._dispatching = False
+        self._dispatch_soon = False
+        self._due: asyncio.TimerHandle | None = None  # when the next batch is
 
     @property
     def wanted(self) -> int:
@@ -46,6 +52,7 @@ class WorkerPool:
         """Starts or retires workers; ``until_scaled`` waits for it to be done."""
         self.queue.workers = workers
         self._supervisor.scale(workers)
+        self.dispatch()  # each has another share of the clients now
 
     def close(self) -> None:
         """Retires all workers; ``run`` ends when their batches have."""
@@ -59,7 +66,13 @@ class WorkerPool:
     def submit(self, job: Job) -> None:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
+        full = self.queue.full_batches
         self.queue.put(job)
+        if self.queue.full_batches > full:
+            self.dispatch()
+        elif not self._dispatch_soon:  # once for all jobs that arrive together
+            self._dispatch_soon = True
+            self._loop.call_soon(self.dispatch)
 
     def status(self) -> ModelStatus:
         return ModelStatus(
@@ -72,64 +85,100 @@ class WorkerPool:
             cause="" if self._supervisor.promising else str(self._supervisor.refusal()),
         )
 
+    def dispatch(self) -> None:
+        """Brings what waits to the seats: a batch that is due to one whose worker is idle, then full ones to those that
+        may have another. Called whenever something has changed that this depends on, and when a batch is due."""
+        if self._dispatching:  # a job that has expired was answered from here, and its client sent the next one
+            return
+        self._dispatching, self._dispatch_soon = True, False
+        try:
+            while len(self.queue) and (idle := [seat for seat in self._seats if seat.is_idle]):
+                seat = min(idle, key=lambda seat: len(seat.batches))
+                due = self.queue.due(seat.slot)
+                if due > self._loop.time():
+                    self._dispatch_at(due)
+                    return
+                self._run_next_batch(seat)
+            others = [seat for seat in self._seats if seat.may_have_another]
+            if len(others) <= self.queue.full_batches:  # else a worker that is idle sooner might have had it
+                for seat in others:
+                    self._run_next_batch(seat)
+        finally:
+            self._dispatching = False
+
+    def _run_next_batch(self, seat: Seat) -> None:
+        self._seats.remove(seat)  # its turn comes again after all others'
+        self._seats.append(seat)
+        if len(self.queue) and (batch := self.queue.next_batch(seat.slot)):
+            seat.run(batch)
+
+    def _dispatch_at(self, due: float) -> None:
+        """A timer that runs out too early costs one look; to set it anew for each job would cost more."""
+        if self._due is not None and self._due.when() > due:
+            self._due.cancel()
+            self._due = None
+        if self._due is None:
+            self._due = self._loop.call_at(due, self._dispatch_when_due)
+
+    def _dispatch_when_due(self) -> None:
+        self._due = None
+        self.dispatch()
+
     def _slots_changed(self) -> None:
         if not self._supervisor.promising:  # a worker that still runs a batch takes no other one
             self.queue.fail_all(self._supervisor.refusal())
 
     async def _serve(self, worker: Worker, slot: Slot) -> None:
-        while not slot.retired:
-            with slot.idle():
-                batch = await self.queue.next_batch(slot)
-            await self._run(worker, slot, batch)
-
-    async def _run(self, worker: Worker, slot: Slot, batch: Sequence[Job]) -> None:
-        """One batch: every way in which it can end."""
-        begun = self._loop.time()
-        for job in batch:
-            job.holder = slot
-        slot.running.update(batch)
+        """From a worker's being ready until it is to go."""
+        seat = slot.seat = Seat(worker, slot, self.spec, self._answered)
+        if slot.retired:
+            seat.retire()
+        self._seats.append(seat)
+        self.dispatch()
         try:
-            async with aclosing(worker.predict(batch)) as updates:
-                while True:
-                    async with asyncio.timeout(self.spec.response_timeout):
-                        update = await anext(updates)
-                    for answer in update.answers:
-                        if answer.last:
-                            slot.running.discard(batch[answer.index])
-                        _give(batch[answer.index], answer.reply, last=answer.last)
-                    if update.done is not None:
-                        break
-                    for job in batch:
-                        await job.room()  # a reader that is slow makes the handler wait
-            slot.restarts.proven()
-            self._events.batch_done(self.spec, batch, update.done, self._loop.time() - begun)
-        except TimeoutError:
-            hung = ResponseTimeout(self.spec.response_timeout, worker.doing())
-            for job in batch:
-                job.fail(hung)
-            raise hung from None
+            await seat.left
         finally:
-            slot.running.difference_update(batch)
-            for job in batch:
-                self.queue.finished(job)
-            self._settle(worker, [job for job in batch if job.wanted])
+            self._seats.remove(seat)
 
-    def _settle(self, worker: Worker, jobs: Sequence[Job]) -> None:
-        """No job leaves unanswered. Those that a dead worker never took up wait for the next one, but once only: it may
-        be of them that it died, and the next one would, too."""
-        if jobs and self.wanted and all(worker.never_began(job) and not job.put_back for job in jobs):
-            for job in jobs:
-                job.put_back = True
-            self.queue.put_back(jobs)
+    def _answered(self, seat: Seat, batch: RunningBatch, update: Answers) -> None:
+        """Answers from a worker. At the end of its batch the next one is sent before they are handed on: to write them
+        all takes longer than the worker should stand still."""
+        if update.done is not None:
+            self.queue.finished(batch.jobs)
+            self.dispatch()
+        for answer in update.answers:
+            _give(batch.jobs[answer.index], answer.reply, last=answer.last)
+        if update.done is not None:
+            seat.slot.restarts.proven()
+            self._events.batch_done(self.spec, batch.jobs, update.done, self._loop.time() - batch.begun)
+
+    def _answer_what_is_left(self, slot: Slot) -> None:
+        """Its worker is gone. No job leaves unanswered: those that a dead worker never took up wait for the next one,
+        but once only, for it may be of them that it died, and the next one would, too."""
+        seat, slot.seat = slot.seat, None
+        if seat is None:
             return
-        for job in jobs:
-            job.fail(worker.death or WorkerDied("It was stopped."))
+        seat.close()
+        worker = seat.worker
+        for batch in reversed(seat.batches):  # what is put back comes before what was put back already
+            self.queue.finished(batch.jobs)
+            jobs = [job for job in batch.jobs if job.wanted]
+            if self.wanted and all(worker.never_began(job) and not job.put_back for job in jobs):
+                for job in jobs:
+                    job.put_back = True
+                self.queue.put_back(jobs)
+            else:
+                for job in jobs:
+                    job.fail(worker.death or WorkerDied("It was stopped."))
+        self.dispatch()
 
 
 def _give(job: Job, reply: Reply, *, last: bool) -> None:
     """Hands an answer, a piece of one, or the failure in its place to the job."""
     body = reply.body
     assert not isinstance(body, int)
+    if last:
+        job.holder = None  # who knows that this one has ended
     if reply.failure:
         job.fail(failure_of(reply))
         return

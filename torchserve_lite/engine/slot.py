@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torchserve_lite.core.models import WorkerState, WorkerStatus
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.errors import LoadFailed, WorkerFailure
 
 if TYPE_CHECKING:
-    from torchserve_lite.core.jobs import Job
     from torchserve_lite.engine.interface import Worker
+    from torchserve_lite.engine.seats import Seat
 
 
 class Slot:
-    """Holds the jobs that its worker runs. ``failure``: what ended the last worker or kept it from starting; None while
-    one is ready."""
+    """``seat``: of its worker, from when that is ready until it is gone. ``failure``: what ended the last worker or
+    kept it from starting; None while one is ready."""
 
     def __init__(self, slot_id: str, gpu_id: int | None, restarts: Restarts) -> None:
         self.id = slot_id
@@ -32,8 +30,7 @@ class Slot:
         self.failure: WorkerFailure | None = None
         self.retired = False
         self.task: asyncio.Task[None] | None = None
-        self.running: set[Job] = set()  # which the worker has not answered yet
-        self._idle: set[asyncio.Task[None]] = set()  # lanes that wait for a batch
+        self.seat: Seat | None = None
 
     @property
     def promising(self) -> bool:
@@ -49,31 +46,10 @@ class Slot:
         """Stop between batches. Anything but running a batch that somebody waits for may be interrupted."""
         self.retired = True
         self.state = WorkerState.STOPPING
-        if self.worker is None and self.task is not None:
+        if self.seat is not None:
+            self.seat.retire()
+        elif self.worker is None and self.task is not None:
             self.task.cancel()
-        for lane in self._idle:
-            lane.cancel()
-        self._leave_if_nobody_waits()
-
-    def unwanted(self, job: Job) -> None:
-        """As the holder of running jobs: the worker need not go on for this one."""
-        if self.worker is not None:
-            self.worker.unwanted(job)
-        self._leave_if_nobody_waits()
-
-    def _leave_if_nobody_waits(self) -> None:
-        if self.retired and self.running and self.task is not None and not any(job.wanted for job in self.running):
-            self.task.cancel()
-
-    @contextmanager
-    def idle(self) -> Iterator[None]:
-        """While the calling task waits for a batch."""
-        lane = cast("asyncio.Task[None]", asyncio.current_task())
-        self._idle.add(lane)
-        try:
-            yield
-        finally:
-            self._idle.discard(lane)
 
     def status(self) -> WorkerStatus:
         return WorkerStatus(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from torchserve_lite.core.models import ModelSpec, WorkerState, WorkerStatus
@@ -26,8 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """``run`` is the task in which the slots live, until ``close`` has been called and all have gone. A worker that is
-    ready takes part in ``serve`` once for each of the model's lanes; ``changed`` is told of each change of a slot."""
+    """``run`` is the task in which the slots live, until ``close`` has been called and all have gone.
+
+    ``serve`` is given each worker that is ready, ``gone`` is told when its process has ended, and ``changed`` of each
+    change of a slot."""
 
     def __init__(
         self,
@@ -35,7 +37,8 @@ class Supervisor:
         launch: WorkerLauncher,
         new_slot: Callable[[ModelSpec], Slot],
         events: EngineEvents,
-        serve: Callable[[Worker, Slot], Coroutine[None, None, None]],
+        serve: Callable[[Worker, Slot], Awaitable[None]],
+        gone: Callable[[Slot], None],
         changed: Callable[[], None],
     ) -> None:
         self.wanted = 0
@@ -44,6 +47,7 @@ class Supervisor:
         self._new_slot = new_slot
         self._events = events
         self._serve = serve
+        self._gone = gone
         self._tell = changed
         self._slots: list[Slot] = []
         self._tasks = asyncio.TaskGroup()  # entered by ``run``
@@ -147,9 +151,7 @@ class Supervisor:
             async with self._launch(self._spec, slot) as worker, asyncio.TaskGroup() as life:
                 self._ready(slot, worker, self._loop.time() - begun)
                 watcher = life.create_task(worker.watch())  # an idle worker's death must not cost the next job
-                async with asyncio.TaskGroup() as lanes:
-                    for _ in range(self._spec.lanes):
-                        lanes.create_task(self._serve(worker, slot))
+                await self._serve(worker, slot)
                 watcher.cancel()
         except* WorkerFailure as failures:
             first: BaseException = failures
@@ -157,6 +159,8 @@ class Supervisor:
                 first = first.exceptions[0]
             assert isinstance(first, WorkerFailure)
             failure = first
+        finally:
+            self._gone(slot)
         return failure
 
     def _ready(self, slot: Slot, worker: Worker, seconds: float) -> None:

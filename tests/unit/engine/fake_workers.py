@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
@@ -20,33 +20,52 @@ Script = Callable[["FakeWorker", Sequence[Job]], AsyncGenerator[Answers, None]]
 class FakeWorker:
     """Answers each job with its own body after ``seconds``, unless the launcher has another script."""
 
-    def __init__(self, script: Script, pid: int) -> None:
+    def __init__(self, script: Script, pid: int, *, one_by_one: bool = True) -> None:
+        self._one_by_one = one_by_one
+        self._turn = asyncio.Lock()
         self.pid: int | None = pid
         self.load_metrics: tuple[Metric, ...] = (Metric("Loads", "counter", "Count", 1, ()),)
         self.batches: list[list[Buffer]] = []
         self.cancelled: list[Buffer] = []
         self.running: set[Job] = set()
         self.began = True
+        self.begun: Sequence[Job] | None = None  # the last batch that it took up, where a script says so
         self._script = script
         self._died: asyncio.Future[WorkerDied] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._may_send = asyncio.Event()
+        self._may_send.set()
 
-    async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+    def run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
         self.batches.append([body_of(job) for job in batch])
         self.running.update(batch)
-        try:
-            async with aclosing(self._script(self, batch)) as updates:
-                async for update in updates:
-                    self.running.difference_update(batch[answer.index] for answer in update.answers if answer.last)
-                    yield update
-        finally:
-            self.running.difference_update(batch)
+        self._tasks.add(asyncio.create_task(self._run(batch, told)))
+
+    async def _run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
+        async with self._turn if self._one_by_one else nullcontext():
+            with suppress(WorkerDied):
+                async with aclosing(self._script(self, batch)) as updates:
+                    async for update in updates:
+                        await self._may_send.wait()
+                        self.running.difference_update(batch[answer.index] for answer in update.answers if answer.last)
+                        told(update)
+
+    def pause(self) -> None:
+        self._may_send.clear()
+
+    def resume(self) -> None:
+        self._may_send.set()
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def unwanted(self, job: Job) -> None:
         if job in self.running:
             self.cancelled.append(body_of(job))
 
     def never_began(self, job: Job) -> bool:
-        return not self.began
+        return not self.began or (self.begun is not None and job not in self.begun)
 
     def doing(self) -> str:
         return "inference"
@@ -112,17 +131,18 @@ class FakeLauncher:
         await asyncio.sleep(self._load_seconds(len(self.attempts)))
         if next(self._failures, False):
             raise LoadFailed("no such weights", "Traceback of the handler")
-        worker = self._new_worker()
+        worker = self._new_worker(spec)
         if self._life is not None:
             loop.call_later(self._life, worker.die)
         try:
             yield worker
         finally:
+            worker.close()
             self.alive.remove(worker)
 
-    def _new_worker(self) -> FakeWorker:
+    def _new_worker(self, spec: ModelSpec) -> FakeWorker:
         script = self._scripts[min(len(self.workers), len(self._scripts) - 1)]
-        worker = FakeWorker(script, pid=len(self.attempts))
+        worker = FakeWorker(script, pid=len(self.attempts), one_by_one=spec.lanes == 1)
         self.workers.append(worker)
         self.alive.append(worker)
         return worker

@@ -33,13 +33,24 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def goes(queue: BatchAggregator) -> bool:
+    """Whether an idle worker gets a batch at this moment."""
+    return queue.due(SLOT) <= now()
+
+
+async def next_batch(queue: BatchAggregator) -> Sequence[Job]:
+    """Waits until a batch is due, which nothing else may change meanwhile, and takes it."""
+    if not goes(queue):
+        await asyncio.sleep(queue.due(SLOT) - now())
+    return queue.next_batch(SLOT)
+
+
 async def answered(queue: BatchAggregator, size: int | None = None) -> Sequence[Job]:
     """What a worker does with the next batch: takes it and answers it."""
-    batch = await queue.next_batch(SLOT)
+    batch = await next_batch(queue)
     for job in batch:
         job.succeed(DONE)
-    for job in batch:
-        queue.finished(job)
+    queue.finished(batch)
     assert size is None or len(batch) == size
     return batch
 
@@ -64,46 +75,45 @@ async def know_clients(queue: BatchAggregator, new_job: NewJob, clients: int) ->
     ],
 )
 def test_release_time_depends_on_who_may_still_come(waiting: int, expected: int, when: float) -> None:
-    """``expected`` is half of the clients that one worker has seen lately."""
+    """``expected`` is how many clients the one worker has seen lately."""
     policy = ShareOfClients(BatchPolicy(size=4, delay=1.0))
-    policy.arrived(2 * expected, 0)
+    policy.arrived(expected, 0)
     assert policy.release_time(10.0, waiting, 0, workers=1) == when
 
 
 @virtual_time
 async def test_full_batch_goes_at_once(new_job: NewJob) -> None:
-    queue, begun = aggregator(size=2), now()
-    await know_clients(queue, new_job, 8)
-    jobs = [new_job(), new_job()]
-    for job in jobs:
-        queue.put(job)
-    assert await queue.next_batch(SLOT) == jobs
-    assert now() == begun
-
-
-@virtual_time
-async def test_batch_that_becomes_full_goes_at_once_while_a_worker_waits(new_job: NewJob) -> None:
     queue = aggregator(size=2, delay=60)
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch(SLOT))
-    queue.put(new_job())
+    jobs = [new_job(), new_job()]
+    queue.put(jobs[0])
     await asyncio.sleep(1)
-    begun = now()
-    queue.put(new_job())
-    assert len(await worker) == 2
-    assert now() == begun
+    assert not goes(queue)
+    queue.put(jobs[1])
+    assert goes(queue)
+    assert queue.next_batch(SLOT) == jobs
+
+
+@pytest.mark.parametrize(("size", "waiting", "batches"), [(4, 3, 0), (4, 4, 1), (4, 7, 1), (4, 8, 2), (1, 3, 3)])
+@virtual_time
+async def test_batches_are_full_that_no_other_job_could_join(
+    size: int, waiting: int, batches: int, new_job: NewJob
+) -> None:
+    queue = aggregator(size=size)
+    for _ in range(waiting):
+        queue.put(new_job())
+    assert queue.full_batches == batches
 
 
 @virtual_time
 async def test_incomplete_batch_goes_when_its_oldest_job_has_waited_the_delay(new_job: NewJob) -> None:
     queue, begun = aggregator(delay=60), now()
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch(SLOT))
     queue.put(new_job())
     await asyncio.sleep(59)
     queue.put(new_job())
-    assert not worker.done()
-    assert len(await worker) == 2
+    assert not goes(queue)
+    assert len(await next_batch(queue)) == 2
     assert now() == begun + 60
 
 
@@ -139,36 +149,33 @@ async def test_batch_goes_at_once_when_all_clients_of_late_are_in_it(new_job: Ne
 
 @pytest.mark.parametrize(
     ("workers", "clients", "enough"),
-    [(1, 16, 8), (2, 16, 4), (4, 16, 2), (16, 16, 1), (1, 3, 2), (1, 1, 1)],
+    [(1, 16, 16), (2, 16, 8), (4, 16, 4), (16, 16, 1), (32, 16, 1), (1, 3, 3), (2, 3, 2), (1, 1, 1)],
 )
 @virtual_time
-async def test_half_of_a_workers_share_of_the_clients_is_enough(
+async def test_a_workers_share_of_the_clients_is_enough(
     workers: int, clients: int, enough: int, new_job: NewJob
 ) -> None:
-    """The other half is being answered: who waited for all would stand still meanwhile."""
-    queue, begun = aggregator(size=32, delay=60), now()
+    queue = aggregator(size=32, delay=60)
     await know_clients(queue, new_job, clients)
     queue.workers = workers
-    worker = asyncio.create_task(queue.next_batch(SLOT))
     for missing in reversed(range(enough)):
+        assert not goes(queue)
         queue.put(new_job())
-        await asyncio.sleep(0.001)
-        assert worker.done() is (missing == 0)
-    assert len(await worker) == enough
-    assert now() < begun + 1
+        assert goes(queue) is (missing == 0)
+    assert len(queue.next_batch(SLOT)) == enough
 
 
 @virtual_time
 async def test_running_jobs_are_not_waited_for(new_job: NewJob) -> None:
     """Their clients wait for an answer and send nothing more."""
-    queue, begun = aggregator(size=2, delay=60), now()
+    queue = aggregator(size=2, delay=60)
     for _ in range(4):
         queue.put(new_job())
-    await queue.next_batch(SLOT)
-    await queue.next_batch(SLOT)
+    queue.next_batch(SLOT)
+    queue.next_batch(SLOT)
     queue.put(new_job())
-    assert len(await queue.next_batch(SLOT)) == 1
-    assert now() == begun
+    assert goes(queue)
+    assert len(queue.next_batch(SLOT)) == 1
 
 
 @virtual_time
@@ -180,42 +187,6 @@ async def test_batch_that_waited_in_vain_makes_later_ones_not_wait(new_job: NewJ
         queue.put(new_job())
         await answered(queue, 1)
     assert now() == begun + 60  # the first of the three has paid for all
-
-
-@virtual_time
-async def test_cancelled_wait_loses_no_job(new_job: NewJob) -> None:
-    queue = aggregator(delay=60)
-    await know_clients(queue, new_job, 8)
-    retired = asyncio.create_task(queue.next_batch(SLOT))
-    job = new_job()
-    queue.put(job)
-    await asyncio.sleep(30)
-    retired.cancel()
-    assert await queue.next_batch(SLOT) == [job]
-
-
-@virtual_time
-async def test_cancelling_at_the_moment_of_release_loses_no_job(new_job: NewJob) -> None:
-    """The batch is complete and the waiting worker has been woken, but it is retired before it runs."""
-    queue = aggregator(size=1)
-    retired = asyncio.create_task(queue.next_batch(SLOT))
-    await asyncio.sleep(1)
-    job = new_job()
-    queue.put(job)
-    retired.cancel()
-    assert await queue.next_batch(SLOT) == [job]
-    assert retired.cancelled()
-
-
-@virtual_time
-async def test_next_worker_takes_over_the_filling_when_one_is_cancelled(new_job: NewJob) -> None:
-    queue = aggregator()
-    first, second = asyncio.create_task(queue.next_batch(SLOT)), asyncio.create_task(queue.next_batch(SLOT))
-    await asyncio.sleep(1)
-    first.cancel()
-    await asyncio.sleep(1)
-    queue.put(new_job())
-    assert len(await second) == 1
 
 
 @pytest.mark.parametrize("verb", [Verb.EXPLAIN, Verb.DESCRIBE])
@@ -245,21 +216,20 @@ async def test_abandoned_job_leaves_the_queue_at_once_and_frees_its_place(new_jo
     gone.abandon()
     assert len(queue) == 0
     queue.put(stays)
-    assert await queue.next_batch(SLOT) == [stays]
+    assert queue.next_batch(SLOT) == [stays]
 
 
 @virtual_time
 async def test_delay_counts_from_the_oldest_job_that_is_still_wanted(new_job: NewJob) -> None:
     queue = aggregator(delay=60)
     await know_clients(queue, new_job, 8)
-    worker = asyncio.create_task(queue.next_batch(SLOT))
     gone = new_job()
     queue.put(gone)
     await asyncio.sleep(30)
     queue.put(new_job())
     begun = now()
     gone.abandon()
-    assert len(await worker) == 1
+    assert len(await next_batch(queue)) == 1
     assert now() == begun + 60
 
 
@@ -270,30 +240,27 @@ async def test_job_past_its_deadline_is_never_handed_out(new_job: NewJob) -> Non
     queue.put(late)
     queue.put(good)
     await asyncio.sleep(2)
-    assert await queue.next_batch(SLOT) == [good]
+    assert queue.next_batch(SLOT) == [good]
     assert queue.running == 1
     with pytest.raises(DeadlineExceeded, match="2 s"):
         await late.answer
 
 
 @virtual_time
-async def test_worker_goes_on_waiting_when_all_jobs_had_expired(new_job: NewJob) -> None:
+async def test_batch_is_empty_when_all_of_its_jobs_had_expired(new_job: NewJob) -> None:
     queue = aggregator()
     late = new_job(within=2)
     queue.put(late)
     await asyncio.sleep(3)
-    worker = asyncio.create_task(queue.next_batch(SLOT))
-    await asyncio.sleep(1)
+    assert (queue.next_batch(SLOT), queue.running, len(queue)) == ([], 0, 0)
     assert late.answer.exception() is not None
-    queue.put(new_job())
-    assert len(await worker) == 1
 
 
 @virtual_time
 async def test_queue_refuses_at_capacity_and_names_the_limit(new_job: NewJob) -> None:
     queue = aggregator(size=1, capacity=2)
     queue.put(new_job())
-    await queue.next_batch(SLOT)  # what runs does not count
+    queue.next_batch(SLOT)  # what runs does not count
     queue.put(new_job())
     queue.put(new_job())
     with pytest.raises(QueueFull, match="job_queue_size=2"):
@@ -319,7 +286,7 @@ async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob)
         old.put(job)
     old.move_to(new)
     jobs[0].abandon()
-    assert (len(old), await new.next_batch(SLOT)) == (0, jobs[1:3])
+    assert (len(old), new.next_batch(SLOT)) == (0, jobs[1:3])
     assert isinstance(jobs[3].answer.exception(), QueueFull)
 
 
@@ -329,7 +296,7 @@ async def test_job_knows_how_long_it_waited(new_job: NewJob, monkeypatch: pytest
     queue, job = aggregator(), new_job()
     queue.put(job)
     await asyncio.sleep(0.25)
-    await queue.next_batch(SLOT)
+    queue.next_batch(SLOT)
     assert job.waited == 0.25
 
 
@@ -338,22 +305,23 @@ STEPS = st.lists(
         st.tuples(st.just("put"), st.sampled_from(Verb), st.none() | st.integers(1, 5)),
         st.tuples(st.just("pass"), st.integers(0, 3)),
         st.tuples(st.just("abandon"), st.integers(0, 30)),
-        st.tuples(st.just("worker"), st.booleans()),
-        st.tuples(st.just("cancel"), st.integers(0, 3)),
+        st.tuples(st.just("take")),
+        st.tuples(st.just("end"), st.integers(0, 3), st.booleans()),
     ),
     max_size=40,
 )
 
 
 class Life:
-    """A queue with workers that come, take a second for each batch and are cancelled, and clients that come and go."""
+    """A queue from which workers take what is due, answer it a second later or put it back, and clients that come and
+    go."""
 
     def __init__(self, size: int, delay: float) -> None:
         self.queue = aggregator(size=size, delay=delay, capacity=10)
         self.new_job = job_maker()
         self.jobs: list[Job] = []
+        self.running: list[Sequence[Job]] = []
         self.batches: list[Sequence[Job]] = []
-        self.workers: list[asyncio.Task[None]] = []
 
     async def step(self, kind: str, *what: Any) -> None:
         match kind, what:
@@ -363,10 +331,10 @@ class Life:
                 await asyncio.sleep(seconds)
             case "abandon", (index,) if self.jobs:
                 self.jobs[index % len(self.jobs)].abandon()
-            case "worker", (again,):
-                self.workers.append(asyncio.create_task(self.work(again=again)))
-            case "cancel", (index,) if self.workers:
-                self.workers[index % len(self.workers)].cancel()
+            case "take", ():
+                self.take()
+            case "end", (index, well) if self.running:
+                self.end_batch(self.running.pop(index % len(self.running)), well=well)
 
     def put(self, job: Job) -> None:
         try:
@@ -376,31 +344,32 @@ class Life:
         else:
             self.jobs.append(job)
 
-    async def work(self, *, again: bool) -> None:
-        while True:
-            batch = await self.queue.next_batch(SLOT)
-            self.batches.append(batch)
+    def take(self) -> None:
+        if goes(self.queue) and (batch := self.queue.next_batch(SLOT)):
             assert all(job.deadline is None or now() < job.deadline for job in batch)
-            try:
-                await asyncio.sleep(1)
-            finally:
-                for job in batch:
-                    self.queue.finished(job)
-            if not again:
-                return
+            self.running.append(batch)
+
+    def end_batch(self, batch: Sequence[Job], *, well: bool) -> None:
+        self.queue.finished(batch)
+        if well:
+            self.batches.append(batch)
+            for job in batch:
+                job.succeed(DONE)
+        else:
+            self.queue.put_back([job for job in batch if job.wanted])
 
     async def end(self) -> None:
-        last = asyncio.create_task(self.work(again=True))
-        await asyncio.sleep(1000)
-        for worker in (last, *self.workers):
-            worker.cancel()
-        ends = await asyncio.gather(last, *self.workers, return_exceptions=True)
-        assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends)
+        for batch in self.running:
+            self.end_batch(batch, well=True)
+        while len(self.queue):
+            await asyncio.sleep(max(0, self.queue.due(SLOT) - now()))
+            if batch := self.queue.next_batch(SLOT):
+                self.end_batch(batch, well=True)
 
 
 @given(steps=STEPS, size=st.integers(1, 4), delay=st.sampled_from([0.0, 0.5, 2.0]))
 @virtual_time
-async def test_every_job_is_handed_out_once_or_settled_in_order_and_in_small_batches(
+async def test_every_job_is_handed_out_once_or_settled_and_in_small_batches(
     steps: list[tuple[Any, ...]], size: int, delay: float
 ) -> None:
     life = Life(size, delay)
@@ -409,10 +378,23 @@ async def test_every_job_is_handed_out_once_or_settled_in_order_and_in_small_bat
     await life.end()
     handed_out = [job for batch in life.batches for job in batch]
     assert len(set(handed_out)) == len(handed_out)
-    assert handed_out == sorted(handed_out, key=life.jobs.index)
+    assert all(list(batch) == sorted(batch, key=life.jobs.index) for batch in life.batches)
     assert all(len(batch) <= (size if batch[0].batchable else 1) for batch in life.batches)
     assert all(job in handed_out or was_settled(job) for job in life.jobs)
     assert (len(life.queue), life.queue.running) == (0, 0)
+
+
+@virtual_time
+async def test_jobs_that_are_put_back_are_the_next_ones_in_their_order(new_job: NewJob) -> None:
+    queue = aggregator(size=2)
+    jobs = [new_job() for _ in range(5)]
+    for job in jobs:
+        queue.put(job)
+    first, second = queue.next_batch(SLOT), queue.next_batch(SLOT)
+    for batch in (second, first):  # as a pool does it: what is put back later comes first
+        queue.finished(batch)
+        queue.put_back(batch)
+    assert [job for _ in range(3) for job in queue.next_batch(SLOT)] == jobs
 
 
 def was_settled(job: Job) -> bool:

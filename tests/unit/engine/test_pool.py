@@ -540,7 +540,7 @@ async def test_until_scaled_ends_when_a_worker_that_loads_but_dies_is_given_up()
 async def test_pool_refuses_jobs_beyond_its_queue(new_job: NewJob) -> None:
     async with pool_of(FakeLauncher(), queue_size=2) as pool:
         await pool.until_scaled()
-        asked(pool, new_job(), new_job())
+        asked(pool, new_job(), new_job(), new_job())  # the first one runs
         with pytest.raises(QueueFull):
             pool.submit(new_job())
 
@@ -615,6 +615,163 @@ async def test_retired_worker_ends_the_batches_of_all_lanes_first(new_job: NewJo
         assert [await body(job) for job in jobs] == [b"1", b"2"]
         await pool.until_scaled()
         assert (now(), launcher.alive) == (1010, [])
+
+
+async def quick(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+    """A second for the first batch, and a hundredth for each one after it."""
+    await asyncio.sleep(1 if len(worker.batches) == 1 else 0.01)
+    yield result(*(body_of(job) for job in batch))
+
+
+def bodies(batches: Sequence[Sequence[Buffer]]) -> list[bytes]:
+    return [b"".join(batch) for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "sent"),
+    [
+        pytest.param(b"0123", [b"01", b"23"], id="full"),
+        pytest.param(b"012", [b"01"], id="not full: it waits for others in the queue"),
+        pytest.param(b"012345", [b"01", b"23"], id="no more than one waits in the worker"),
+    ],
+)
+@virtual_time
+async def test_worker_has_its_next_batch_already_when_that_is_full(
+    jobs: bytes, sent: list[bytes], new_job: NewJob
+) -> None:
+    launcher = FakeLauncher(quick)
+    async with pool_of(launcher, batch=BatchPolicy(size=2)) as pool:
+        for job in asked(pool, new_job(b"a"), new_job(b"b"), new_job(b"c"), new_job(b"d")):
+            await job.answer  # it has shown how fast it is
+        asked(pool, *(new_job(b"%c" % number) for number in jobs))
+        assert bodies(launcher.workers[0].batches[2:]) == sent
+
+
+@virtual_time
+async def test_batch_does_not_wait_in_a_worker_that_takes_long(new_job: NewJob) -> None:
+    """It could not be had back, while another worker might be idle sooner."""
+    launcher = FakeLauncher(echo_after(1))
+    async with pool_of(launcher) as pool:
+        (first,) = asked(pool, new_job())
+        await first.answer
+        asked(pool, new_job(), new_job())
+        assert (pool.status().running, pool.status().queued) == (1, 1)
+
+
+@virtual_time
+async def test_no_worker_has_two_batches_while_another_might_be_idle_sooner(new_job: NewJob) -> None:
+    launcher = FakeLauncher(quick)
+    async with pool_of(launcher, 2) as pool:
+        for job in asked(pool, *(new_job() for _ in range(6))):
+            await job.answer
+        before = [len(worker.batches) for worker in launcher.workers]
+        asked(pool, *(new_job() for _ in range(3)))
+        assert [len(worker.batches) for worker in launcher.workers] == [count + 1 for count in before]
+        asked(pool, new_job())
+        assert [len(worker.batches) for worker in launcher.workers] == [count + 2 for count in before]
+
+
+@virtual_time
+async def test_idle_workers_take_turns(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, 3) as pool:
+        await pool.until_scaled()
+        for number in range(6):
+            await asked(pool, new_job(str(number).encode()))[0].answer
+    assert [bodies(worker.batches) for worker in launcher.workers] == [[b"0", b"3"], [b"1", b"4"], [b"2", b"5"]]
+
+
+@virtual_time
+async def test_jobs_that_arrive_together_go_together(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, batch=BatchPolicy(size=8)) as pool:
+        await pool.until_scaled()
+        for job in asked(pool, *(new_job(str(number).encode()) for number in range(3))):
+            await job.answer
+    assert bodies(launcher.workers[0].batches) == [b"012"]
+
+
+@virtual_time
+async def test_batch_goes_when_its_delay_ends_though_nothing_else_happens(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, batch=BatchPolicy(size=8, delay=60)) as pool:
+        for job in asked(pool, *(new_job() for _ in range(3))):  # three clients, of which one will send again
+            await job.answer
+        begun = now()
+        await asked(pool, new_job())[0].answer
+        assert now() == begun + 60 + 1
+
+
+@virtual_time
+async def test_time_that_a_batch_waits_in_its_worker_is_not_the_workers(new_job: NewJob) -> None:
+    async def slow_at_last(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        await asyncio.sleep(0.01 if len(worker.batches) == 1 else 15)
+        yield result(*(body_of(job) for job in batch))
+
+    async with pool_of(FakeLauncher(slow_at_last), response_timeout=20) as pool:
+        await asked(pool, new_job())[0].answer
+        for job in asked(pool, new_job(b"1"), new_job(b"2")):
+            await job.answer  # the second one 30 s after it was sent
+
+
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+@virtual_time
+async def test_batch_that_waited_in_a_worker_is_run_by_the_next_one_when_that_ends(end: str, new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        worker.begun = batch
+        await asyncio.sleep(0.01 if len(worker.batches) == 1 else 1000)
+        yield result(*(body_of(job) for job in batch))
+
+    launcher = FakeLauncher(script, echo_after(1))
+    async with pool_of(launcher, batch=BatchPolicy(size=2), response_timeout=20) as pool:
+        await asked(pool, new_job())[0].answer
+        jobs = asked(pool, *(new_job(str(number).encode()) for number in range(6)))
+        assert bodies(launcher.workers[0].batches[1:]) == [b"01", b"23"]
+        await asyncio.sleep(1)
+        if end == "dies":
+            launcher.workers[0].die()
+        for job in jobs[:2]:
+            with pytest.raises(WorkerDied if end == "dies" else ResponseTimeout):
+                await job.answer
+        assert [await body(job) for job in jobs[2:]] == [b"2", b"3", b"4", b"5"]
+    assert bodies(launcher.workers[1].batches) == [b"23", b"45"]
+
+
+@virtual_time
+async def test_retired_worker_runs_the_batch_that_waits_in_it(new_job: NewJob) -> None:
+    launcher = FakeLauncher(quick)
+    async with pool_of(launcher) as pool:
+        for job in asked(pool, new_job(), new_job()):
+            await job.answer
+        jobs = asked(pool, new_job(b"1"), new_job(b"2"))
+        assert pool.status().queued == 0
+        pool.scale(0)
+        assert [await body(job) for job in jobs] == [b"1", b"2"]
+
+
+@virtual_time
+async def test_next_batch_is_on_its_way_before_the_answers_to_the_last_one_are_handed_on(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher) as pool:
+        sent_when_told: list[int] = []
+        first, second = asked(pool, new_job(), new_job())
+        first.tell(lambda outcome: sent_when_told.append(len(launcher.workers[0].batches)))
+        await second.answer
+    assert sent_when_told == [2]
+
+
+@virtual_time
+async def test_failure_to_hand_an_answer_on_leaves_no_job_of_its_batch_unanswered(new_job: NewJob) -> None:
+    def planted(outcome: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    async with pool_of(FakeLauncher(), batch=BatchPolicy(size=2)) as pool:
+        first, second = asked(pool, new_job(), new_job())
+        first.tell(planted)
+        with pytest.raises(WorkerDied):
+            await second.answer
+        with pytest.raises(ModelFailed, match="ZeroDivisionError: planted"):
+            pool.submit(new_job())
 
 
 @pytest.mark.parametrize("where", ["worker_loaded", "batch_done", "worker_failed"])

@@ -145,7 +145,23 @@ async def loaded(script: Script) -> AsyncIterator[tuple[ProcessWorker, Launched]
 
 
 async def answers(worker: ProcessWorker, *jobs: Job) -> list[Answers]:
-    return [update async for update in worker.predict(jobs)]
+    """All to a batch of these. WorkerDied when the worker dies before their end."""
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    updates: list[Answers] = []
+
+    def hear(update: Answers) -> None:
+        updates.append(update)
+        if update.done is not None:
+            ended.set_result(None)
+
+    worker.run(jobs, hear)
+    assert updates == []
+    watching = asyncio.create_task(worker.watch())
+    await asyncio.wait([ended, watching], return_when=asyncio.FIRST_COMPLETED)
+    if not ended.done():
+        await watching
+    watching.cancel()
+    return updates
 
 
 def result(batch: int, *bodies: Payload) -> Answers:
@@ -577,11 +593,46 @@ async def test_worker_has_to_wait_while_nobody_takes_its_answers(new_job: NewJob
         return await until_let_go(child)
 
     async with loaded(script) as (worker, _):
-        updates = worker.predict([new_job()])
-        await anext(updates)
+        updates: list[Answers] = []
+
+        def hear(update: Answers) -> None:
+            updates.append(update)
+            if len(updates) == 1:
+                worker.pause()
+
+        worker.run([new_job()], hear)
         await asyncio.sleep(60)
         assert len(sent) < 50
-        assert len([update async for update in updates]) == 1000
+        worker.resume()
+        await asyncio.sleep(60)
+        assert len(updates) == 1001
+
+
+@pytest.mark.parametrize(
+    ("last_begun", "put_back"),
+    [pytest.param(0, b"12", id="neither"), pytest.param(1, b"2", id="the first"), pytest.param(2, b"", id="both")],
+)
+@virtual_time
+async def test_jobs_of_batches_that_a_dead_worker_never_took_up_are_known(
+    last_begun: int, put_back: bytes, new_job: NewJob
+) -> None:
+    """The second batch waits in the worker while the first one runs."""
+
+    async def script(child: Child) -> int:
+        await child.receive()
+        await child.receive()
+        child.stage.begin(last_begun)
+        child.stage.mark("handle")
+        return 1
+
+    async with loaded(script) as (worker, _):
+        jobs = [new_job(b"1"), new_job(b"2")]
+        for job in jobs:
+            worker.run([job], lambda update: None)
+        assert not any(worker.never_began(job) for job in jobs)  # it may still begin them
+        with pytest.raises(WorkerDied):
+            await worker.watch()
+    assert b"".join(bytes(job.request.parts[0].data) for job in jobs if worker.never_began(job)) == put_back
 
 
 @pytest.mark.parametrize(

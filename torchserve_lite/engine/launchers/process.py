@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,7 +18,6 @@ from torchserve_lite.ipc.messages import (
     Answers,
     Call,
     Cancel,
-    FromWorker,
     Load,
     Loaded,
     LoadFailure,
@@ -28,9 +27,6 @@ from torchserve_lite.ipc.messages import (
     decode_from_worker,
     encode,
 )
-
-_LOADING = 0  # stands for a batch number before the first batch
-_UNREAD = 4  # messages of a batch that wait for its reader before the worker has to
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +49,12 @@ class ProcessWorker:
         self._threads = threads
         self._frames = AsyncFrames(self._arrived, self._link_closed)
         self._process = ChildProcess(name, start, self._frames, metric_line_parser, start_timeout, start_waits_for)
-        self._process.died.add_done_callback(self._wake_readers)
-        self._inboxes: dict[int, asyncio.Queue[FromWorker | None]] = {_LOADING: asyncio.Queue()}
-        self._places: dict[Job, tuple[int, int]] = {}  # running jobs: batch and index in it
-        self._unbegun: set[Job] = set()  # jobs of a batch that it did not live to take up
-        self._paused = False
-        self._batch = 0
+        self._process.died.add_done_callback(self._note_death)
+        self._loop = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[Loaded | LoadFailure | None] = self._loop.create_future()  # None: it died
+        self._batch = 0  # number of the last one
+        self._running: dict[int, _RunningBatch] = {}
+        self._last_begun: int | None = None  # number of the last batch that it took up, once it is dead
         self.load_metrics: tuple[Metric, ...] = ()
 
     async def __aenter__(self) -> ProcessWorker:
@@ -81,65 +77,46 @@ class ProcessWorker:
         self._frames.send(pieces)
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._next_message(_LOADING)
+                answer = await self._loaded
         except TimeoutError:
             stage = self._process.stage().name
             raise LoadFailed(f"The model did not load within startupTimeout={timeout:g} s (it was {stage}).") from None
-        except WorkerDied as death:
+        if answer is None:
+            death = self._process.died.result()
             last = "; ".join(line for line in self._process.last_lines()[-3:] if line.strip())
             failure = LoadOutOfMemory if isinstance(death, WorkerKilled) else LoadFailed
-            raise failure(f"The worker ended while loading the model: {death.cause} {last}".rstrip()) from None
-        finally:
-            del self._inboxes[_LOADING]  # nobody waits for what it says of its loading once more
-            self._keep_pace()
+            raise failure(f"The worker ended while loading the model: {death.cause} {last}".rstrip())
         if isinstance(answer, LoadFailure):
             raise (LoadOutOfMemory if answer.out_of_memory else LoadFailed)(answer.cause, answer.traceback)
-        assert isinstance(answer, Loaded)
         self.load_metrics = answer.metrics
 
-    async def predict(self, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+    def run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
         self._batch += 1
-        number = self._batch
-        self._inboxes[number] = asyncio.Queue()
-        self._places.update({job: (number, index) for index, job in enumerate(batch)})
-        now = asyncio.get_running_loop().time()
-        pieces = encode(Predict(number, tuple([_call(job, now) for job in batch]), self._threads()))
-        refusal = refusal_of(number, len(batch), pieces)
-        if refusal is None:
-            self._frames.send(pieces)
-        unanswered = set(range(len(batch)))
-        try:
-            if refusal is not None:
-                yield refusal
-                return
-            while True:
-                message = await self._next_message(number)
-                assert isinstance(message, Answers)
-                if error := protocol_error(message, batch, unanswered):
-                    self._refuse(error)
-                    continue
-                for answer in message.answers:
-                    if answer.last:
-                        unanswered.remove(answer.index)
-                        self._places.pop(batch[answer.index], None)
-                yield message
-                if message.done is not None:
-                    return
-        finally:
-            if self._process.died.done() and self._process.stage().batch < number:
-                self._unbegun.update(batch)
-            del self._inboxes[number]
-            for job in batch:
-                self._places.pop(job, None)
-            self._keep_pace()
+        now = self._loop.time()
+        pieces = encode(Predict(self._batch, tuple([_call(job, now) for job in batch]), self._threads()))
+        if (refusal := refusal_of(self._batch, len(batch), pieces)) is not None:
+            self._loop.call_soon(told, refusal)
+            return
+        self._running[self._batch] = _RunningBatch(batch, told)
+        self._frames.send(pieces)
+
+    def pause(self) -> None:
+        self._frames.pause()
+
+    def resume(self) -> None:
+        if self._process.running:
+            self._frames.resume()
 
     def unwanted(self, job: Job) -> None:
         """As the holder of running jobs: the worker need not go on for this one."""
-        if job in self._places:
-            self._frames.send(encode(Cancel(*self._places[job])))
+        for number, running in self._running.items():
+            if job in running.jobs and (index := running.jobs.index(job)) in running.unanswered:
+                self._frames.send(encode(Cancel(number, index)))
 
     def never_began(self, job: Job) -> bool:
-        return job in self._unbegun
+        if self._last_begun is None:
+            return False
+        return any(job in running.jobs for number, running in self._running.items() if number > self._last_begun)
 
     def doing(self) -> str:
         return self._process.doing()
@@ -157,20 +134,23 @@ class ProcessWorker:
         except msgspec.DecodeError as error:
             self._refuse(str(error))
             return
-        if isinstance(message, Answers) and message.batch == _LOADING:
+        if not isinstance(message, Answers):
+            if not self._loaded.done():  # nobody waits for what it says of its loading once more
+                self._loaded.set_result(message)
+            return
+        if message.batch == 0:
             self._refuse("answers to a batch that there is not")
             return
-        inbox = self._inboxes.get(message.batch if isinstance(message, Answers) else _LOADING)
-        if inbox is not None:  # nobody waits for what a stopped batch still sends
-            inbox.put_nowait(message)
-            self._keep_pace()
-
-    def _keep_pace(self) -> None:
-        """Takes nothing more from the worker while the reader of one of its batches is behind."""
-        behind = self._process.running and any(inbox.qsize() > _UNREAD for inbox in self._inboxes.values())
-        if behind != self._paused:
-            self._paused = behind
-            (self._frames.pause if behind else self._frames.resume)()
+        running = self._running.get(message.batch)
+        if running is None:  # nobody waits for what a stopped batch still sends
+            return
+        if problem := protocol_error(message, running.jobs, running.unanswered):
+            self._refuse(problem)
+            return
+        running.unanswered.difference_update([answer.index for answer in message.answers if answer.last])
+        if message.done is not None:
+            del self._running[message.batch]
+        running.told(message)
 
     def _refuse(self, error: str) -> None:
         log.error("%s sent a message that cannot be used (%s) and is stopped", self._name, error)
@@ -182,20 +162,19 @@ class ProcessWorker:
         else:
             self._process.link_closed()
 
-    async def _next_message(self, number: int) -> FromWorker:
-        """WorkerDied when nothing more will come; what arrived before the end is still given."""
-        inbox = self._inboxes[number]
-        if inbox.empty() and self._process.died.done():
-            raise self._process.died.result()
-        message = await inbox.get()
-        self._keep_pace()
-        if message is None:
-            raise self._process.died.result()
-        return message
+    def _note_death(self, died: asyncio.Future[WorkerDied]) -> None:
+        self._last_begun = self._process.stage().batch
+        if not self._loaded.done():
+            self._loaded.set_result(None)
 
-    def _wake_readers(self, died: asyncio.Future[WorkerDied]) -> None:
-        for inbox in self._inboxes.values():
-            inbox.put_nowait(None)
+
+class _RunningBatch:
+    """``unanswered``: the places of the jobs that have not had their last answer."""
+
+    def __init__(self, jobs: Sequence[Job], told: Callable[[Answers], None]) -> None:
+        self.jobs = jobs
+        self.told = told
+        self.unanswered = set(range(len(jobs)))
 
 
 def _call(job: Job, now: float) -> Call:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from itertools import islice
 from time import perf_counter
@@ -26,8 +27,6 @@ class BatchAggregator:
         self._size = size
         self._policy = policy
         self._jobs: dict[Job, None] = {}  # an ordered set: a job that nobody wants leaves from the middle
-        self._turn = asyncio.Lock()
-        self._wake: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -40,64 +39,23 @@ class BatchAggregator:
         job.holder = self
         self._jobs[job] = None
         self._policy.arrived(len(self._jobs), self.running)
-        if len(self._jobs) == 1 or self._release_time() <= self._loop.time():
-            self._wake_up()  # for the first job: to set the timer
 
-    async def next_batch(self, slot: Slot) -> Sequence[Job]:
-        async with self._turn:  # one worker fills a batch at a time
-            while True:
-                while (release := self._release_time()) > (now := self._loop.time()):
-                    await self._until_woken(release - now)
-                if batch := self._take(now):
-                    return batch
+    @property
+    def full_batches(self) -> int:
+        return len(self._jobs) // self._size
 
-    def finished(self, job: Job) -> None:
-        self.running -= 1
-
-    def put_back(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            job.holder = self
-        self._jobs = dict.fromkeys([*jobs, *self._jobs])
-        self._wake_up()
-
-    def move_to(self, other: JobQueue) -> None:
-        jobs, self._jobs = self._jobs, {}
-        for job in jobs:
-            try:
-                other.put(job)
-            except QueueFull as error:
-                job.fail(error)
-
-    def fail_all(self, error: ServingError) -> None:
-        for job in list(self._jobs):
-            job.fail(error)
-
-    def unwanted(self, job: Job) -> None:
-        """As the holder of its jobs: nobody waits for this one any more."""
-        self._jobs.pop(job, None)
-
-    def _release_time(self) -> float:
+    def due(self, slot: Slot) -> float:
         if not self._jobs:
-            return float("inf")
+            return math.inf
         oldest = next(iter(self._jobs))
         if not oldest.batchable:
             return NOW
         return self._policy.release_time(oldest.arrived, len(self._jobs), self.running, self.workers)
 
-    async def _until_woken(self, seconds: float) -> None:
-        """Waits for news, for ``seconds`` at most when jobs are waiting."""
-        self._wake = self._loop.create_future()
-        timer = self._loop.call_later(seconds, self._wake_up) if self._jobs else None
-        try:
-            await self._wake
-        finally:
-            self._wake = None
-            if timer is not None:
-                timer.cancel()
-
-    def _take(self, now: float) -> list[Job]:
+    def next_batch(self, slot: Slot) -> Sequence[Job]:
         """The first jobs, without those whose deadline has passed (its timer may not have fired yet, and the handler
         must not see the job all the same). An explanation or a description goes alone."""
+        now = self._loop.time()
         self._policy.released(now, next(iter(self._jobs)).arrived, len(self._jobs), self.running)
         first = list(islice(self._jobs, self._size))
         alone = next((index for index, job in enumerate(first) if not job.batchable), len(first))
@@ -114,6 +72,26 @@ class BatchAggregator:
         self.running += len(batch)
         return batch
 
-    def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def finished(self, jobs: Sequence[Job]) -> None:
+        self.running -= len(jobs)
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.holder = self
+        self._jobs = dict.fromkeys([*jobs, *self._jobs])
+
+    def move_to(self, other: JobQueue) -> None:
+        jobs, self._jobs = self._jobs, {}
+        for job in jobs:
+            try:
+                other.put(job)
+            except QueueFull as error:
+                job.fail(error)
+
+    def fail_all(self, error: ServingError) -> None:
+        for job in list(self._jobs):
+            job.fail(error)
+
+    def unwanted(self, job: Job) -> None:
+        """As the holder of its jobs: nobody waits for this one any more."""
+        self._jobs.pop(job, None)
