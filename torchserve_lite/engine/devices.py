@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from torchserve_lite.core.models import ModelSpec
@@ -130,15 +129,15 @@ class Devices:
 class CoreShares:
     """How many intra-op threads a worker of a model gets from now on; 0 leaves torch's own choice.
 
-    ``workers`` says how many share the ``cores``. Not ``shared``: the operator has decided (OMP_NUM_THREADS).
+    ``workers`` of all models share the ``cores``. Not ``shared``: the operator has decided (OMP_NUM_THREADS).
     """
 
-    def __init__(self, cores: int, shared: bool, workers: Callable[[], int]) -> None:
+    def __init__(self, cores: int, shared: bool) -> None:
+        self.workers = 1
         self._cores = cores
         self._shared = shared
-        self._workers = workers
 
     def __call__(self, spec: ModelSpec) -> int:
         if spec.intra_op_threads is not None:
             return spec.intra_op_threads
-        return max(1, self._cores // max(1, self._workers())) if self._shared else 0
+        return max(1, self._cores // max(1, self.workers)) if self._shared else 0

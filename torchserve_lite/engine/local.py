@@ -60,8 +60,10 @@ class LocalEngine:
     ) -> None:
         self._devices = devices
         self._events = events or EngineEvents()
-        threads = CoreShares(cores, share_threads, lambda: sum(running.pool.wanted for running in self._pools.values()))
-        setup = ProcessSetup(config=config, locate=locate, threads=threads, metric_line_parser=metric_line_parser)
+        self._core_shares = CoreShares(cores, share_threads)
+        setup = ProcessSetup(
+            config=config, locate=locate, threads=self._core_shares, metric_line_parser=metric_line_parser
+        )
         self._launch: WorkerLauncher = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
         self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
@@ -112,6 +114,7 @@ class LocalEngine:
             await new.close()
             raise
         self._pools[new.pool.spec.key] = new
+        self._count_workers()
         old.pool.queue.move_to(new.pool.queue)
         new.pool.dispatch()
         await old.close()
@@ -119,10 +122,13 @@ class LocalEngine:
     async def scale(self, key: ModelKey, workers: int) -> None:
         pool = self._pool(key)
         pool.scale(workers)
+        self._count_workers()
         await pool.until_scaled()
 
     async def unload(self, key: ModelKey) -> None:
-        await self._pools.pop(key).close()
+        running = self._pools.pop(key)
+        self._count_workers()
+        await running.close()
 
     def submit(self, job: Job) -> None:
         if job.key not in self._pools:
@@ -140,6 +146,10 @@ class LocalEngine:
             return self._pools[key].pool
         except KeyError:
             raise ModelNotFound(key.name) from None
+
+    def _count_workers(self) -> None:
+        """Not for each batch: there may be hundreds of models."""
+        self._core_shares.workers = sum(running.pool.wanted for running in self._pools.values())
 
     def _new_slot(self, spec: ModelSpec) -> Slot:
         return Slot(str(next(self._worker_ids)), self._devices.assign(spec), Restarts(spec.recovery))
