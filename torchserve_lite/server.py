@@ -28,6 +28,7 @@ from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.dataplane.local import LocalDataPlane
+from torchserve_lite.engine.affinity import WorkerAffinity, cores_to_share_out
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
 from torchserve_lite.engine.interface import EngineEvents
 from torchserve_lite.engine.local import LocalEngine
@@ -111,6 +112,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
                 devices,
                 cores=usable_cores(),
                 share_threads=config.workers.share_threads,
+                affinity=WorkerAffinity(cores_to_share_out() if config.workers.affinity == "auto" else ()),
                 events=_Events(metrics),
                 metric_line_parser=metrics.printed_metric,
                 shutdown=shutdown,

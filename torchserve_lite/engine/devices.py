@@ -31,13 +31,14 @@ log = logging.getLogger(__name__)
 def usable_cores() -> int:
     """Cores this process may use: the scheduler's mask, and no more than the container's CPU quota."""
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(mask, _quota(_CPU_QUOTA) or mask))
+    return max(1, min(mask, math.ceil(cpu_quota() or mask)))
 
 
-def _quota(file: Path) -> int | None:
+def cpu_quota() -> float | None:
+    """How many cores' worth of time the container has; None when it has all of it."""
     try:
-        quota, period = file.read_text().split()
-        return None if quota == "max" else math.ceil(int(quota) / int(period))
+        quota, period = _CPU_QUOTA.read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 

@@ -11,6 +11,7 @@ from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.shutdown import Shutdown
+from torchserve_lite.engine.affinity import WorkerAffinity
 from torchserve_lite.engine.devices import CoreShares, Devices
 from torchserve_lite.engine.interface import EngineEvents, JobQueue, ModelLocator, WorkerLauncher
 from torchserve_lite.engine.launchers import launcher
@@ -43,7 +44,7 @@ class LocalEngine:
     waits for, until the deadline of ``shutdown``; then every worker is gone.
 
     ``cores``: what all workers together may use. ``share_threads``: give each worker its share of them as torch's
-    intra-op threads; off when the operator has set OMP_NUM_THREADS.
+    intra-op threads; off when the operator has set OMP_NUM_THREADS. ``affinity`` binds workers to cores.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class LocalEngine:
         *,
         cores: int,
         share_threads: bool = True,
+        affinity: WorkerAffinity | None = None,
         events: EngineEvents | None = None,
         metric_line_parser: Callable[[str], bool] = lambda line: False,
         shutdown: Shutdown | None = None,
@@ -64,6 +66,7 @@ class LocalEngine:
         setup = ProcessSetup(
             config=config, locate=locate, threads=self._core_shares, metric_line_parser=metric_line_parser
         )
+        self._affinity = affinity or WorkerAffinity(())
         self._launch: WorkerLauncher = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
         self._shutdown = shutdown or Shutdown()
         self._tasks = asyncio.TaskGroup()
@@ -89,7 +92,7 @@ class LocalEngine:
 
     async def load(self, spec: ModelSpec, workers: int) -> None:
         self._devices.check(spec)
-        pool = WorkerPool(spec, _new_queue(spec), self._launch, self._new_slot, self._events)
+        pool = WorkerPool(spec, _new_queue(spec), self._launch, self._new_slot, self._events, self._workers_changed)
         running = _RunningPool(pool, self._tasks.create_task(pool.run(), name=f"pool {spec.key}"))
         self._running.add(running)
         running.task.add_done_callback(lambda task: self._running.discard(running))
@@ -146,6 +149,20 @@ class LocalEngine:
             return self._pools[key].pool
         except KeyError:
             raise ModelNotFound(key.name) from None
+
+    def _workers_changed(self) -> None:
+        """Some worker is ready or has gone, or is to."""
+        if not self._affinity.cores:
+            return
+        pools = [running.pool for running in self._running if running.pool.wanted or running.pool.ready_pids]
+        alone = (
+            len(pools) == 1 and pools[0].wanted == len(self._affinity.cores) and self._runs_on_one_core(pools[0].spec)
+        )
+        self._affinity.bind(pools[0].ready_pids if alone else ())
+
+    def _runs_on_one_core(self, spec: ModelSpec) -> bool:
+        on_gpu = self._devices.gpus > 0 and spec.device.type != "cpu"
+        return self._core_shares(spec) == 1 and spec.lanes == 1 and not spec.parallel_type and not on_gpu
 
     def _count_workers(self) -> None:
         """Not for each batch: there may be hundreds of models."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from torchserve_lite.core.jobs import Job
@@ -27,7 +28,9 @@ class WorkerPool:
         launch: WorkerLauncher,
         new_slot: Callable[[ModelSpec], Slot],
         events: EngineEvents,
+        workers_changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """``workers_changed`` is told when a worker has become ready, has gone, or is to go."""
         self.spec = spec
         self.queue = queue
         self._events = events
@@ -37,6 +40,7 @@ class WorkerPool:
         self.run = self._supervisor.run  # the supervisor's verbs for starting and scaling are the pool's, too
         self.opened = self._supervisor.opened
         self.until_scaled = self._supervisor.until_scaled
+        self._workers_changed = workers_changed
         self._loop = asyncio.get_running_loop()
         self._seats: list[Seat] = []  # of the workers that are ready
         self._dispatching = False
@@ -47,6 +51,11 @@ class WorkerPool:
     def wanted(self) -> int:
         """How many workers it has been scaled to."""
         return self._supervisor.wanted
+
+    @property
+    def ready_pids(self) -> tuple[int, ...]:
+        """Of the workers that are processes and take batches."""
+        return tuple([seat.worker.pid for seat in self._seats if seat.worker.pid not in (None, os.getpid())])
 
     def scale(self, workers: int) -> None:
         """Starts or retires workers; ``until_scaled`` waits for it to be done."""
@@ -127,6 +136,7 @@ class WorkerPool:
     def _slots_changed(self) -> None:
         if not self._supervisor.promising:  # a worker that still runs a batch takes no other one
             self.queue.fail_all(self._supervisor.refusal())
+        self._workers_changed()
 
     async def _serve(self, worker: Worker, slot: Slot) -> None:
         """From a worker's being ready until it is to go."""
@@ -134,11 +144,13 @@ class WorkerPool:
         if slot.retired:
             seat.retire()
         self._seats.append(seat)
+        self._workers_changed()
         self.dispatch()
         try:
             await seat.left
         finally:
             self._seats.remove(seat)
+            self._workers_changed()
 
     def _answered(self, seat: Seat, batch: RunningBatch, update: Answers) -> None:
         """Answers from a worker. At the end of its batch the next one is sent before they are handed on: to write them
