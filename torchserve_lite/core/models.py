@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ModelKey:
-    """One served version of a model. Versions are text: ``1.0`` and ``1`` differ."""
+class ModelKey(NamedTuple):
+    """One served version of a model. Versions are text: ``1.0`` and ``1`` differ.
+
+    A tuple, since every request looks several things up by it: a dataclass makes a tuple for each hash.
+    """
 
     name: str
     version: str

@@ -36,21 +36,23 @@ class LocalDataPlane:
 
     def begin(self, request: InferenceRequest, told: Told) -> Job:
         spec = self._served.resolve(request.model, request.version)
-        inference = request.verb is not Verb.DESCRIBE  # a question of management is in no figure of the model
-        if inference:
-            self._metrics.model(spec.key).requests.inc()
+        # A question of management is in no figure of the model.
+        figures = None if request.verb is Verb.DESCRIBE else self._metrics.model(spec.key)
+        if figures is not None:
+            figures.requests.inc()
         begun = perf_counter()
         arrived = self._loop.time()
-        timeout = min((t for t in (request.timeout, spec.client_timeout) if t is not None), default=None)
+        timeout = request.timeout
+        if timeout is None or (spec.client_timeout is not None and spec.client_timeout < timeout):
+            timeout = spec.client_timeout
         job = Job(request, spec.key, arrived, None if timeout is None else arrived + timeout)
 
         def ended(outcome: Outcome) -> None:
-            if not inference:
-                pass
-            elif isinstance(outcome, ServingError):
-                self._metrics.failed(spec.key, type(outcome).__name__)
-            else:
-                self._metrics.answered(spec.key, job.waited, perf_counter() - begun)
+            if figures is not None:
+                if isinstance(outcome, ServingError):
+                    figures.failed(type(outcome).__name__)
+                else:
+                    figures.answered(job.waited, perf_counter() - begun)
             told(outcome)
 
         try:
@@ -58,8 +60,8 @@ class LocalDataPlane:
         except ServingError as error:
             unready = self._served.unreadiness(job.key) if isinstance(error, ModelLoading) else None
             refusal = unready or error
-            if inference:
-                self._metrics.failed(spec.key, type(refusal).__name__)
+            if figures is not None:
+                figures.failed(type(refusal).__name__)
             raise refusal from None
         if timeout is not None and job.is_open:
             job.timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))

@@ -59,8 +59,8 @@ class JobQueue(JobHolder, Protocol):
 
     def __len__(self) -> int: ...
 
-    def put(self, job: Job) -> None:
-        """QueueFull when there is no room."""
+    def put(self, job: Job) -> bool:
+        """Whether a batch has become full by it. QueueFull when there is no room."""
 
     @property
     def full_batches(self) -> int:

@@ -134,9 +134,10 @@ class LocalEngine:
         await running.close()
 
     def submit(self, job: Job) -> None:
-        if job.key not in self._pools:
+        running = self._pools.get(job.key)
+        if running is None:
             raise ModelLoading(job.key.name)
-        self._pool(job.key).submit(job)
+        running.pool.submit(job)
 
     def status(self, key: ModelKey) -> ModelStatus:
         if key not in self._pools:  # models are registered before they load, and listeners are open by then

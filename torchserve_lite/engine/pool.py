@@ -75,9 +75,7 @@ class WorkerPool:
     def submit(self, job: Job) -> None:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
-        full = self.queue.full_batches
-        self.queue.put(job)
-        if self.queue.full_batches > full:
+        if self.queue.put(job):
             self.dispatch()
         elif not self._dispatch_soon:  # once for all jobs that arrive together
             self._dispatch_soon = True

@@ -42,6 +42,7 @@ class Supervisor:
         changed: Callable[[], None],
     ) -> None:
         self.wanted = 0
+        self.promising = False  # jobs may wait: some slot has a worker, or will soon have one
         self._spec = spec
         self._launch = launch
         self._new_slot = new_slot
@@ -98,11 +99,6 @@ class Supervisor:
                 if hopeless and slot.failure is not None and slot.restarts.count > failures.get(slot.id, 0):
                     raise slot.failure
             await self._change()
-
-    @property
-    def promising(self) -> bool:
-        """Whether jobs may wait: some slot has a worker, or will soon have one."""
-        return any(slot.promising for slot in self._slots)
 
     def workers(self) -> tuple[WorkerStatus, ...]:
         return tuple(slot.status() for slot in self._slots)
@@ -215,6 +211,7 @@ class Supervisor:
             self._watchers.discard(news)
 
     def _changed(self) -> None:
+        self.promising = any(slot.promising for slot in self._slots)
         self._tell()
         for watcher in self._watchers:
             if not watcher.done():

@@ -30,16 +30,39 @@ _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker
 class ModelFigures:
     """The figures of one model version, looked up once."""
 
-    __slots__ = ("batch_size", "latency", "latency_sum", "queue_sum", "queue_time", "requests")
+    __slots__ = (
+        "_errors",
+        "_labels",
+        "_last_queue_time",
+        "_latency",
+        "_latency_sum",
+        "_queue_sum",
+        "_queue_time",
+        "batch_size",
+        "requests",
+    )
 
     def __init__(self, metrics: ServerMetrics, key: ModelKey) -> None:
-        labels = (key.name, key.version)
+        self._labels = labels = (key.name, key.version)
         self.requests = metrics.requests.of(*labels, metrics.hostname)
-        self.latency_sum = metrics.latency_sum.of(*labels, metrics.hostname)
-        self.queue_sum = metrics.queue_sum.of(*labels, metrics.hostname)
-        self.latency = metrics.latency.of(*labels)
-        self.queue_time = metrics.queue_time.of(*labels)
         self.batch_size = metrics.batch_size.of(*labels)
+        self._latency_sum = metrics.latency_sum.of(*labels, metrics.hostname)
+        self._queue_sum = metrics.queue_sum.of(*labels, metrics.hostname)
+        self._latency = metrics.latency.of(*labels)
+        self._queue_time = metrics.queue_time.of(*labels)
+        self._last_queue_time = metrics.last_queue_time
+        self._errors = metrics.errors
+
+    def answered(self, waited: float, total: float) -> None:
+        """A successful answer: seconds in the queue, seconds from arrival to answer."""
+        self._queue_sum.inc(waited * 1e6)
+        self._latency_sum.inc(total * 1e6)
+        self._queue_time.observe(waited)
+        self._latency.observe(total)
+        self._last_queue_time.set(int(waited * 1000))
+
+    def failed(self, code: str) -> None:
+        self._errors.of(*self._labels, code).inc()
 
 
 class ServerMetrics:
@@ -53,13 +76,13 @@ class ServerMetrics:
         self.requests = self._torchserve("ts_inference_requests_total")
         self.latency_sum = self._torchserve("ts_inference_latency_microseconds")
         self.queue_sum = self._torchserve("ts_queue_latency_microseconds")
-        self._last_queue_time = self._torchserve("QueueTime").of("Host", self.hostname)
+        self.last_queue_time = self._torchserve("QueueTime").of("Host", self.hostname)
         self._around_handler = self._torchserve("WorkerThreadTime").of("Host", self.hostname)
         self._load_time = self._torchserve("WorkerLoadTime")
         self.latency = registry.histogram("ts_inference_seconds", "Seconds", _MODEL, SECONDS)
         self.queue_time = registry.histogram("ts_queue_seconds", "Seconds", _MODEL, SECONDS)
         self.batch_size = registry.histogram("ts_batch_size", "Count", _MODEL, SIZES)
-        self._errors = registry.counter("ts_inference_errors_total", "Count", (*_MODEL, "code"))
+        self.errors = registry.counter("ts_inference_errors_total", "Count", (*_MODEL, "code"))
         self._queued = registry.gauge("ts_queue_length", "Count", _MODEL)
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
         self._workers = registry.gauge("ts_workers", "Count", (*_MODEL, "state"))
@@ -82,18 +105,6 @@ class ServerMetrics:
 
     def count_response(self, status: int) -> None:
         self._by_class[0 if 200 <= status < 300 else 1 if 400 <= status < 500 else 2].inc()
-
-    def answered(self, key: ModelKey, waited: float, total: float) -> None:
-        """A successful answer: seconds in the queue, seconds from arrival to answer."""
-        figures = self.model(key)
-        figures.queue_sum.inc(waited * 1e6)
-        figures.latency_sum.inc(total * 1e6)
-        figures.queue_time.observe(waited)
-        figures.latency.observe(total)
-        self._last_queue_time.set(int(waited * 1000))
-
-    def failed(self, key: ModelKey, code: str) -> None:
-        self._errors.of(key.name, key.version, code).inc()
 
     def worker_loaded(self, key: ModelKey, worker_id: str, seconds: float) -> None:
         self._load_time.of(f"W-{worker_id}-{key}", "Host", self.hostname).set(round(seconds * 1000))

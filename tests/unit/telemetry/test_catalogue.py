@@ -44,7 +44,7 @@ def test_response_is_counted_by_the_class_of_its_status(status: int, name: str) 
 
 def test_answer_counts_its_waiting_and_its_whole_time() -> None:
     shown = metrics()
-    shown.answered(KEY, waited=0.25, total=1.5)
+    shown.model(KEY).answered(waited=0.25, total=1.5)
     assert figure(shown, "ts_queue_latency_microseconds", **MODEL) == 250_000
     assert figure(shown, "ts_inference_latency_microseconds", **MODEL) == 1_500_000
     assert figure(shown, "ts_inference_seconds_sum", **MODEL) == 1.5
@@ -54,7 +54,7 @@ def test_answer_counts_its_waiting_and_its_whole_time() -> None:
 
 def test_failure_is_counted_by_model_and_kind() -> None:
     shown = metrics()
-    shown.failed(KEY, "QueueFull")
+    shown.model(KEY).failed("QueueFull")
     assert figure(shown, "ts_inference_errors_total", **MODEL, code="QueueFull") == 1
 
 

@@ -32,13 +32,15 @@ class BatchAggregator:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, job: Job) -> None:
-        if len(self._jobs) >= self.capacity:
+    def put(self, job: Job) -> bool:
+        waiting = len(self._jobs) + 1
+        if waiting > self.capacity:
             raise QueueFull(self._name, self.capacity)
         job.queued_at = perf_counter()
         job.holder = self
         self._jobs[job] = None
-        self._policy.arrived(len(self._jobs), self.running)
+        self._policy.arrived(waiting, self.running)
+        return waiting % self._size == 0
 
     @property
     def full_batches(self) -> int:
