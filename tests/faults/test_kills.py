@@ -73,6 +73,12 @@ class Place:
         while (await self.server.describe(model))["jobQueueStatus"]["pendingRequests"] != jobs:
             pass
 
+    async def taken_in(self, model: str, jobs: int) -> None:
+        """Wherever they are: a full batch may wait in the worker."""
+        counts = re.compile(rf'^ts_(?:queue_length|running_requests){{model_name="{model}".*}} (.*)$', re.MULTILINE)
+        while sum(map(float, counts.findall(await self.server.metrics()))) != jobs:
+            pass
+
     async def works(self, model: str, old: psutil.Process, *, survives: bool) -> None:
         """One worker is there, which answers, and the killed one has gone."""
         answer = await self.ask(model, "afterwards").end()
@@ -129,9 +135,9 @@ async def mid_batch(place: Place, kill: Kill) -> psutil.Process:
     before = place.ask(kill.model, "hold-before")  # so that the next two become one batch
     free = await place.stages.visit(kill.model, "held")
     batch = [place.ask(kill.model, body) for body in ("hold-1", "hold-2")]
-    await place.queued(kill.model, 2)
+    await place.taken_in(kill.model, 3)
     behind = place.ask(kill.model, "behind")
-    await place.queued(kill.model, 3)
+    await place.taken_in(kill.model, 4)
     free.order("go")
     visit = await place.stages.visit(kill.model, "held")
     assert sorted(visit.told) == ["hold-1", "hold-2"]
@@ -144,6 +150,24 @@ async def mid_batch(place: Place, kill: Kill) -> psutil.Process:
     last = await behind.end()
     assert (last.status, last.body) == (200, "behind")
     assert sorted(place.stages.ran[kill.model]) == ["behind", "hold-1", "hold-2", "hold-before"]
+    return old
+
+
+async def with_a_batch_behind(place: Place, kill: Kill) -> psutil.Process:
+    """A full batch waits in the worker itself, which has been fast so far. It is run by the next one."""
+    for _ in range(3):
+        await place.ask(kill.model, "fast").end()
+    running_ = place.ask(kill.model, "hold-1")
+    visit = await place.stages.visit(kill.model, "held")
+    behind = [place.ask(kill.model, body) for body in ("behind-1", "behind-2")]
+    await place.taken_in(kill.model, 3)
+    await place.queued(kill.model, 0)
+    old = visit.process()
+    kill.deed(visit)
+    assert (await running_.end()).status == kill.status
+    answers = [await asked.end() for asked in behind]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, "behind-1"), (200, "behind-2")]
+    assert sorted(place.stages.ran[kill.model]) == ["behind-1", "behind-2", *["fast"] * 3, "hold-1"]
     return old
 
 
@@ -190,6 +214,7 @@ STAGES: list[Callable[[Place, Kill], Awaitable[psutil.Process]]] = [
     while_loading,
     while_idle,
     mid_batch,
+    with_a_batch_behind,
     while_streaming,
     while_draining,
 ]
@@ -206,7 +231,7 @@ async def test_killed_worker_costs_its_batch_only(
     place.stages.ran.clear()
     async with asyncio.timeout(PATIENCE):
         old = await stage(place, kill)
-        survives = kill.survives and stage in (mid_batch, while_streaming)
+        survives = kill.survives and stage in (mid_batch, with_a_batch_behind, while_streaming)
         await place.works(kill.model, old, survives=survives)
 
 
