@@ -73,12 +73,6 @@ class Place:
         while (await self.server.describe(model))["jobQueueStatus"]["pendingRequests"] != jobs:
             pass
 
-    async def taken_in(self, model: str, jobs: int) -> None:
-        """Wherever they are: a full batch may wait in the worker."""
-        counts = re.compile(rf'^ts_(?:queue_length|running_requests){{model_name="{model}".*}} (.*)$', re.MULTILINE)
-        while sum(map(float, counts.findall(await self.server.metrics()))) != jobs:
-            pass
-
     async def works(self, model: str, old: psutil.Process, *, survives: bool) -> None:
         """One worker is there, which answers, and the killed one has gone."""
         answer = await self.ask(model, "afterwards").end()
@@ -135,9 +129,9 @@ async def mid_batch(place: Place, kill: Kill) -> psutil.Process:
     before = place.ask(kill.model, "hold-before")  # so that the next two become one batch
     free = await place.stages.visit(kill.model, "held")
     batch = [place.ask(kill.model, body) for body in ("hold-1", "hold-2")]
-    await place.taken_in(kill.model, 3)
+    await place.queued(kill.model, 2)
     behind = place.ask(kill.model, "behind")
-    await place.taken_in(kill.model, 4)
+    await place.queued(kill.model, 3)
     free.order("go")
     visit = await place.stages.visit(kill.model, "held")
     assert sorted(visit.told) == ["hold-1", "hold-2"]
@@ -160,8 +154,7 @@ async def with_a_batch_behind(place: Place, kill: Kill) -> psutil.Process:
     running_ = place.ask(kill.model, "hold-1")
     visit = await place.stages.visit(kill.model, "held")
     behind = [place.ask(kill.model, body) for body in ("behind-1", "behind-2")]
-    await place.taken_in(kill.model, 3)
-    await place.queued(kill.model, 0)
+    await place.queued(kill.model, 2)
     old = visit.process()
     kill.deed(visit)
     assert (await running_.end()).status == kill.status

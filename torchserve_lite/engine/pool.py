@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec, ModelStatus
@@ -14,7 +14,7 @@ from torchserve_lite.engine.interface import EngineEvents, JobQueue, Worker, Wor
 from torchserve_lite.engine.seats import RunningBatch, Seat
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.supervisor import Supervisor
-from torchserve_lite.errors import WorkerDied
+from torchserve_lite.errors import QueueFull, WorkerDied
 from torchserve_lite.ipc.messages import Answers, Reply
 
 
@@ -75,20 +75,28 @@ class WorkerPool:
     def submit(self, job: Job) -> None:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
+        room = self.queue.capacity - len(self.queue)
+        if room <= len(self._seats) * self.spec.batch.size and room <= len(self._waiting_in_workers()):
+            raise QueueFull(self.spec.key.name, self.queue.capacity)
         if self.queue.put(job):
             self.dispatch()
         elif not self._dispatch_soon:  # once for all jobs that arrive together
             self._dispatch_soon = True
             self._loop.call_soon(self.dispatch)
 
+    def _waiting_in_workers(self) -> Sequence[Job]:
+        """They have left the queue, but to clients and operators they wait as those in it do."""
+        return [job for seat in self._seats for batch in seat.waiting for job in batch.jobs if job.wanted]
+
     def status(self) -> ModelStatus:
+        waiting = len(self._waiting_in_workers())
         return ModelStatus(
             key=self.spec.key,
             workers=self._supervisor.workers(),
             wanted=self.wanted,
-            queued=len(self.queue),
+            queued=len(self.queue) + waiting,
             queue_size=self.queue.capacity,
-            running=self.queue.running,
+            running=self.queue.running - waiting,
             cause="" if self._supervisor.promising else str(self._supervisor.refusal()),
         )
 

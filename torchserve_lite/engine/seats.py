@@ -71,6 +71,11 @@ class Seat:
             and not self._retired
         )
 
+    @property
+    def waiting(self) -> Sequence[RunningBatch]:
+        """Batches that the worker has and does not run yet."""
+        return self.batches[self._lanes :]
+
     def run(self, jobs: Sequence[Job]) -> None:
         batch = RunningBatch(jobs, self._loop.time())
         self.batches.append(batch)

@@ -546,6 +546,20 @@ async def test_pool_refuses_jobs_beyond_its_queue(new_job: NewJob) -> None:
 
 
 @virtual_time
+async def test_jobs_that_wait_in_a_worker_count_as_queued_until_nobody_wants_them(new_job: NewJob) -> None:
+    async with pool_of(FakeLauncher(quick), queue_size=2) as pool:
+        for job in asked(pool, new_job(), new_job()):
+            await job.answer
+        _, in_worker, _ = asked(pool, new_job(), new_job(), new_job())
+        assert len(pool.queue) == 1
+        with pytest.raises(QueueFull):
+            pool.submit(new_job())
+        in_worker.abandon()
+        asked(pool, new_job())
+        assert pool.status().queued == 2
+
+
+@virtual_time
 async def test_status_follows_a_worker_through_its_life(new_job: NewJob) -> None:
     launcher = FakeLauncher(echo_after(10), load_seconds=lambda attempt: 5.0, failures=[False, True])
     async with pool_of(launcher) as pool:
@@ -645,6 +659,7 @@ async def test_worker_has_its_next_batch_already_when_that_is_full(
             await job.answer  # it has shown how fast it is
         asked(pool, *(new_job(b"%c" % number) for number in jobs))
         assert bodies(launcher.workers[0].batches[2:]) == sent
+        assert (pool.status().running, pool.status().queued) == (2, len(jobs) - 2)
 
 
 @virtual_time
@@ -744,7 +759,7 @@ async def test_retired_worker_runs_the_batch_that_waits_in_it(new_job: NewJob) -
         for job in asked(pool, new_job(), new_job()):
             await job.answer
         jobs = asked(pool, new_job(b"1"), new_job(b"2"))
-        assert pool.status().queued == 0
+        assert len(pool.queue) == 0
         pool.scale(0)
         assert [await body(job) for job in jobs] == [b"1", b"2"]
 
