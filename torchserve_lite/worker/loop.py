@@ -27,6 +27,7 @@ from torchserve_lite.ipc.messages import (
     encode,
 )
 from torchserve_lite.ipc.stages import StageMarker
+from torchserve_lite.worker import indented as indented  # which needs our msgspec, and a model may bring its own
 from torchserve_lite.worker.handlers import load_handler
 from torchserve_lite.worker.metrics import CollectedMetrics
 from torchserve_lite.worker.outgoing import OutgoingAnswers

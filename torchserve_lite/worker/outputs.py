@@ -12,12 +12,15 @@ import sys
 from typing import Any
 
 from torchserve_lite.ipc.messages import Reply
+from torchserve_lite.worker.indented import indented
 from torchserve_lite.worker.tracebacks import class_name, text_of
 
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 
+_USUAL = {dict, list, int, float}
+_compact = json.JSONEncoder(allow_nan=False).encode  # json.dumps would make an encoder for each answer
 _NO_WIRE_FORM = (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)
 
 
@@ -31,6 +34,11 @@ class ImpossibleStatus(Exception):
 
 def encode(value: Any) -> tuple[bytes, str]:
     """Body and content type: bytes as they are, text as UTF-8, a tensor as ``torch.save`` writes it, else JSON."""
+    kind = type(value)
+    if kind is str:
+        return _encoded_text(value), TEXT
+    if kind in _USUAL and (text := indented(value)) is not None:
+        return text.encode(), JSON
     if isinstance(value, bytes | bytearray | memoryview):
         return value if type(value) is bytes else bytes(memoryview(value)), BYTES
     if _is_tensor(value):
@@ -48,7 +56,7 @@ def encode_enveloped(value: Any) -> tuple[bytes, str]:
     if isinstance(value, str | bytes | bytearray | memoryview):
         return encode(value)[0], JSON
     try:
-        return json.dumps(value, allow_nan=False).encode(), JSON
+        return _compact(value).encode(), JSON
     except _NO_WIRE_FORM:
         return _encode_replaced(value, indent=None, allow_nan=False), JSON
 
