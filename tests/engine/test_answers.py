@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,6 +12,7 @@ from tests.engine.serving import Served, served
 from torchserve_lite.core.models import BatchPolicy
 from torchserve_lite.core.requests import Part
 from torchserve_lite.errors import HandlerError, OutOfMemory, PredictionFailed, ServingError
+from torchserve_lite.ipc.messages import encoded_headers
 
 UNSUPPORTED = "Unsupported model output data type."
 STATUS = "it must be a number from 200 to 599."
@@ -24,6 +26,15 @@ async def steady(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     async with served(request.param, batch=BatchPolicy(size=4, delay=0.0)) as model:
         yield model
         assert model.events.failures == []
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+async def test_handler_sees_the_headers_of_its_request(steady: Served, encoded: bool) -> None:
+    """Whether they were given as pairs or as they go to a worker."""
+    sent = (("X-A", "1"), ("url_path", "v1"))
+    facts = {"encoded_headers": encoded_headers(sent)} if encoded else {"headers": sent}
+    seen = json.loads(bytes(await steady.ask(b"headers", **facts)))
+    assert seen == [["body", {"content-type": ""}], ["X-A", "1"], ["url_path", "v1"], ["explain", "False"]]
 
 
 async def test_each_request_of_a_batch_gets_its_own_answer(steady: Served) -> None:

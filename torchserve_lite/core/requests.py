@@ -42,7 +42,9 @@ class Part:
 class InferenceRequest:
     """One request for one model, decoded as far as the front process decodes anything.
 
-    ``headers`` are what the handler may see. ``id`` is ours, unique and returned as ``x-request-id``.
+    ``headers`` are what the handler may see; ``encoded_headers``, where there are any, stand for them: a connection on
+    which one head comes again and again has them encoded once (``ipc.messages.encoded_headers``). ``id`` is ours,
+    unique and returned as ``x-request-id``.
     """
 
     id: str
@@ -54,6 +56,7 @@ class InferenceRequest:
     envelope: Envelope = Envelope.NONE
     timeout: float | None = None  # seconds the client is ready to wait, from arrival
     trace_context: str = ""
+    encoded_headers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,12 @@ _LARGE = 16 * 1024  # bytes of a payload that is worth a buffer of its own
 
 if TYPE_CHECKING:
     Payload = Buffer | int
+    ReceivedPayload = Buffer | int
+    CallHeaders = Headers | msgspec.Raw
 else:
     Payload = bytes | int  # what may be in the msgpack, which cannot tell one kind of bytes from another
+    ReceivedPayload = bytearray | int  # decoded into the very memory that the handler gets
+    CallHeaders = msgspec.Raw  # what a worker receives, and leaves as it is until a handler asks
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -48,22 +52,26 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that the handler finds in its cache
 
 
-class SentPart(msgspec.Struct, array_like=True):
-    """A ``Part`` on the link. ``data`` is a number only on the way; ``decode_to_worker`` gives the bytes, large ones
-    in a bytearray that nobody else has."""
+class SentPart(msgspec.Struct, array_like=True, gc=False):
+    """A ``Part`` on the link. ``data`` is a number only on the way; ``decode_to_worker`` gives the bytes, in a
+    bytearray that nobody else has."""
 
     name: str
-    data: Payload
+    data: ReceivedPayload
     content_type: str = ""
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True):
-    """One request of a batch, as the worker needs it. ``remaining``: seconds until its deadline, if it has one."""
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One request of a batch, as the worker needs it. ``remaining``: seconds until its deadline, if it has one.
+
+    ``headers``: pairs, or what ``encoded_headers`` made of them. A worker receives the latter and ``header_pairs``
+    gives it the pairs: hardly any handler looks at its headers, so nothing is made of them before one does.
+    """
 
     id: str
     verb: str
     parts: tuple[SentPart, ...]
-    headers: Headers
+    headers: CallHeaders
     envelope: str = ""
     remaining: float | None = None
     trace_context: str = ""
@@ -121,7 +129,7 @@ class FailureKind(enum.StrEnum):
     TOO_LARGE = "too_large"
 
 
-class Reply(msgspec.Struct, array_like=True):
+class Reply(msgspec.Struct, array_like=True, gc=False):
     """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none."""
 
     body: Payload
@@ -132,7 +140,7 @@ class Reply(msgspec.Struct, array_like=True):
     failure: str = ""
 
 
-class Answer(msgspec.Struct, array_like=True):
+class Answer(msgspec.Struct, array_like=True, gc=False):
     """To call ``index`` of a batch. Not the ``last``: a piece, and more follow."""
 
     index: int
@@ -161,26 +169,38 @@ FromWorker = Loaded | LoadFailure | Answers
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)
 _from_worker = msgspec.msgpack.Decoder(FromWorker)
+_headers = msgspec.msgpack.Decoder(Headers)
+
+
+def encoded_headers(headers: Headers) -> bytes:
+    """A request's headers as they go to a worker. For requests with the same headers they are made once."""
+    return _encoder.encode(headers)
+
+
+def header_pairs(call: Call) -> Headers:
+    """The call's headers, also of one that has not been sent yet."""
+    headers = call.headers
+    return _headers.decode(headers) if isinstance(headers, msgspec.Raw) else headers
 
 
 def encode(message: ToWorker | FromWorker) -> list[Buffer]:
     """The pieces of a frame. The message is used up: numbers stand where its large payloads were."""
     buffers: list[Buffer] = []
-
-    def aside(data: Payload) -> Payload:
-        assert not isinstance(data, int)
-        if len(data) <= _LARGE:
-            return data
-        buffers.append(data)
-        return len(buffers)
-
     if isinstance(message, Predict):
         for call in message.calls:
             for part in call.parts:
-                part.data = aside(part.data)
+                data = part.data
+                assert not isinstance(data, int)
+                if len(data) > _LARGE:
+                    buffers.append(data)
+                    part.data = len(buffers)
     elif isinstance(message, Answers):
         for answer in message.answers:
-            answer.reply.body = aside(answer.reply.body)
+            body = answer.reply.body
+            assert not isinstance(body, int)
+            if len(body) > _LARGE:
+                buffers.append(body)
+                answer.reply.body = len(buffers)
     return [_encoder.encode(message), *buffers]
 
 
@@ -190,7 +210,8 @@ def decode_to_worker(frame: Sequence[bytearray]) -> ToWorker:
     if isinstance(message, Predict):
         for call in message.calls:
             for part in call.parts:
-                part.data = _payload(part.data, frame)
+                if isinstance(part.data, int):
+                    part.data = _buffer(part.data, frame)
     return message
 
 
@@ -199,7 +220,8 @@ def decode_from_worker(frame: Sequence[bytearray]) -> FromWorker:
     message: FromWorker = _decoded(_from_worker, frame)
     if isinstance(message, Answers):
         for answer in message.answers:
-            answer.reply.body = _payload(answer.reply.body, frame)
+            if isinstance(answer.reply.body, int):
+                answer.reply.body = _buffer(answer.reply.body, frame)
     return message
 
 
@@ -210,9 +232,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[Any], frame: Sequence[bytearray]) 
         raise msgspec.DecodeError(str(error)) from error
 
 
-def _payload(data: Payload, frame: Sequence[bytearray]) -> Buffer:
-    if not isinstance(data, int):
-        return data
-    if not 0 < data < len(frame):
-        raise msgspec.ValidationError(f"buffer {data} is named in a frame of {len(frame) - 1}")
-    return frame[data]
+def _buffer(number: int, frame: Sequence[bytearray]) -> bytearray:
+    if not 0 < number < len(frame):
+        raise msgspec.ValidationError(f"buffer {number} is named in a frame of {len(frame) - 1}")
+    return frame[number]

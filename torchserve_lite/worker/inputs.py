@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchserve_lite.core.requests import Headers
-from torchserve_lite.ipc.messages import Call, SentPart
+from torchserve_lite.ipc.messages import Call, SentPart, header_pairs
 from torchserve_lite.worker.log_lines import report
 
 _SERVERS_OWN = "url_path"  # added after the client's headers, of which it replaces one of that name
@@ -16,19 +16,27 @@ _SERVERS_OWN = "url_path"  # added after the client's headers, of which it repla
 
 def row_of(call: Call, *, decode: bool) -> dict[str, Any]:
     """``{part name: value}``. Several parts of one name are a list under it, where TorchServe keeps the last one."""
-    return _by_name([(part.name, _value(part) if decode else _received(part)) for part in call.parts])
+    read = _value if decode else _received
+    if len(call.parts) == 1:
+        part = call.parts[0]
+        return {part.name: read(part)}
+    return _by_name([(part.name, read(part)) for part in call.parts])
 
 
 def headers_of(call: Call) -> dict[str, Any]:
     """What ``context.get_all_request_header`` shows: each part's content type (a dict!), then the HTTP headers, and
     what is asked as TorchServe tells it, whatever a client says: ``describe``, or whether to ``explain``."""
     headers = _by_name([(part.name, {"content-type": part.content_type}) for part in call.parts])
-    headers.update(_joined(call.headers))
+    headers.update(_joined(header_pairs(call)))
     if call.verb == "describe":
         headers["describe"] = "True"
     else:
-        headers["explain"] = str(call.verb == "explain")
+        headers["explain"] = explain_told(call)
     return headers
+
+
+def explain_told(call: Call) -> str:
+    return "True" if call.verb == "explain" else "False"
 
 
 def _by_name(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -52,6 +60,8 @@ def _joined(headers: Headers) -> dict[str, str]:
 
 def _value(part: SentPart) -> Any:
     """Parsed JSON, text, or a bytearray; what cannot be decoded stays a bytearray, which handlers know to expect."""
+    if not part.content_type:
+        return _received(part)
     kind = part.content_type.lower()
     try:
         if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):

@@ -73,6 +73,9 @@ def _encode_replaced(value: Any, *, indent: int | None, allow_nan: bool) -> byte
 
 def reply_of(value: Any, processor: Any, *, enveloped: bool = False) -> Reply:
     """The reply to one request: the value's bytes, and what the handler set on the request's processor."""
+    if processor.untouched:
+        body, kind = encode_enveloped(value) if enveloped else encode(value)
+        return Reply(body, content_type=kind)
     status = status_of(processor.get_response_status_code())
     body, kind = encode_enveloped(value) if enveloped else encode(value)
     headers: list[tuple[str, str]] = []

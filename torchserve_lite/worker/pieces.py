@@ -45,5 +45,7 @@ def piece_sender(
 def excess_of(reply: Reply, limit: int) -> str:
     """What is wrong with a reply that is larger than ``max_response_size``; empty when it is not."""
     assert not isinstance(reply.body, int)
-    size = len(reply.body) + len(reply.reason) + sum(len(name) + len(value) for name, value in reply.headers)
+    size = len(reply.body) + len(reply.reason)
+    for name, value in reply.headers:
+        size += len(name) + len(value)
     return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""

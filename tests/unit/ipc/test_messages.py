@@ -28,6 +28,8 @@ from torchserve_lite.ipc.messages import (
     decode_from_worker,
     decode_to_worker,
     encode,
+    encoded_headers,
+    header_pairs,
 )
 
 LOAD = Load(
@@ -40,8 +42,15 @@ LOAD = Load(
     gpu_id=1,
     python_path=("a", "b"),
 )
+HEADERS = (("X-A", "ä"), ("x-a", ""))
 CALL = Call(
-    "id", "predict", (SentPart("body", b"\x00\xff", "image/png"),), (("X-A", "ä"),), "kserve", 2.5, "00-ab-cd-01"
+    "id",
+    "predict",
+    (SentPart("body", b"\x00\xff", "image/png"),),
+    msgspec.Raw(encoded_headers(HEADERS)),
+    "kserve",
+    2.5,
+    "00-ab-cd-01",
 )
 REPLY = Reply(b"\xff", 201, "Made", "text/plain", (("X-B", "1"),))
 METRIC = Metric("name-with.dots", "counter", "Count", 1e25, (("Level", "Model"),), "a,b")
@@ -68,6 +77,22 @@ def test_message_to_a_worker_arrives_as_it_was_sent(message: ToWorker) -> None:
 )
 def test_message_from_a_worker_arrives_as_it_was_sent(message: FromWorker) -> None:
     assert arrived(message, decode_from_worker) == message
+
+
+@pytest.mark.parametrize("headers", [HEADERS, msgspec.Raw(encoded_headers(HEADERS))], ids=["pairs", "encoded"])
+def test_headers_arrive_encoded_however_they_were_given(headers: Any) -> None:
+    asked = Call("id", "predict", (), headers)
+    (call,) = arrived(Predict(1, (asked,)), decode_to_worker).calls
+    assert type(call.headers) is msgspec.Raw
+    assert header_pairs(call) == header_pairs(asked) == HEADERS
+
+
+def test_small_payload_is_received_into_a_bytearray_of_its_own() -> None:
+    """Which is what a handler gets."""
+    first, second = arrived(Predict(1, (CALL, CALL)), decode_to_worker).calls
+    assert type(first.parts[0].data) is bytearray
+    first.parts[0].data[:] = b"changed"
+    assert second.parts[0].data == b"\x00\xff"
 
 
 def test_metric_values_keep_what_text_would_lose() -> None:

@@ -85,6 +85,8 @@ def test_hopeless_result_is_one_kind_of_error(encoder: Any, value: Any) -> None:
 class Processor:
     """What a handler set on its answer."""
 
+    untouched = False
+
     def __init__(self, headers: dict[Any, Any] | None = None, status: Any = 200, phrase: Any = None) -> None:
         self.get_response_headers = lambda: headers or {}
         self.get_response_status_code = lambda: status

@@ -56,8 +56,19 @@ class RequestProcessor:
     def __init__(self, request_header: dict[str, Any]) -> None:
         self._status_code = 200
         self._reason_phrase: str | None = None
-        self._response_header = ResponseHeaders()
+        self._headers_set: ResponseHeaders | None = None  # made when asked for: most answers have none
         self._request_header = request_header
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing has been said of the answer: it is a plain 200."""
+        return self._headers_set is None and self._status_code == 200 and self._reason_phrase is None
+
+    @property
+    def _response_header(self) -> ResponseHeaders:
+        if self._headers_set is None:
+            self._headers_set = ResponseHeaders()
+        return self._headers_set
 
     def get_request_property(self, key: str) -> Any:
         return self._request_header.get(key)

@@ -183,7 +183,7 @@ def _call(job: Job, now: float) -> Call:
         request.id,
         request.verb,
         tuple([SentPart(part.name, part.data, part.content_type) for part in request.parts]),
-        request.headers,
+        msgspec.Raw(request.encoded_headers) if request.encoded_headers else request.headers,
         request.envelope,
         job.remaining(now),
         request.trace_context,

@@ -292,6 +292,10 @@ def do_count(data, context, argument):
     return ["counted"] * len(data)
 
 
+def do_headers(data, context, argument):
+    return [json.dumps(list(context.get_all_request_header(0).items()))]
+
+
 def do_stream(data, context, argument):
     from ts.handler_utils.utils import send_intermediate_predict_response
 

@@ -64,13 +64,14 @@ class BaseEnvelope:
         opened = []
         for index, row in enumerate(data):
             request = OpenedRequest(ids.get(index), processors[index], type(self)(self._entry_point))
-            request.rows = request.envelope.unpack(row, context, index)
+            request.unpack(row, context, index)
             opened.append(request)
         answers = {}
         for group in calls_of(opened):
-            with requests_shown(group, context):
-                results = self._entry_point([row for request in group for row in request.rows], context)
-            expect_count(results, sum(len(request.rows) for request in group), alone=group[0].alone)
+            rows = [row for request in group for row in request.rows]
+            with requests_shown(owners_of(group), context):
+                results = self._entry_point(rows, context)
+            expect_count(results, len(rows), alone=group[0].alone)
             for request, own in results_of(group, results):
                 answers[request] = request.envelope.pack(own, context, opened.index(request))
         return [answers[request] for request in opened]
@@ -83,18 +84,23 @@ class BaseEnvelope:
 
 
 class OpenedRequest:
-    """A request with the rows that its envelope (None: there is none) has made of it."""
+    """A request with the rows that its envelope (None: there is none) has made of it.
+
+    ``alone``: its rows belong together (several input tensors of one request), no other request may share the call.
+    """
+
+    __slots__ = ("alone", "envelope", "processor", "request_id", "rows")
 
     def __init__(self, request_id: str | None, processor: Any, envelope: BaseEnvelope | None) -> None:
         self.request_id = request_id
         self.processor = processor
         self.envelope: Any = envelope
         self.rows: list[Any] = []
+        self.alone = False
 
-    @property
-    def alone(self) -> bool:
-        """Its rows belong together (several input tensors of one request): no other request may share the call."""
-        return bool(getattr(self.envelope, "alone", False))
+    def unpack(self, row: Row, context: Any, index: int) -> None:
+        self.rows = self.envelope.unpack(row, context, index)
+        self.alone = bool(getattr(self.envelope, "alone", False))
 
 
 AnyOpened = TypeVar("AnyOpened", bound=OpenedRequest)
@@ -108,14 +114,18 @@ def calls_of(requests: Sequence[AnyOpened]) -> Iterator[list[AnyOpened]]:
     yield from ([request] for request in requests if request.alone)
 
 
+def owners_of(group: Sequence[AnyOpened]) -> list[AnyOpened]:
+    """Whose each row is. When there are no rows, the requests: a handler may look at them all the same."""
+    return [request for request in group for _ in request.rows] or list(group)
+
+
 @contextlib.contextmanager
-def requests_shown(group: Sequence[OpenedRequest], context: Any) -> Iterator[None]:
-    """While the handler has these requests, the context has an id and a processor for each of their rows."""
-    owners = [request for request in group for _ in (request.rows or [None])]
+def requests_shown(owners: Sequence[OpenedRequest], context: Any) -> Iterator[None]:
+    """While the handler has these rows, the context has an id and a processor for each of them."""
     ids, processors = context.request_ids, context.request_processor
     context.request_ids = {row: request.request_id for row, request in enumerate(owners)}
     context.request_processor = [request.processor for request in owners]
-    envelope = group[0].envelope
+    envelope = owners[0].envelope
     if envelope is not None:
         envelope.before_call(context)
     try:
@@ -187,11 +197,12 @@ def json_object(row: Row) -> dict[str, Any]:
 
 
 def parse_json(text: bytes | bytearray | str) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not a JSON value")
-
     try:
-        return json.loads(text, parse_constant=refuse, object_pairs_hook=_object_of)
+        if not isinstance(text, str):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        elif text.startswith("\ufeff"):
+            raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
+        return _decode(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} (position {error.pos})"
         raise bad_request(f"The body is not valid JSON: {error.msg} at {where}.") from error
@@ -210,6 +221,13 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         [(name, _)] = collections.Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f'the key "{name:.40}" comes twice')
     return made
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a JSON value")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_object_of).decode  # json.loads makes one a text
 
 
 def json_kind(value: Any) -> str:
@@ -303,14 +321,18 @@ def on_the_cpu(tensor: Any) -> Any:
     return tensor.resolve_conj().resolve_neg()
 
 
-@contextlib.contextmanager
-def unsendable_told() -> Iterator[None]:
-    """Whatever a result does when it is looked at, what is wrong is the handler's, and the client is told so."""
-    try:
-        yield
-    except (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError) as error:
-        text = str(error).removeprefix(_UNSUPPORTED).strip()
-        raise PredictionException(f"{_UNSUPPORTED} {text}", 500) from error
+class unsendable_told:
+    """Whatever a result does when it is looked at, what is wrong is the handler's, and the client is told so.
+
+    A class, since ``contextlib.contextmanager`` would cost each answer a microsecond.
+    """
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (TypeError, ValueError, OverflowError, RecursionError, NotImplementedError)):
+            text = str(error).removeprefix(_UNSUPPORTED).strip()
+            raise PredictionException(f"{_UNSUPPORTED} {text}", 500) from error
 
 
 def text_of(content: bytes | bytearray | memoryview) -> str:
