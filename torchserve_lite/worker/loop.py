@@ -7,6 +7,7 @@ import gc
 import socket
 import sys
 import time
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -51,9 +52,9 @@ class WorkerLoop:
         self._frames = frames
         self._marker = marker
         self._own_process = own_process
-        self._cancelled: set[tuple[int, int]] = set()
+        self._cancelled: defaultdict[int, set[int]] = defaultdict(set)  # calls, by the number of their batch
         self._open: set[int] = set()  # batches that run concurrently
-        self._waiting: list[Predict] = []
+        self._waiting: deque[tuple[Predict, float]] = deque()  # with the time at which they were read
         self._metrics = CollectedMetrics()
         self._threads = 0
 
@@ -93,15 +94,16 @@ class WorkerLoop:
         return BatchRunner(handler, load, self._marker.mark)
 
     def _serve_one_by_one(self, runner: BatchRunner) -> None:
-        for predict in self._batches():
+        for predict, arrived in self._batches():
             self._use_threads(predict.threads)
             self._marker.begin(predict.batch)
             begun = time.monotonic()
-            is_cancelled = partial(self._is_cancelled, predict.batch)
+            is_cancelled = self._cancelled[predict.batch].__contains__
             outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
-            answers = runner.predict(predict.calls, outgoing.send, is_cancelled)
+            answers = runner.predict(predict.calls, outgoing.send, is_cancelled, arrived)
             outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
-            self._cancelled = {place for place in self._cancelled if place[0] > predict.batch}  # of those that wait
+            for batch in [batch for batch in self._cancelled if batch <= predict.batch]:
+                del self._cancelled[batch]
 
     async def _serve_many(self, runner: BatchRunner) -> None:
         # A thread of its own waits for the socket: the handler's blocking code, and what it does in the loop's threads,
@@ -123,38 +125,41 @@ class WorkerLoop:
         self._use_threads(predict.threads)
         self._marker.begin(predict.batch)
         begun = time.monotonic()
-        is_cancelled = partial(self._is_cancelled, predict.batch)
+        is_cancelled = self._cancelled[predict.batch].__contains__
         outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled)
         answers = await runner.predict_concurrently(predict.calls, outgoing.send, is_cancelled)
         outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
         self._open.discard(predict.batch)
-        self._cancelled = {place for place in self._cancelled if place[0] != predict.batch}
+        del self._cancelled[predict.batch]
 
-    def _batches(self) -> Iterator[Predict]:
+    def _batches(self) -> Iterator[tuple[Predict, float]]:
+        """Each batch with the time at which it was read.
+
+        What was sent while another batch ran lies in the socket until that ends, so all that has arrived is read before
+        a batch begins: calls of it that nobody waits for any more never reach the handler. Those whose time ran out in
+        the socket are among them. When they arrived there nobody here can know, but the parent, which has each
+        request's timer, cancels a request when its time is over.
+        """
         while True:
             self._marker.mark("idle")
-            message = self._waiting.pop(0) if self._waiting else self._receive()
-            if message is None:
-                return
-            self._note(message)
-            if isinstance(message, Predict):
-                yield message
-
-    def _is_cancelled(self, batch: int, index: int) -> bool:
-        return (batch, index) in self._cancelled
+            while not self._waiting:
+                message = self._receive()
+                if message is None:
+                    return
+                self._note(message)
+            self._read_ahead()
+            yield self._waiting.popleft()
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""
         while (frame := self._frames.receive_now()) is not None:
-            message = decode_to_worker(frame)
-            if isinstance(message, Predict):
-                self._waiting.append(message)
-            else:
-                self._note(message)
+            self._note(decode_to_worker(frame))
 
     def _note(self, message: ToWorker) -> None:
         if isinstance(message, Cancel):
-            self._cancelled.add((message.batch, message.index))
+            self._cancelled[message.batch].add(message.index)
+        elif isinstance(message, Predict):
+            self._waiting.append((message, time.monotonic()))
 
     def _receive(self) -> ToWorker | None:
         frame = self._frames.receive()
