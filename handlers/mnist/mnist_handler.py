@@ -11,7 +11,8 @@ from ts.torch_handler.image_classifier import ImageClassifier
 
 SIZE = (28, 28)
 PIXEL_MEAN, PIXEL_STD = 0.1307, 0.3081  # of MNIST's training set; train.py normalises with the same figures
-SCALE, SHIFT = 1 / (255 * PIXEL_STD), PIXEL_MEAN / PIXEL_STD  # bytes to normalised pixels, in two steps for speed
+SCALE = numpy.float32(1 / (255 * PIXEL_STD))  # bytes to normalised pixels, in two steps for speed
+SHIFT = numpy.float32(PIXEL_MEAN / PIXEL_STD)
 
 
 class MNISTDigitClassifier(ImageClassifier):
@@ -23,10 +24,9 @@ class MNISTDigitClassifier(ImageClassifier):
 
     def image_processing(self, image: Image.Image) -> Tensor:
         """The picture as the network was trained on it; colour and other sizes are taken too."""
-        grey = image.convert("L")
+        grey = image if image.mode == "L" else image.convert("L")
         fitting = grey if grey.size == SIZE else grey.resize(SIZE, Image.Resampling.BILINEAR)
-        pixels = numpy.array(fitting, dtype=numpy.float32)[None]
-        pixels *= SCALE
+        pixels = numpy.frombuffer(fitting.tobytes(), numpy.uint8).reshape(1, *SIZE) * SCALE
         pixels -= SHIFT
         return torch.from_numpy(pixels)
 

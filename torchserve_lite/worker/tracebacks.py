@@ -78,6 +78,8 @@ def class_name(value: object) -> str:
 
 def sendable_text(value: object) -> str:
     """As ``text_of``, and such that it can be encoded, even what was half of a character."""
+    if type(value) is str and value.isascii():
+        return value
     return text_of(value).encode("utf-8", "backslashreplace").decode()
 
 

@@ -10,7 +10,7 @@ import torch
 
 def value_of(request: Any) -> Any:
     """The payload: ``data``, else ``body``; what came through an envelope may be the payload itself."""
-    if not isinstance(request, Mapping):
+    if type(request) is not dict and not isinstance(request, Mapping):
         return request
     data = request.get("data")
     is_empty = data is None or (hasattr(data, "__len__") and not isinstance(data, torch.Tensor) and len(data) == 0)

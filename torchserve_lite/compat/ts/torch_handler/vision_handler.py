@@ -17,6 +17,8 @@ from ts.torch_handler.explanations import attribution
 from ts.torch_handler.image_rows import UnsuitableImage, image_from, tensor_from
 from ts.torch_handler.rows import value_of
 
+_ENCODED = (str, bytes, bytearray, memoryview)
+
 
 def __getattr__(name: str) -> Any:
     """captum takes half a second to import, and only explanations need it."""
@@ -63,7 +65,7 @@ class VisionHandler(BaseHandler):
         mark_stage(self.context, "preprocess", row)
         value = value_of(request)
         try:
-            if isinstance(value, str | bytes | bytearray | memoryview):
+            if isinstance(value, _ENCODED):
                 return self.image_processing(image_from(value))
             _refuse_other_than_numbers(value, request)
             return tensor_from(value)
