@@ -26,6 +26,7 @@ from ts.utils.util import PredictionException
 
 Row = dict[str, Any]
 
+_JSON_TEXT = (bytes, bytearray, str)
 _MOST_ROWS = 500_000
 _UNSUPPORTED = "Unsupported model output data type."
 
@@ -188,9 +189,10 @@ def payload(row: Row) -> Any:
 def json_object(row: Row) -> dict[str, Any]:
     """The body as a JSON object, whether it came parsed or as bytes."""
     body = payload(row)
-    if body is None or (isinstance(body, bytes | bytearray | str) and not body.strip()):
+    is_text = isinstance(body, _JSON_TEXT)
+    if body is None or (is_text and (not body or body.isspace())):
         raise bad_request("The request has no body; a JSON object is expected.")
-    document = parse_json(body) if isinstance(body, bytes | bytearray | str) else body
+    document = parse_json(body) if is_text else body
     if not isinstance(document, dict):
         raise bad_request(f"The body must be a JSON object, not {json_kind(document)}.")
     return document
