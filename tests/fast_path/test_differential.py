@@ -1,0 +1,97 @@
+"""Two servers, one with the fast path and one without: nothing that a client, a handler or an operator sees differs."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.server import Server, running
+from tests.fast_path.conversation import masked, transcript, watching
+from tests.fast_path.corpus import LIMIT, Case, all_cases
+from tests.fast_path.models import write_models
+
+AT_ONCE = 48  # conversations
+SHOWN = 20  # differences that are told in full
+SETTINGS = {
+    "max_request_size": LIMIT,
+    "job_queue_size": 5000,
+    "slow_header_seconds": 5,
+    "slow_client_seconds": 5,
+    "cors_allowed_origin": "*",
+}
+COUNTER = re.compile(r"(?m)^((?:ts_\w+_requests_total|Requests\dXX)(?:\{[^}]*\})?) (\S+)$")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one server did with all cases."""
+
+    transcripts: Mapping[str, bytes]
+    log_lines: Counter[str]
+    counters: Mapping[str, float]
+
+
+async def recorded(folder: Path, cases: list[Case], *, fast_path: str) -> Record:
+    folder.mkdir()
+    write_models(folder / "store")
+    async with running(folder, folder / "store", {**SETTINGS, "http_fast_path": fast_path}) as server:
+        before = await counters(server)
+        async with watching(server.url) as watch:
+            places = asyncio.Semaphore(AT_ONCE)
+
+            async def play(case: Case) -> bytes:
+                async with places:
+                    return await transcript(server.url, watch, case)
+
+            transcripts = await asyncio.gather(*map(play, cases))
+            await watch.seen()  # what clients that have left began is over
+            watched = watch.requests
+        after = await counters(server)
+    successes = next(name for name in after if name.startswith("Requests2XX"))
+    after[successes] -= watched + 1  # and the first reading of the counters
+    names = [case.name for case in cases]
+    return Record(
+        dict(zip(names, transcripts, strict=True)),
+        Counter(log_lines(folder)),
+        {name: after[name] - before.get(name, 0) for name in after},
+    )
+
+
+async def counters(server: Server) -> dict[str, float]:
+    return {name: float(value) for name, value in COUNTER.findall(await server.metrics())}
+
+
+def log_lines(folder: Path) -> list[str]:
+    """Without times, and the client's port."""
+    lines = (folder / "logs" / "access_log.log").read_bytes().splitlines()
+    told = [re.sub(rb"^\S+ - |\d+$", b"", masked(line)).decode() for line in lines]
+    return [line for line in told if "?watch" not in line]
+
+
+def difference(off: bytes, on: bytes) -> str:
+    without, with_it = (text[:20_000].decode("latin-1").replace("\r", "\\r").splitlines() for text in (off, on))
+    compared = difflib.unified_diff(without, with_it, "off", "on", lineterm="", n=2)
+    return "\n".join(line[:300] for line in compared)
+
+
+async def test_nobody_can_tell_whether_the_fast_path_is_on(tmp_path: Path) -> None:
+    cases = all_cases()
+    assert len({case.name for case in cases}) == len(cases)
+    off, on = await asyncio.gather(
+        recorded(tmp_path / "off", cases, fast_path="false"), recorded(tmp_path / "on", cases, fast_path="true")
+    )
+    different = [name for name, received in off.transcripts.items() if received != on.transcripts[name]]
+    told = "\n\n".join(
+        f"{name}:\n{difference(off.transcripts[name], on.transcripts[name])}" for name in different[:SHOWN]
+    )
+    if different:
+        pytest.fail(f"{len(different)} of {len(cases)} cases differ, the first of them:\n\n{told}", pytrace=False)
+    assert sorted((off.log_lines - on.log_lines).items()) == sorted((on.log_lines - off.log_lines).items())
+    assert off.counters == on.counters
