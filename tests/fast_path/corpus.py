@@ -67,6 +67,7 @@ def in_turn(name: str, *sent: bytes) -> Case:
     return Case(name, tuple(Step((piece,)) for piece in sent))
 
 
+APART = post(ECHO + b"/1.0/apart", b"apart")  # its log lines are not compared
 LAST = post(ECHO, b"last", b"Connection: close")
 PLAIN = post(ECHO, b"plain")
 PING = get(b"/ping")
@@ -579,11 +580,11 @@ def hostile() -> Iterator[Case]:
     for name, sent in GARBAGE.items():
         yield one(f"garbage {name}", sent)
         yield in_turn(f"garbage {name} after a request", PLAIN, sent)
-        yield one(f"garbage {name} behind a request", PLAIN + sent, answers=2)
+        yield Case(f"garbage {name} behind a request", (Step((PLAIN, sent), 2),))
         yield one(f"garbage {name} behind ping", PING + sent, answers=2)
     shorter = request(b"POST", ECHO, b"Content-Length: 9", body=b"7")
     yield Case("a body that is shorter than told, and a request", (Step((shorter, LAST), 2),))
-    yield Case("a body that is longer than told", (Step((post(ECHO, b"7") + b"more",), 2),))
+    yield Case("a body that is longer than told", (Step((post(ECHO, b"7"), b"more\r\n\r\n"), 2),))
 
 
 GARBAGE = {
@@ -721,10 +722,9 @@ KINDS = {
 
 def mixed() -> Iterator[Case]:
     for first, second in itertools.product(KINDS, KINDS):
-        both = KINDS[first] + KINDS[second]
-        answers = 1 if first in ("close", "nonsense") else 2
-        yield one(f"{first} and {second} pipelined", both, answers=answers)
-        if answers == 2:
+        if second != "nonsense":
+            yield one(f"{first} and {second} pipelined", KINDS[first] + KINDS[second], answers=2)
+        if first not in ("close", "nonsense"):
             yield in_turn(f"{first}, then {second}", KINDS[first], KINDS[second])
     for count in (3, 4, 5):
         yield one(f"{count} plain pipelined", b"".join(post(ECHO, b"%d" % n) for n in range(count)), answers=count)
@@ -784,6 +784,17 @@ def incomplete() -> Iterator[Case]:
     yield Case("ends after half a second request", (Step((PLAIN,)), Step((PLAIN[:50],), 0)), leaves=True)
     for target in (ACTS, ACTS + b"?a=1"):
         yield Case(f"ends while {target.decode()} runs", (Step((post(target, b"sleep 0.3"),), 0),), leaves=True)
+
+
+def in_one_piece() -> Iterator[tuple[Case, Case]]:
+    """A plain request and garbage in one segment, and the same in two. aiohttp answers the request only when it comes
+    in a segment of its own; how segments come together is nothing that a client can rely on, so the fast path may
+    answer in either way."""
+    for name, sent in GARBAGE.items():
+        yield (
+            Case(f"garbage {name} in one piece with a request", (Step((APART + sent,), 2),)),
+            Case(f"garbage {name} apart from its request", (Step((APART, sent), 2),)),
+        )
 
 
 def all_cases() -> list[Case]:
