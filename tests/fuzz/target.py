@@ -25,6 +25,7 @@ MODULES = {
     "archives": "tests.fuzz.archives",
     "yaml": "tests.fuzz.model_configs",
     "properties": "tests.fuzz.properties",
+    "http": "tests.fuzz.http",
 }
 
 
