@@ -232,18 +232,22 @@ def one_slot(target: Target, generator: Generator, clients: int, seconds: float,
 
 def alone(scenario: Scenario, plan: Plan) -> dict[str, Series]:
     measured: dict[str, Series] = {}
-    for workers in scenario.series:
-        say(f"  {workers} {scenario.series_name}")
+    for number in scenario.series:
+        say(f"  {number} {scenario.series_name}")
         void: dict[str, str] = {}
         rounds: list[dict[str, Figures]] = []
-        for order in orders(("import torch", *scenario.targets), plan.rounds):
+        beside = () if scenario.idle else ("import torch",)
+        for order in orders((*beside, *scenario.targets), plan.rounds):
             rounds.append({})
             for name in order:
                 if name not in void:
                     with noting_failure(name, void):
-                        rounds[-1][name] = one_start(name, replace(scenario, workers=workers), plan)
+                        if scenario.idle:
+                            rounds[-1][name] = one_crowd(name, scenario, number, plan)
+                        else:
+                            rounds[-1][name] = one_start(name, replace(scenario, workers=number), plan)
                         say(f"    {name}: {rounds[-1][name]}")
-        measured[str(workers)] = {"rounds": [without(one, void) for one in rounds], "void": void}
+        measured[str(number)] = {"rounds": [without(one, void) for one in rounds], "void": void}
     return measured
 
 
@@ -261,6 +265,21 @@ def one_start(name: str, scenario: Scenario, plan: Plan) -> Figures:
         if target.command.management_port:
             figures["scale_up_seconds"] = target.scale(scenario.workers + 1)
         return figures
+
+
+def one_crowd(name: str, scenario: Scenario, connections: int, plan: Plan) -> Figures:
+    """Memory of the whole tree for each connection that is kept and idle. Load comes before, so that what a server
+    takes for its first requests is not counted among it."""
+    generator = Generator(name=plan.generator, scenario=scenario, folder=plan.place.folder)
+    with launch(name, scenario, plan.place) as target:
+        target.first_answer()
+        target.drive(generator, 32, max(2.0, plan.seconds))
+        processes.wait_until_idle(target.pid)
+        before = processes.proportional_memory(target.pid)
+        with target.kept_connections(connections):
+            processes.wait_until_idle(target.pid)
+            after = processes.proportional_memory(target.pid)
+    return {"connection_memory": max(0, after - before) / connections}
 
 
 def say(line: str) -> None:

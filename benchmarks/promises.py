@@ -14,12 +14,14 @@ Results = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """Ours to another target's figure, at least ``least`` or at most ``most``."""
+    """A target's figure to another's, at least ``least`` or at most ``most``; with neither, it is only told. Without
+    another the figure itself is promised, in its own unit."""
 
     scenario: str
     series: int
     figure: str
-    other: str
+    other: str = ""
+    target: str = "ours"
     least: float | None = None
     most: float | None = None
 
@@ -28,11 +30,16 @@ class Promise:
 
     @property
     def goal(self) -> str:
-        return f">= {self.least:g}x" if self.least is not None else f"<= {self.most:g}x"
+        if self.least is not None:
+            return f">= {self.least:g}x"
+        return "" if self.most is None else f"<= {self.most:g}x"
 
     def measured(self, results: Results) -> float | None:
         rounds = rounds_of(results, self.scenario, self.series)
-        return median_ratio(rounds, self.figure, "ours", self.other)
+        if self.other:
+            return median_ratio(rounds, self.figure, self.target, self.other)
+        found = values(rounds, self.target, self.figure)
+        return median(found) if found else None
 
 
 def at_least(scenario: str, series: int, figure: str, other: str, least: float) -> Promise:
@@ -41,6 +48,10 @@ def at_least(scenario: str, series: int, figure: str, other: str, least: float) 
 
 def at_most(scenario: str, series: int, figure: str, other: str, most: float) -> Promise:
     return Promise(scenario=scenario, series=series, figure=figure, other=other, most=most)
+
+
+def itself_at_most(scenario: str, series: int, figure: str, most: float) -> Promise:
+    return Promise(scenario=scenario, series=series, figure=figure, most=most)
 
 
 PROMISES = (
@@ -60,6 +71,13 @@ PROMISES = (
             at_least(form, 32, "rate", "torchserve", 3.0),
             at_least(form, 32, "rate", "torchserve-omp1", 1.6),
             at_most(form, 32, "p99", "mosec", 1.0),
+            *(
+                Promise(
+                    scenario=form, series=clients, figure="rate", target="ours-affinity-off", other="mosec", least=0.9
+                )
+                for clients in (32, 128)
+            ),
+            *(Promise(scenario=form, series=clients, figure="rate", other="loop") for clients in (32, 128)),
         )
     ),
     at_least("bert", 32, "rate", "loop", 0.95),
@@ -67,6 +85,10 @@ PROMISES = (
     at_least("echo-1m", 4, "rate", "mosec", 1.0),
     at_least("echo-10m", 4, "rate", "mosec", 1.0),
     at_least("echo-10m", 4, "rate", "torchserve", 2.0),
+    itself_at_most("echo-1m", 4, "peak_payloads", 1.5),
+    itself_at_most("echo-10m", 4, "peak_payloads", 1.5),
+    itself_at_most("idle", 1000, "connection_memory", 20 * 1024),
+    at_most("many-models", 32, "rate", "ours-500-models", 1.05),
     at_most("memory", 1, "start_seconds", "torchserve", 0.5),
 )
 MOST_MEMORY_OF_FOUR_WORKERS = 1.3  # to one worker's

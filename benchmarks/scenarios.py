@@ -21,7 +21,8 @@ class Scenario:
 
     ``batch_delay`` is the longest wait for a batch to fill, in milliseconds as configuration has it. ``series`` are
     the numbers of clients that are measured one after another; for ``memory``, the numbers of workers. ``v1``: the body
-    is KServe's V1 JSON. ``answer`` is what every target must say before it is measured.
+    is KServe's V1 JSON. ``answer`` is what every target must say before it is measured. ``idle``: not the start is
+    measured but what so many connections take on which one request has been answered.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Scenario:
     v1: bool = False
     peak_memory: bool = False
     alone: bool = False
+    idle: bool = False
 
     @property
     def content_type(self) -> str:
@@ -80,7 +82,7 @@ def mnist(name: str, form: str, body: bytes, answer: bytes, *, v1: bool) -> Scen
         model="mnist",
         body=body,
         answer=answer,
-        targets=(*SERVERS, "loop"),
+        targets=("ours", "ours-affinity-off", *SERVERS[1:], "loop"),
         series=(32, 128),
         workers=2,
         batch_size=16,
@@ -125,6 +127,28 @@ SCENARIOS = {
             series=(32,),
             workers=2,
             batch_size=8,
+        ),
+        Scenario(
+            name="many-models",
+            title="No-op handler, batch 32, 1 worker; 499 more models without workers, or none",
+            model="noop",
+            body=bytes(range(250)),
+            answer=b"ok",
+            targets=("ours", "ours-500-models"),
+            series=(32,),
+            batch_size=32,
+        ),
+        Scenario(
+            name="idle",
+            title="Connections that are kept, and idle after one request to the no-op handler",
+            model="noop",
+            body=b"0",
+            answer=b"ok",
+            targets=("ours", "torchserve", "mosec"),
+            series=(1000,),
+            series_name="connections",
+            alone=True,
+            idle=True,
         ),
         alone("start-noop", "Start-up of the no-op handler", "noop", b"ok"),
         alone("start-mnist", "Start-up of MNIST", "mnist", b"2"),

@@ -39,8 +39,8 @@ class Target:
         return self.process.pid
 
     def first_answer(self) -> float:
-        """Seconds from the start to the first right answer."""
-        while not self._answered():
+        """Seconds from the start to the first right answer, and until all is loaded where that is later."""
+        while not self._answered() or not self._ready():
             if self.process.poll() is not None:
                 raise Failed(f"It ended with {self.process.returncode}. It said:\n{self.last_words()}")
             if time.monotonic() - self.began > PATIENCE:
@@ -65,6 +65,16 @@ class Target:
             self.answer_bytes = len(f"HTTP/1.1 200 {response.reason}\r\n\r\n") + head + len(body)
             return self._check(body)
         return False
+
+    def _ready(self) -> bool:
+        if not self.command.ready:
+            return True
+        connection = http.client.HTTPConnection("127.0.0.1", self.command.port, timeout=PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("GET", self.command.ready)
+            response = connection.getresponse()
+            self.refusal = f"{response.status} {response.read(200)!r}"
+            return response.status == 200
 
     def _check(self, answer: bytes) -> bool:
         if not same_answer(answer, self.scenario.answer):
@@ -98,6 +108,21 @@ class Target:
         if not (line := self.process.stdout.readline()):
             raise Failed(f"It ended. It said:\n{self.last_words()}")
         return line.strip()
+
+    @contextlib.contextmanager
+    def kept_connections(self, number: int) -> Iterator[None]:
+        """So many connections, each of which has had one right answer and is kept."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(number):
+                connection = http.client.HTTPConnection("127.0.0.1", self.command.port, timeout=PATIENCE)
+                stack.callback(connection.close)
+                connection.request("POST", self.command.path, self.scenario.body)
+                response = connection.getresponse()
+                if response.status != 200 or not same_answer(response.read(), self.scenario.answer):
+                    raise Failed(f"Of {number} connections one was answered with {response.status}.")
+                if response.will_close:
+                    raise Failed("It does not keep connections.")
+            yield
 
     def scale(self, workers: int) -> float:
         """Asks management for this many workers; seconds until it says they are there."""

@@ -8,7 +8,7 @@ import random
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.archives import HANDLER_FILES
@@ -21,6 +21,8 @@ QUEUE = 4096  # jobs that may wait: the load has up to a thousand clients, and r
 
 TITLES = {
     "ours": "torchserve-lite",
+    "ours-affinity-off": "torchserve-lite, `worker_affinity=off`",
+    "ours-500-models": "torchserve-lite, 500 models",
     "torchserve": "TorchServe 0.12",
     "torchserve-omp1": "TorchServe 0.12, `OMP_NUM_THREADS=1`",
     "mosec": "mosec",
@@ -49,13 +51,15 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A process to start. ``port`` 0: it listens nowhere, and is told over its standard input what to do."""
+    """A process to start. ``port`` 0: it listens nowhere, and is told over its standard input what to do. ``ready``: a
+    path that answers 200 once all is loaded, where the first right answer comes before."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
     path: str = "/"
     management_port: int = 0
+    ready: str = ""
 
 
 def command(target: str, scenario: Scenario, place: Place) -> Command:
@@ -74,7 +78,7 @@ def free_port() -> int:
 # --- servers of archives ---------------------------------------------------------------------------------------------
 
 
-def config_file(scenario: Scenario, place: Place, port: int, management_port: int, **more: str) -> str:
+def config_file(scenario: Scenario, place: Place, port: int, management_port: int, more: Mapping[str, str]) -> str:
     """The same config.properties for TorchServe and for us."""
     model = {
         "minWorkers": scenario.workers,
@@ -104,9 +108,9 @@ def config_file(scenario: Scenario, place: Place, port: int, management_port: in
     return str(file)
 
 
-def ours(scenario: Scenario, place: Place) -> Command:
+def ours(scenario: Scenario, place: Place, **more: str) -> Command:
     port, management_port = free_port(), free_port()
-    config = config_file(scenario, place, port, management_port)
+    config = config_file(scenario, place, port, management_port, more)
     return Command(
         arguments=(str(place.python), "-m", "torchserve_lite", "start", "--ts-config", config),
         port=port,
@@ -115,11 +119,24 @@ def ours(scenario: Scenario, place: Place) -> Command:
     )
 
 
+def ours_affinity_off(scenario: Scenario, place: Place) -> Command:
+    return ours(scenario, place, worker_affinity="off")
+
+
+def ours_500_models(scenario: Scenario, place: Place) -> Command:
+    """499 are registered under other names and have no workers."""
+    idle = [f"idle-{number}" for number in range(499)]
+    archives = ",".join([f"{scenario.model}.mar", *(f"{name}={scenario.model}.mar" for name in idle)])
+    served = {"minWorkers": 1, "maxWorkers": 1, "batchSize": scenario.batch_size, "maxBatchDelay": scenario.batch_delay}
+    models = {scenario.model: {"1.0": served}} | {name: {"1.0": {"minWorkers": 0, "maxWorkers": 1}} for name in idle}
+    return replace(ours(scenario, place, load_models=archives, models=json.dumps(models)), ready="/ping")
+
+
 def torchserve(scenario: Scenario, place: Place, **environment: str) -> Command:
     port, management_port = free_port(), free_port()
     # Of its two envelopes for V1 JSON this is the one that may have more than one request in a batch.
     envelope = {"service_envelope": "json"} if scenario.v1 else {}
-    config = config_file(scenario, place, port, management_port, **envelope)
+    config = config_file(scenario, place, port, management_port, envelope)
     program = place.servers / "bin" / "torchserve"
     found = {
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",  # where it finds its workers' python
@@ -225,6 +242,8 @@ def loop(scenario: Scenario, place: Place) -> Command:
 
 COMMANDS: Mapping[str, Callable[[Scenario, Place], Command]] = {
     "ours": ours,
+    "ours-affinity-off": ours_affinity_off,
+    "ours-500-models": ours_500_models,
     "torchserve": torchserve,
     "torchserve-omp1": torchserve_one_thread,
     "mosec": mosec,

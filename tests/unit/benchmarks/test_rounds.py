@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.load import Failed, Load
-from benchmarks.promises import at_least, at_most
-from benchmarks.report import table
+from benchmarks.promises import PROMISES, Promise, at_least, at_most, itself_at_most
+from benchmarks.report import COLUMNS, page, table
 from benchmarks.rounds import median_ratio, orders, ratios
+from benchmarks.scenarios import SCENARIOS
 from benchmarks.servers import same_answer
 
 # The machine was slow in the second round. The medians are 200 and 100, but within each round the ratio is another.
@@ -74,3 +75,29 @@ def test_answers_are_the_same_when_they_say_the_same(answer: bytes, right: bytes
 def test_promise_holds_on_its_own_side_only() -> None:
     more, less = at_least("noop", 32, "rate", "mosec", 0.95), at_most("noop", 32, "p50", "mosec", 0.95)
     assert [more.holds(1), more.holds(0.9), less.holds(1), less.holds(0.9)] == [True, False, False, True]
+
+
+def test_promise_of_a_figure_itself_is_told_in_the_unit_of_its_column() -> None:
+    rounds = [{"ours": {"connection_memory": kib * 1024.0}} for kib in (9, 10, 30)]
+    series = {"1000": {"rounds": rounds, "void": {}, "measured": ""}}
+    section = {"title": "Idle", "series_name": "connections", "series": series}
+    assert itself_at_most("idle", 1000, "connection_memory", 20.0 * 1024).measured({"idle": section}) == 10 * 1024
+    row = list(page({"idle": section}))[-1]
+    assert row == "| Idle, 1000 connections | KiB an idle connection (PSS) |  | 10.0 | <= 20.0 | yes |"
+
+
+def test_promise_may_be_of_another_target_of_ours() -> None:
+    rounds = {"noop": {"series": {"32": {"rounds": ROUNDS}}}}
+    promise = Promise(scenario="noop", series=32, figure="rate", target="other", other="ours")
+    assert promise.measured(rounds) == pytest.approx(1 / 3)
+    assert promise.holds(0)  # without a bound it is only told
+    assert promise.goal == ""
+
+
+def test_every_promise_can_be_measured() -> None:
+    """By a scenario's own targets and clients, as a figure that is shown."""
+    for promise in PROMISES:
+        scenario = SCENARIOS[promise.scenario]
+        assert promise.series in scenario.series
+        assert {promise.target, promise.other} <= {*scenario.targets, ""}
+        assert promise.figure in {column.figure for column in COLUMNS}
