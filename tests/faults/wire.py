@@ -45,8 +45,9 @@ class Client:
     def get(self, path: str, **headers: str) -> None:
         self.send(_head("GET", path, headers))
 
-    def post(self, path: str, body: bytes, **headers: str) -> None:
-        self.send(_head("POST", path, {"Content-Length": str(len(body)), **headers}) + body)
+    def post(self, path: str, body: bytes, *, times: int = 1, **headers: str) -> None:
+        """``times``: so many requests, one behind the other in one piece."""
+        self.send((_head("POST", path, {"Content-Length": str(len(body)), **headers}) + body) * times)
 
     async def read_until(self, text: bytes) -> bytes:
         async with asyncio.timeout(PATIENCE):
@@ -60,6 +61,15 @@ class Client:
         async with asyncio.timeout(PATIENCE):
             body = await self._reader.readexactly(int(headers["content-length"]))
         return Answer(int(first.split()[1]), headers, body)
+
+    async def rest(self) -> bytes:
+        """What comes until the server has closed, in whichever way it does."""
+        received = b""
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                while data := await self._reader.read(2**16):
+                    received += data
+        return received
 
     def leave(self, how: str) -> None:
         """``FIN``: closes the connection as a client does that ends; ``RST``: as one that is cut off."""
