@@ -95,6 +95,11 @@ class BatchRunner:
         except BaseException as error:  # in our own code, which a handler or its envelope has led astray
             for request in requests:
                 request.reply = request.reply or self._failures.of_ours(request.call.id, "could not be answered", error)
+        for request in requests:  # the context knows them until the next batch; what they hold is free at once
+            request.rows = []
+        for call in calls:
+            for part in call.parts:
+                part.data = b""
         return [
             Answer(request.index, request.reply)
             for request in requests

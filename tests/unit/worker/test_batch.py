@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,6 +63,22 @@ def call(body: object, name: str = "id", **facts: Any) -> Call:
 
 def upper(rows: list[Any], context: Any) -> list[Any]:
     return [bytes(row["body"]).upper() for row in rows]
+
+
+class Body(bytearray):
+    """One that can be watched until it is gone."""
+
+
+def test_bodies_are_free_when_their_batch_has_been_answered() -> None:
+    """The context knew the last batch's requests until the next one, so a worker held a batch of bodies too many."""
+    body = Body(b"large")
+    gone = weakref.ref(body)
+    one = Call("id", "predict", (SentPart("body", body),), ())
+    del body
+    (reply,) = replies_of(runner := runner_of(upper), one)
+    assert reply.body == b"LARGE"
+    assert gone() is None
+    assert runner.handler.context is not None
 
 
 def test_each_call_gets_its_own_reply_in_order() -> None:
