@@ -23,6 +23,7 @@ from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.config.descriptors import raise_descriptor_limit
 from torchserve_lite.config.settings import Config
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.core.shutdown import Shutdown
@@ -50,6 +51,7 @@ _SCRATCH = "torchserve-lite-models-"
 
 def run(config: Config, progress: StartupProgress, console: logging.Handler) -> int:
     """Serves until a stop signal; returns the exit code. ConfigurationError when a socket cannot be opened."""
+    keep_freed()
     with logging_to(config.logs, console), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve(config, progress))
     return 0

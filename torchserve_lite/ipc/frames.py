@@ -8,6 +8,7 @@ from the memory that its writer has: it is neither joined with its neighbours no
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 import threading
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from torchserve_lite.core.memory import KEPT_SECONDS, LARGE, give_back, unfilled
 from torchserve_lite.core.streams import Buffer
 
 _COUNT = struct.Struct("!I")
@@ -59,6 +61,10 @@ def frame_of(pieces: Sequence[Buffer]) -> list[Buffer]:
     return writes
 
 
+def _is_large(pieces: Sequence[Buffer]) -> bool:
+    return len(pieces) > 1 and max(map(len, pieces)) >= LARGE
+
+
 class FrameDecoder:
     """Says where the next bytes belong (``room``), and gives the frames that they complete (``received``)."""
 
@@ -77,7 +83,9 @@ class FrameDecoder:
             if not self._free:
                 piece = self._pieces[-1]
                 self._free = min(len(piece), self._missing)
-                self._pieces[-1] = piece + bytes(self._free)  # a new one: somebody may still look at the old one
+                longer = unfilled(len(piece) + self._free)  # a new one: somebody may still look at the old one
+                longer[: len(piece)] = piece
+                self._pieces[-1] = longer
             piece = self._pieces[-1]
             return memoryview(piece)[len(piece) - self._free :]
         if self._end == len(self._buffer):
@@ -131,7 +139,7 @@ class FrameDecoder:
             self._pieces.append(bytearray(here))
             return
         self._free = min(self._missing, _BELIEVED)
-        piece = bytearray(len(here) + self._free)
+        piece = unfilled(len(here) + self._free)
         piece[: len(here)] = here
         self._pieces.append(piece)
 
@@ -144,19 +152,28 @@ class BlockingFrames:
         self._decoder = FrameDecoder()
         self._ready: deque[Frame] = deque()
         self._sending = threading.Lock()
+        self._arrival = select.poll()
+        self._arrival.register(link, select.POLLIN)
+        self._memory_is_kept = False
 
     def send(self, pieces: Sequence[Buffer]) -> None:
+        self._memory_is_kept |= _is_large(pieces)
         with self._sending:
             for data in frame_of(pieces):
                 self._socket.sendall(data)
 
     def receive(self) -> Frame | None:
-        """The next frame, or None when the parent has gone."""
+        """The next frame, or None when the parent has gone. Memory that large frames have left goes back to the system
+        when none comes for a while."""
+        if self._memory_is_kept and not self._ready and not self._arrival.poll(KEPT_SECONDS * 1000):
+            self._memory_is_kept = False
+            give_back()
         while not self._ready:
             count = self._socket.recv_into(self._decoder.room())
             if not count:
                 return None
             self._ready.extend(self._decoder.received(count))
+        self._memory_is_kept |= _is_large(self._ready[0])
         return self._ready.popleft()
 
     def receive_now(self) -> Frame | None:
@@ -167,12 +184,16 @@ class BlockingFrames:
             except BlockingIOError:
                 return None
             self._ready.extend(self._decoder.received(count))
-        return self._ready.popleft() if self._ready else None
+        if not self._ready:
+            return None
+        self._memory_is_kept |= _is_large(self._ready[0])
+        return self._ready.popleft()
 
 
 class AsyncFrames(asyncio.BufferedProtocol):
     """The parent's end: calls ``on_frame`` for each frame, and ``on_closed`` once: with the error if the peer sent
-    something that is no frame, else with an empty text."""
+    something that is no frame, else with an empty text. Memory that large frames have left goes back to the system when
+    none comes for a while."""
 
     def __init__(self, on_frame: Callable[[Frame], None], on_closed: Callable[[str], None]) -> None:
         self._on_frame = on_frame
@@ -180,6 +201,8 @@ class AsyncFrames(asyncio.BufferedProtocol):
         self._decoder = FrameDecoder()
         self._error = ""
         self._transport: asyncio.Transport | None = None
+        self._give_back_at = 0.0
+        self._giving_back: asyncio.TimerHandle | None = None  # from a large frame on until none comes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -190,18 +213,24 @@ class AsyncFrames(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         try:
             for frame in self._decoder.received(nbytes):
+                if _is_large(frame):
+                    self._keep_memory()
                 self._on_frame(frame)
         except FrameError as error:
             self._error = str(error)
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+            give_back()
         self._on_closed(self._error)
 
     def send(self, pieces: Sequence[Buffer]) -> None:
         if self._transport is not None and not self._transport.is_closing():
-            for data in frame_of(pieces):
-                self._transport.write(data)
+            if _is_large(pieces):
+                self._keep_memory()
+            self._transport.writelines(frame_of(pieces))
 
     def pause(self) -> None:
         """Takes no more in until ``resume``: the peer's writes then wait."""
@@ -215,3 +244,18 @@ class AsyncFrames(asyncio.BufferedProtocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def _keep_memory(self) -> None:
+        """For the next large frame: the timer that gives it back begins anew."""
+        loop = asyncio.get_running_loop()
+        self._give_back_at = loop.time() + KEPT_SECONDS
+        if self._giving_back is None:
+            self._giving_back = loop.call_at(self._give_back_at, self._give_back)
+
+    def _give_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._give_back_at:
+            self._giving_back = loop.call_at(self._give_back_at, self._give_back)
+        else:
+            self._giving_back = None
+            give_back()

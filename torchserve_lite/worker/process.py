@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.ipc.messages import Load
 from torchserve_lite.worker.log_lines import set_up_logging
 
@@ -23,6 +24,7 @@ def prepare_process(load: Load) -> None:
     sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
     if "numpy.random" in sys.modules:  # a fork has its parent's generator, and so has every other worker
         sys.modules["numpy.random"].seed()  # random does this by itself; torch starts from one seed in any process
+    keep_freed()
     set_up_logging()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.virtual_time import virtual_time
+from torchserve_lite.core.memory import KEPT_SECONDS, LARGE
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.ipc.frames import (
     FRAME_LIMIT,
@@ -199,3 +202,53 @@ def test_frames_of_several_threads_stay_whole_and_in_order() -> None:
         order[thread].append(number)
         assert body == bytes([thread]) * 100_000
     assert order == {thread: list(range(50)) for thread in range(3)}
+
+
+class GivenBack:
+    """Counts how often memory goes back to the system."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        self.happened = threading.Event()
+        monkeypatch.setattr("torchserve_lite.ipc.frames.give_back", self._note)
+
+    def _note(self) -> None:
+        self.times += 1
+        self.happened.set()
+
+
+def test_worker_gives_memory_back_when_no_frame_follows_a_large_one(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back = GivenBack(monkeypatch)
+    monkeypatch.setattr("torchserve_lite.ipc.frames.KEPT_SECONDS", 0.001)
+    ours, theirs = ends
+    child, parent = BlockingFrames(theirs), BlockingFrames(ours)
+    with ThreadPoolExecutor(1) as thread:
+        for number, pieces in enumerate([[b"small"], [b"large", bytes(LARGE)], [b"small"]]):
+            receiving = thread.submit(child.receive)
+            parent.send(pieces)
+            receiving.result()
+            assert given_back.times == (number > 1)
+            if number == 1:
+                receiving = thread.submit(child.receive)
+                given_back.happened.wait()
+                parent.send([b"small"])
+                receiving.result()
+        assert given_back.times == 1
+
+
+@virtual_time
+async def test_server_gives_memory_back_when_no_frame_follows_a_large_one() -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        given_back = GivenBack(monkeypatch)
+        async with Link() as link:
+            for _ in range(5):
+                link.frames.send([b"large", bytes(LARGE)])
+                await asyncio.sleep(0.9 * KEPT_SECONDS)
+            assert given_back.times == 0
+            await asyncio.sleep(1.1 * KEPT_SECONDS)
+            assert given_back.times == 1
+            link.frames.send([b"small"])
+            await asyncio.sleep(10 * KEPT_SECONDS)
+            assert given_back.times == 1
