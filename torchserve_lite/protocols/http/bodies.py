@@ -9,6 +9,7 @@ from aiohttp import HttpVersion10, web
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.config.settings import HttpConfig
+from torchserve_lite.core.memory import unfilled
 from torchserve_lite.core.requests import Part
 from torchserve_lite.errors import BodyTooLarge, BodyTooSlow, ExpectationFailed, MalformedRequest
 from torchserve_lite.protocols.http import forms
@@ -52,17 +53,23 @@ class Bodies:
             request[_CONTINUED] = True
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # what aiohttp counts is the answer
-        body = bytearray()
+        body, filled = unfilled(request.content_length or 0), 0  # what is announced and does not come takes no memory
         pace_is_kept = self._least
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._window if self._least else None) as pace:
                 while not content.at_eof():
-                    body += await content.readany()
-                    if len(body) > self._limit:
+                    piece = await content.readany()
+                    begin, filled = filled, filled + len(piece)
+                    if filled > self._limit:
                         raise BodyTooLarge(self._limit)
-                    if len(body) >= pace_is_kept and self._least:
-                        pace_is_kept = len(body) + self._least
+                    if filled > len(body):  # in chunks, of no announced length; ``+=`` would copy it for each eighth
+                        longer = unfilled(min(self._limit, 2 * filled))
+                        longer[:begin] = memoryview(body)[:begin]
+                        body = longer
+                    body[begin:filled] = piece
+                    if filled >= pace_is_kept and self._least:
+                        pace_is_kept = filled + self._least
                         pace.reschedule(loop.time() + self._window)
             if (broken := content.exception()) is not None:
                 raise broken
@@ -71,6 +78,7 @@ class Bodies:
         except (web.RequestPayloadError, HttpProcessingError) as error:
             reason = (str(error).splitlines() or [""])[0].rstrip(":. ")
             raise MalformedRequest(f"The request body cannot be read: {reason}.") from error
+        del body[filled:]
         return body
 
     async def parts(self, request: web.Request) -> Sequence[Part]:
