@@ -20,8 +20,9 @@ from typing import cast
 import psutil
 
 from torchserve_lite.archive.store import ModelStore
+from torchserve_lite.archive.unpacking.cache import ArchiveCache
 from torchserve_lite.config.descriptors import raise_descriptor_limit
-from torchserve_lite.config.settings import Config
+from torchserve_lite.config.settings import Config, ModelsConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.core.models import ModelSpec
@@ -122,7 +123,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
         )
         manager = ModelManager(
             engine,
-            ModelStore(folder=config.models.store, scratch=scratch),
+            ModelStore(folder=config.models.store, scratch=scratch, cache=_archive_cache(config.models)),
             ModelRegistry(),
             unpacked,
             config.workers,
@@ -212,20 +213,33 @@ def _sweep_after_crashes() -> None:
 
 
 def _environments_folder() -> Path:
-    """Outlives the server, so that a restart installs nothing. Nobody else may have made it."""
-    folder = Path(tempfile.gettempdir()) / f"torchserve-lite-environments-{os.getuid()}"
+    """Outlives the server, so that a restart installs nothing."""
+    return _folder_of_our_own(Path(tempfile.gettempdir()) / f"torchserve-lite-environments-{os.getuid()}", "TMPDIR")
+
+
+def _archive_cache(config: ModelsConfig) -> ArchiveCache | None:
+    """In a folder below the configured one, which may be a volume that belongs to another user."""
+    if config.cache is None:
+        return None
+    folder = _folder_of_our_own(config.cache / f"torchserve-lite-archives-{os.getuid()}", "archive_cache")
+    return ArchiveCache(folder=folder, most_bytes=config.cache_size)
+
+
+def _folder_of_our_own(folder: Path, setting: str) -> Path:
+    """One that outlives the server, which nobody else may have made. ``setting``: what to set when it is unusable."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise _unusable(folder, error, setting) from error
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise ConfigurationError(f"{folder} belongs to another user: remove it, or set TMPDIR to a folder of your own.")
+        message = f"{folder} belongs to another user: remove it, or set {setting} to a folder of your own."
+        raise ConfigurationError(message)
     return folder
 
 
-def _unusable(folder: Path, error: OSError) -> ConfigurationError:
+def _unusable(folder: Path, error: OSError, setting: str = "TMPDIR") -> ConfigurationError:
     return ConfigurationError(
-        f"{folder} cannot be used ({error.strerror}). Set TMPDIR to a folder that can be written."
+        f"{folder} cannot be used ({error.strerror}). Set {setting} to a folder that can be written."
     )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from torchserve_lite.archive.manifest import MANIFEST_PATH, Manifest
 from torchserve_lite.archive.model_config import ModelConfig
+from torchserve_lite.archive.unpacking.cache import ArchiveCache
 from torchserve_lite.archive.unpacking.entries import UnpackLimits, is_desktop_file, shown
 from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.core.shutdown import Interruption
@@ -68,6 +69,7 @@ class ModelStore:
 
     folder: Path | None
     scratch: Path
+    cache: ArchiveCache | None = None
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -104,7 +106,8 @@ class ModelStore:
                     scratch.mkdir(parents=True, mode=0o700)
                     folder, digest = _model_folder(path.resolve()), ""
                 else:
-                    digest = unpack(path, scratch, self.limits, self.interruption)
+                    unpack_it = unpack if self.cache is None else self.cache.unpack
+                    digest = unpack_it(path, scratch, self.limits, self.interruption)
                     folder = _model_folder(scratch)
                 manifest = Manifest.read(folder, name)
                 config = ModelConfig.read(folder, manifest, name)

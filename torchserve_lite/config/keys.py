@@ -101,6 +101,8 @@ _TABLE = (
     _key("load_models", parse_load_models, flag="--models"),
     _key("models", parse_models, "", "models.overrides", variable=_FILE_ONLY),
     _key("model_snapshot", parse_model_snapshot, variable=_FILE_ONLY),
+    _key("archive_cache", path, "", "models.cache"),
+    _key("archive_cache_size", integer(1), str(20 * 2**30), "models.cache_size"),
     # Workers
     _key("default_workers_per_model", integer(), "0", "workers.workers_per_model"),
     _key("default_response_timeout", seconds, "120", "workers.response_timeout"),

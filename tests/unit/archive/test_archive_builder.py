@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,19 @@ def test_archive_opens_in_our_store_whatever_its_format(form: str, sources: Path
         assert (archive.path / "sub/deeper/file.txt").read_text() == "deeper"
         assert archive.manifest.model_name == "mnist"
         assert archive.config.min_workers == 1
+
+
+def test_weights_that_hardly_shrink_are_stored_and_the_rest_is_compressed(sources: Path, target: Path) -> None:
+    """Inflating them at each start takes five times as long as reading them."""
+    Path("weights.bin").write_bytes(os.urandom(2_000_000))
+    Path("vocabulary.txt").write_bytes(b"the quick brown fox " * 100_000)
+    Path("small.bin").write_bytes(os.urandom(1000))
+    built = build(simple(target, extra_files="weights.bin,vocabulary.txt,small.bin"))
+
+    with zipfile.ZipFile(built) as archive:
+        stored = {info.filename for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED}
+        assert stored - {"MAR-INF/MANIFEST.json"} == {"weights.bin"}
+        assert archive.testzip() is None
 
 
 def test_existing_archive_is_kept_without_force(sources: Path, target: Path) -> None:

@@ -12,9 +12,9 @@ import os
 import re
 import stat
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
-from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -272,9 +272,9 @@ def test_archive_that_changes_while_it_is_unpacked_is_refused(
     """22. What was hashed is what is loaded."""
     hashed = unpacking._digest
 
-    def hash_then_change(file: BufferedReader, interruption: Interruption) -> str:
-        digest = hashed(file, interruption)
-        os.utime(Path(f"/proc/self/fd/{file.fileno()}").resolve(), ns=(1, 1))
+    def hash_then_change(descriptor: int, interruption: Interruption, given_up: threading.Event) -> str:
+        digest = hashed(descriptor, interruption, given_up)
+        os.utime(Path(f"/proc/self/fd/{descriptor}").resolve(), ns=(1, 1))
         return digest
 
     monkeypatch.setattr(unpacking, "_digest", hash_then_change)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 CHUNK = MIB
 
 _DRIVE = re.compile(r"[A-Za-z]:")
