@@ -21,7 +21,7 @@ LOG = "the model's log says why."
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["forked", "exec", "inline"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["forked", "shared", "exec", "inline"])
 async def steady(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     async with served(request.param, batch=BatchPolicy(size=4, delay=0.0)) as model:
         yield model

@@ -57,7 +57,7 @@ ENDS = {"early end": "InvalidInput", "stream": "done", "cancel": "cancelled"}
 
 
 @pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("launcher", ["inline", "forked", "exec"])
+@pytest.mark.parametrize("launcher", ["inline", "forked", "shared", "exec"])
 async def test_each_call_of_a_batch_ends_in_its_own_way(launcher: str, fate: str, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
     async with served(launcher, "gated", batch=BatchPolicy(size=2)) as model:
@@ -69,7 +69,7 @@ async def test_each_call_of_a_batch_ends_in_its_own_way(launcher: str, fate: str
 
 
 @pytest.mark.parametrize("fate", FATES)
-@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 async def test_kill_in_the_middle_fails_the_calls_that_are_open_and_no_other(
     launcher: str, fate: str, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from tests.engine.serving import served
 from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.ipc.messages import Metric
 
-LAUNCHERS = ["forked", "exec", "inline"]
+LAUNCHERS = ["forked", "shared", "exec", "inline"]
 DEFINED = (
     MetricDefinition("Loads", "counter", "count", ("Which",)),
     MetricDefinition("Rows", "histogram", "count", ()),

@@ -19,7 +19,7 @@ def handle(data, context):
     module = importlib.import_module(bytes(data[0]["body"]).decode())
     return [json.dumps([getattr(module, "NAME", "of the server"), os.getppid()])]
 """
-process_launchers = pytest.mark.parametrize("launcher", ["forked", "exec"])
+process_launchers = pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 
 
 @pytest.fixture

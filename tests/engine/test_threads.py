@@ -11,7 +11,7 @@ from tests.engine.serving import Served, served
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy
 
-LAUNCHERS = ["forked", "exec", "inline"]
+LAUNCHERS = ["forked", "shared", "exec", "inline"]
 
 
 async def pieces_of(job: Job) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -37,7 +38,7 @@ from torchserve_lite.errors import (
 )
 from torchserve_lite.ipc.preloading import start_preloading
 
-PROCESSES = ["forked", "exec"]
+PROCESSES = ["forked", "shared", "exec"]
 every_launcher = pytest.mark.parametrize("launcher", [*PROCESSES, "inline"])
 process_launchers = pytest.mark.parametrize("launcher", PROCESSES)
 
@@ -275,7 +276,8 @@ async def test_grandchild_that_holds_the_output_does_not_hide_the_death(
     async with served(launcher) as model:
         with pytest.raises(WorkerDied, match="exited with code 1"):
             await model.ask(f"leave_grandchild {tmp_path / 'pid'}".encode())
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # a fork server ends with its last worker, and kills what is left
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
         assert await model.ask(b"echo") == b"echo"
 
 

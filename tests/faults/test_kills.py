@@ -83,7 +83,7 @@ class Place:
             await asyncio.to_thread(old.wait, PATIENCE)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["forked", "exec"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["forked", "shared", "exec"])
 async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     folder = tmp_path_factory.mktemp("server")
     async with staged(folder) as stages:
@@ -228,7 +228,7 @@ async def test_killed_worker_costs_its_batch_only(
         await place.works(kill.model, old, survives=survives)
 
 
-@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 async def test_stop_that_is_under_way_tells_the_causes_and_leaves_nothing(launcher: str, tmp_path: Path) -> None:
     """Each of the kills in the middle of a batch, while the server stops; and a worker that stands still while idle."""
     async with staged(tmp_path) as stages, asyncio.timeout(PATIENCE):

@@ -33,7 +33,7 @@ def handle(data, context):
 """
 
 
-@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 @pytest.mark.parametrize("client", ["waits", "has left"])
 async def test_running_handler_is_killed_at_the_deadline(client: str, launcher: str, tmp_path: Path) -> None:
     """It was there 45 s after SIGTERM, with ``shutdown_grace_seconds=2``."""
@@ -52,7 +52,7 @@ async def test_running_handler_is_killed_at_the_deadline(client: str, launcher: 
             await asking
 
 
-@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 async def test_worker_that_loads_is_killed_at_once(launcher: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write_model(store, "slow", LOADING)
@@ -62,7 +62,7 @@ async def test_worker_that_loads_is_killed_at_once(launcher: str, tmp_path: Path
         await stops_with_all_its_processes(server)
 
 
-@pytest.mark.parametrize("launcher", ["forked", "exec"])
+@pytest.mark.parametrize("launcher", ["forked", "shared", "exec"])
 async def test_worker_that_stands_still_is_killed_though_the_deadline_is_far(launcher: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write_model(store, "idle", IDLE)

@@ -37,23 +37,41 @@ def become_preloading(parent: int, descriptors: Sequence[int]) -> NoReturn:
 
 
 def become_worker(parent: int, descriptors: Sequence[int]) -> NoReturn:
-    """What a fork of the preloading process does."""
-    link, stage, stdout, stderr = descriptors
-    _redirect(stdout, 1)
-    _redirect(stderr, 2)
-    _redirect(os.open(os.devnull, os.O_RDONLY), 0)
-    run_worker(link, stage, parent)
+    """What a fork of the preloading process does. A fifth descriptor makes it a fork server, once it has loaded its
+    model: ``worker/fork_server.py``."""
+    link, stage, stdout, stderr, *forks = descriptors
+    _take_streams(stdout, stderr)
+    run_worker(link, stage, parent, *forks)
 
 
-def run_worker(link_fd: int, stage_fd: int, parent: int) -> NoReturn:
+def run_worker(link_fd: int, stage_fd: int, parent: int, forks_fd: int | None = None) -> NoReturn:
     """Runs the worker's loop and ends the process without waiting for threads that a handler left behind."""
-    signalled_at_the_end_of(parent, signal.SIGKILL)
-    for descriptor in (link_fd, stage_fd):
-        os.set_inheritable(descriptor, False)  # not for programs that a handler starts
     _ignore_terminal_signals()
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_with_defaults)
+    forks = None if forks_fd is None else socket.socket(fileno=forks_fd)
+    _run_to_the_end(
+        lambda: importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd, forks=forks),
+        parent,
+        link_fd,
+        stage_fd,
+    )
+
+
+def go_on_as_worker(parent: int, descriptors: Sequence[int], run: Callable[[socket.socket, int], None]) -> NoReturn:
+    """What a fork of a fork server does: ``run`` is told its own link and the descriptor of its stage marker."""
+    link_fd, stage_fd, stdout, stderr = descriptors
+    _take_streams(stdout, stderr)
+    _ignore_terminal_signals()
+    _run_to_the_end(lambda: run(socket.socket(fileno=link_fd), stage_fd), parent, link_fd, stage_fd)
+
+
+def _run_to_the_end(run: Callable[[], None], parent: int, *descriptors: int) -> NoReturn:
+    signalled_at_the_end_of(parent, signal.SIGKILL)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)  # not for programs that a handler starts
     code = 1
     try:
-        code = exit_code_of(lambda: importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd))
+        code = exit_code_of(run)
         sys.stdout.flush()
         sys.stderr.flush()
     finally:  # whatever a handler has done to the streams
@@ -80,9 +98,19 @@ def _exit_code(asked: object) -> int:
     return 1
 
 
+def _take_streams(stdout: int, stderr: int) -> None:
+    _redirect(stdout, 1)
+    _redirect(stderr, 2)
+    _redirect(os.open(os.devnull, os.O_RDONLY), 0)
+
+
 def _redirect(fd: int, target: int) -> None:
     os.dup2(fd, target)
     os.close(fd)
+
+
+_TERMINAL_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_masks: list[set[int]] = []
 
 
 def _ignore_terminal_signals() -> None:
@@ -91,19 +119,19 @@ def _ignore_terminal_signals() -> None:
     A handler that does nothing, not SIG_IGN: an ignored signal would be inherited by programs that a handler starts.
     Processes that it forks get the signals' defaults back: a pool of them is ended by SIGTERM.
     """
-    signals, masks = {signal.SIGINT, signal.SIGTERM}, list[set[int]]()
-
-    def hold() -> None:  # a signal that comes before the child has its defaults would be lost
-        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, signals)))
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
-
-    def release_with_defaults() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        release()
-
-    for number in signals:
+    for number in _TERMINAL_SIGNALS:
         signal.signal(number, stay)
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=release_with_defaults)
+
+
+def _hold_signals() -> None:  # one that comes before the child has its defaults would be lost
+    _masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL_SIGNALS)))
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _release_with_defaults() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_signals()

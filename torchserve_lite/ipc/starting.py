@@ -197,7 +197,7 @@ class StartingProcess:
             kill_group(pid)
         with suppress(ChildProcessError):
             while True:
-                for pid in _children_of(os.getpid()):
+                for pid in children_of(os.getpid()):
                     with suppress(OSError):
                         os.kill(pid, signal.SIGKILL)
                 os.waitpid(-1, 0)
@@ -240,7 +240,7 @@ def _execute(command: Sequence[str], descriptors: Sequence[int]) -> int:
     )
 
 
-def _children_of(parent: int) -> list[int]:
+def children_of(parent: int) -> list[int]:
     children = []
     for name in os.listdir("/proc") if sys.platform == "linux" else ():
         with suppress(OSError):

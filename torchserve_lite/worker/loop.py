@@ -22,6 +22,7 @@ from torchserve_lite.ipc.messages import (
     Load,
     Loaded,
     LoadFailure,
+    Metric,
     Predict,
     ToWorker,
     decode_to_worker,
@@ -29,7 +30,8 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker import indented as indented  # which needs our msgspec, and a model may bring its own
-from torchserve_lite.worker.handlers import load_handler
+from torchserve_lite.worker.fork_server import ForkServer
+from torchserve_lite.worker.handlers import Handler, load_handler
 from torchserve_lite.worker.metrics import CollectedMetrics
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.process import prepare_process
@@ -39,23 +41,29 @@ if TYPE_CHECKING:
     from torchserve_lite.worker.batch import BatchRunner
 
 
-def run(link: socket.socket, stage_fd: int, *, own_process: bool = True) -> None:
-    """``own_process`` False: in a thread of the server, where the process' folder, signals and logging are not ours."""
+def run(link: socket.socket, stage_fd: int, *, own_process: bool = True, forks: socket.socket | None = None) -> None:
+    """``own_process`` False: in a thread of the server, where the process' folder, signals and logging are not ours.
+    ``forks``: requests for workers come over it, if what the handler has become can be forked; else it is closed."""
     with link, closing(StageMarker(stage_fd)) as marker:
-        WorkerLoop(BlockingFrames(link), marker, own_process=own_process).run()
+        fork_server = None if forks is None else ForkServer(forks, link)
+        WorkerLoop(BlockingFrames(link), marker, own_process=own_process, fork_server=fork_server).run()
 
 
 class WorkerLoop:
     """One handler, one thread. One batch at a time, or many at once for a handler that is a coroutine function."""
 
-    def __init__(self, frames: BlockingFrames, marker: StageMarker, *, own_process: bool) -> None:
+    def __init__(
+        self, frames: BlockingFrames, marker: StageMarker, *, own_process: bool, fork_server: ForkServer | None = None
+    ) -> None:
         self._frames = frames
         self._marker = marker
         self._own_process = own_process
+        self._fork_server = fork_server
         self._cancelled: defaultdict[int, set[int]] = defaultdict(set)  # calls, by the number of their batch
         self._open: set[int] = set()  # batches that run concurrently
         self._waiting: deque[tuple[Predict, float]] = deque()  # with the time at which they were read
         self._metrics = CollectedMetrics()
+        self._load_metrics: tuple[Metric, ...] = ()
         self._threads = 0
 
     def run(self) -> None:
@@ -67,10 +75,33 @@ class WorkerLoop:
             runner = self._load(load)
             if runner is None:
                 return
-            if runner.handler.is_async:
-                events.run_until_complete(self._serve_many(runner))
-            else:
-                self._serve_one_by_one(runner)
+            if self._fork_server is not None and self._fork_server.usable:
+                self._marker.mark("idle")
+                self._fork_server.serve(partial(self._serve_in_fork, runner.handler))
+            self._serve(runner, events)
+
+    def _serve_in_fork(self, handler: Handler, link: socket.socket, stage_fd: int) -> None:
+        """The life of a worker whose handler has been loaded by the process that it was forked from."""
+        from torchserve_lite.worker.batch import BatchRunner
+
+        self._marker.close()
+        begun = time.monotonic()
+        with link, closing(StageMarker(stage_fd)) as self._marker, closing(asyncio.new_event_loop()) as events:
+            asyncio.set_event_loop(events)
+            self._frames = BlockingFrames(link)
+            load = self._receive()
+            if not isinstance(load, Load):
+                return
+            self._marker.mark("loading")
+            handler.context.mark_stage = self._marker.mark
+            self._send(Loaded(time.monotonic() - begun, self._load_metrics))
+            self._serve(BatchRunner(handler, load, self._marker.mark), events)
+
+    def _serve(self, runner: BatchRunner, events: asyncio.AbstractEventLoop) -> None:
+        if runner.handler.is_async:
+            events.run_until_complete(self._serve_many(runner))
+        else:
+            self._serve_one_by_one(runner)
 
     def _load(self, load: Load) -> BatchRunner | None:
         self._marker.mark("loading")
@@ -78,7 +109,10 @@ class WorkerLoop:
         try:
             if self._own_process:
                 prepare_process(load)
-            self._use_threads(load.threads)
+            if self._fork_server is None:
+                self._use_threads(load.threads)
+            else:
+                self._fork_server.loading(load.threads)
             handler = load_handler(load, self._metrics.add, self._marker.mark, own_process=self._own_process)
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -88,7 +122,11 @@ class WorkerLoop:
             return None
         gc.collect()
         gc.freeze()  # the model stays for the life of the process; the collector need not walk it again
-        self._send(Loaded(time.monotonic() - begun, self._metrics.take()))
+        self._load_metrics = self._metrics.take()
+        if self._fork_server is not None:
+            self._fork_server.loaded(handler)
+            self._threads = load.threads
+        self._send(Loaded(time.monotonic() - begun, self._load_metrics))
         from torchserve_lite.worker.batch import BatchRunner  # not before loading has made ``ts`` importable
 
         return BatchRunner(handler, load, self._marker.mark)

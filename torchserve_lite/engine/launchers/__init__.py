@@ -1,5 +1,5 @@
-"""How a worker is started, a ``WorkerLauncher`` each: ``forked`` (default), ``exec`` (an interpreter of its own),
-``inline`` (in this process)."""
+"""How a worker is started, a ``WorkerLauncher`` each: ``forked`` (default), ``shared`` (forked from one that
+has loaded the model), ``exec`` (an interpreter of its own), ``inline`` (in this process)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from torchserve_lite.engine.launchers.exec import ExecLauncher
 from torchserve_lite.engine.launchers.forked import ForkedLauncher
 from torchserve_lite.engine.launchers.inline import InlineLauncher
 from torchserve_lite.engine.launchers.loading import ProcessSetup
+from torchserve_lite.engine.launchers.shared import SharedLauncher
 from torchserve_lite.engine.slot import Slot
 
 
 def launcher(setup: ProcessSetup) -> WorkerLauncher:
     """Starts each model in its own way, or in the configured one. A model with an interpreter of its own is always
     executed by that."""
+    forked = ForkedLauncher(setup)
     launchers: dict[str, WorkerLauncher] = {
-        "forked": ForkedLauncher(setup),
+        "forked": forked,
+        "shared": SharedLauncher(setup, forked),
         "exec": ExecLauncher(setup),
         "inline": InlineLauncher(setup),
     }
 
     def launch(spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
         name = spec.launcher or setup.config.launcher
-        if name == "forked" and setup.interpreter(spec):
+        if name in ("forked", "shared") and setup.interpreter(spec):
             name = "exec"
         return launchers[name](spec, slot)
 

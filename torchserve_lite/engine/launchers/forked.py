@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 
 from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.engine.interface import Worker
-from torchserve_lite.engine.launchers.child import ChildHandle
+from torchserve_lite.engine.launchers.child import ChildHandle, StartChild
 from torchserve_lite.engine.launchers.loading import ProcessSetup, loaded_worker
 from torchserve_lite.engine.launchers.processes import AlreadyLoaded, processes
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
@@ -37,11 +37,17 @@ class ForkedLauncher:
         self._told: dict[ModelKey, str] = {}
 
     def __call__(self, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
+        return loaded_worker(self._setup, spec, slot, self.starting(spec), lambda: processes().forking_waits_for())
+
+    def starting(self, spec: ModelSpec, forks: socket.socket | None = None) -> StartChild:
+        """``forks`` is handed to a process that is forked, not to one that is executed."""
+
         async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
             descriptors = [link.fileno(), stage.fd, stdout.write_end, stderr.write_end]
+            more = [] if forks is None else [forks.fileno()]
             brought = await asyncio.to_thread(_modules_in, self._setup.import_folders(spec))
             try:
-                return await processes().fork(descriptors, unless_loaded=brought)
+                return await processes().fork([*descriptors, *more], unless_loaded=brought)
             except AlreadyLoaded as error:
                 self._tell(spec.key, brought[error.index])
             except OSError as error:
@@ -49,7 +55,7 @@ class ForkedLauncher:
                     raise
             return await processes().execute(python_command(sys.executable, "run_worker"), descriptors)
 
-        return loaded_worker(self._setup, spec, slot, start, lambda: processes().forking_waits_for())
+        return start
 
     def _tell(self, key: ModelKey, module: str) -> None:
         """Once for each model, not for each worker."""

@@ -53,8 +53,8 @@ class AlreadyLoaded(Exception):
         self.index = index
 
 
-class _Starter:
-    """One of the two processes that start others, and who waits for its answers."""
+class Starter:
+    """A process that starts others, and who waits for its answers."""
 
     def __init__(self, name: str, control: socket.socket, pid: int | None = None) -> None:
         self.name = name
@@ -72,18 +72,22 @@ class _Starter:
     def fail(self, cause: str) -> None:
         """Those who wait are told, and the log."""
         if not self.explained:
-            self.explained = True
             log.error("%s. Its workers end with it, and are started again.", cause[:1].upper() + cause[1:])
-            for answer in self.waiting.values():
-                if not answer.done():
-                    answer.set_exception(EOFError(cause))
-            self.waiting.clear()
+            self.refuse(cause)
+
+    def refuse(self, cause: str) -> None:
+        """Those who wait are told."""
+        self.explained = True
+        for answer in self.waiting.values():
+            if not answer.done():
+                answer.set_exception(EOFError(cause))
+        self.waiting.clear()
 
 
 class StartedProcess(ChildHandle):
     """A process that leads a group of its own, which is killed with it."""
 
-    def __init__(self, pid: int, parent: _Starter) -> None:
+    def __init__(self, pid: int, parent: Starter) -> None:
         self._loop = asyncio.get_running_loop()
         super().__init__(pid, self._loop.create_future())
         self.parent = parent
@@ -129,7 +133,8 @@ class Processes:
         self._running = running
         self._numbers = itertools.count(PRELOADING + 1)
         self._children: dict[int, StartedProcess] = {}
-        self._preloading: dict[int, _Starter] = {}  # by process id, until it is known how it ended
+        self._preloading: dict[int, Starter] = {}  # by process id, until it is known how it ended
+        self._fork_servers: list[Starter] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that tells us of reports
         self._take_up()
 
@@ -144,14 +149,41 @@ class Processes:
         except OSError as error:
             raise OSError(error.errno, error.strerror, command[0]) from None
 
-    async def fork(self, descriptors: Sequence[int], unless_loaded: Sequence[str] = ()) -> ChildHandle:
-        """A fork of the process that has torch in memory. OSError when that cannot be, EOFError when it dies,
-        AlreadyLoaded when it would have one of these modules."""
+    async def fork(
+        self, descriptors: Sequence[int], unless_loaded: Sequence[str] = (), of: Starter | None = None
+    ) -> ChildHandle:
+        """A fork of the process that has torch in memory, or ``of`` a fork server. OSError when that cannot be,
+        EOFError when it dies, AlreadyLoaded when it would have one of these modules."""
         self._begin_again_if_lost()
-        starter = self._forking
+        starter = of or self._forking
         return await self._ask(
             starter, lambda number: request_fork(starter.control, number, descriptors, unless_loaded)
         )
+
+    def fork_server(self, name: str, control: socket.socket, pid: int | None) -> Starter:
+        """Takes requests for forks until ``leave``. It is ``lost`` when it has gone or forks none."""
+        starter = Starter(name, control, pid)
+        self._fork_servers.append(starter)
+        while self._read(starter):
+            pass
+        return starter
+
+    def is_there(self, starter: Starter) -> bool:
+        while self._read(starter):
+            pass
+        return not starter.lost
+
+    def waits_for(self, starter: Starter) -> str:
+        """Why a fork of it is not there yet."""
+        return _slow(starter)
+
+    def leave(self, starter: Starter) -> None:
+        """It ends, with all that it has started."""
+        self._stop_listening(starter)
+        self._fork_servers.remove(starter)
+        starter.lost = True
+        starter.control.close()
+        starter.refuse(f"{starter} has ended")
 
     def executing_waits_for(self) -> str:
         """Why a program has not been executed yet."""
@@ -161,9 +193,11 @@ class Processes:
         """Why a fork is not there yet."""
         return _slow(self._executing if self._forking.pid is None else self._forking)
 
-    async def _ask(self, starter: _Starter, send: Callable[[int], None]) -> ChildHandle:
+    async def _ask(self, starter: Starter, send: Callable[[int], None]) -> ChildHandle:
         number = next(self._numbers)
         answer: asyncio.Future[StartedProcess] = asyncio.get_running_loop().create_future()
+        if starter.lost:
+            raise EOFError(f"{starter} has ended")
         try:
             send(number)
         except BlockingIOError as error:
@@ -179,11 +213,11 @@ class Processes:
 
     def _take_up(self) -> None:
         pid = self._running.process.pid
-        self._executing = _Starter("the process that starts workers", self._running.control, pid)
-        self._forking = _Starter("the process that workers are forked from", self._running.forks)
+        self._executing = Starter("the process that starts workers", self._running.control, pid)
+        self._forking = Starter("the process that workers are forked from", self._running.forks)
 
     def _begin_again_if_lost(self) -> None:
-        for starter in (self._executing, self._forking):
+        for starter in self._starters():
             while self._read(starter):
                 pass
         if self._executing.lost:
@@ -191,19 +225,22 @@ class Processes:
             self._take_up()
         elif self._forking.lost:
             self._running.preload()
-            self._forking = _Starter(self._forking.name, self._running.forks)
+            self._forking = Starter(self._forking.name, self._running.forks)
+
+    def _starters(self) -> list[Starter]:
+        return [self._executing, self._forking, *self._fork_servers]
 
     def _listen(self) -> None:
         self._loop = asyncio.get_running_loop()
-        for starter in (self._executing, self._forking):
+        for starter in self._starters():
             if not starter.lost:
                 self._loop.add_reader(starter.control.fileno(), self._read, starter)
 
-    def _stop_listening(self, starter: _Starter) -> None:
+    def _stop_listening(self, starter: Starter) -> None:
         if self._loop is not None and not self._loop.is_closed() and not starter.lost:
             self._loop.remove_reader(starter.control.fileno())
 
-    def _read(self, starter: _Starter) -> bool:
+    def _read(self, starter: Starter) -> bool:
         """Takes in what has been reported; False when there is nothing more now."""
         if starter.lost:
             return False
@@ -217,12 +254,12 @@ class Processes:
             self._note(starter, report)
         if not data:
             self._lose(starter)
-        if not (self._children or self._executing.waiting or self._forking.waiting):
-            for each in (self._executing, self._forking):  # there is nothing to hear, and the loop may end
+        if not (self._children or any(each.waiting for each in self._starters())):
+            for each in self._starters():  # there is nothing to hear, and the loop may end
                 self._stop_listening(each)
         return bool(data)
 
-    def _note(self, starter: _Starter, report: Report) -> None:
+    def _note(self, starter: Starter, report: Report) -> None:
         what, subject, value = report
         if what == READY:
             starter.ready = True
@@ -257,7 +294,7 @@ class Processes:
         if self._children.get(pid) is child:  # another process may have its number by now
             del self._children[pid]
 
-    def _lose(self, starter: _Starter, how: str = "") -> None:
+    def _lose(self, starter: Starter, how: str = "") -> None:
         """It has ended, and so do its children; they are replaced. ``how`` is known a little later."""
         if starter is self._forking:
             while self._read(self._executing):  # which process it was has been reported before
@@ -278,14 +315,14 @@ class Processes:
             starter.fail(how)
 
 
-def _how_it_ended(starter: _Starter, code: int) -> str:
+def _how_it_ended(starter: Starter, code: int) -> str:
     when = "" if starter.ready else " before it had finished its imports"
     if code >= 0:
         return f"{starter} exited with code {code}{when}"
     return f"{starter} was ended by {signal_name(-code)}{when}"
 
 
-def _slow(starter: _Starter) -> str:
+def _slow(starter: Starter) -> str:
     with suppress(psutil.Error):
         if starter.pid and psutil.Process(starter.pid).status() == psutil.STATUS_STOPPED:
             return f"{starter} is stopped; kill -CONT {starter.pid} lets it go on"
