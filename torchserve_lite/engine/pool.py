@@ -45,7 +45,8 @@ class WorkerPool:
         self._seats: list[Seat] = []  # of the workers that are ready
         self._dispatching = False
         self._dispatch_soon = False
-        self._due: asyncio.TimerHandle | None = None  # when the next batch is
+        self._due: asyncio.TimerHandle | None = None  # when the next batch is, which is at
+        self._due_at = 0.0
 
     @property
     def wanted(self) -> int:
@@ -129,10 +130,11 @@ class WorkerPool:
 
     def _dispatch_at(self, due: float) -> None:
         """A timer that runs out too early costs one look; to set it anew for each job would cost more."""
-        if self._due is not None and self._due.when() > due:
+        if self._due is not None and self._due_at > due:
             self._due.cancel()
             self._due = None
         if self._due is None:
+            self._due_at = due  # not asked of the timer: uvloop's is none when it runs out within a millisecond
             self._due = self._loop.call_at(due, self._dispatch_when_due)
 
     def _dispatch_when_due(self) -> None:
