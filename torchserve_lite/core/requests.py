@@ -1,4 +1,8 @@
-"""What a client asks and what it gets, independent of the protocol that carried it."""
+"""What a client asks and what it gets, independent of the protocol that carried it.
+
+Nobody changes a field of these. They are not declared frozen, because that triples what it costs to make one, and three
+are made for each request.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ class Envelope(enum.StrEnum):
     KSERVE_V2 = "kservev2"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """A named piece of a request: opaque bytes and the content type (without parameters) they came with."""
 
@@ -38,7 +42,7 @@ class Part:
     content_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceRequest:
     """One request for one model, decoded as far as the front process decodes anything.
 
@@ -59,7 +63,7 @@ class InferenceRequest:
     encoded_headers: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferenceResponse:
     """A handler's answer to one request. ``stream`` gives the pieces that follow ``body`` when the handler streams."""
 
