@@ -31,6 +31,7 @@ class HttpConfig:
     management: Address = Address(port=8081)
     metrics: Address = Address(port=8082)
     enable_metrics_api: bool = True
+    fast_path: bool = True  # plain inference requests are answered without aiohttp
     max_request_size: int = 6553500
     slow_client_seconds: float = 30.0
     slow_header_seconds: float = 30.0  # from the first byte of a request to the end of its headers

@@ -7,7 +7,7 @@ are made for each request.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torchserve_lite.core.streams import AnswerStream, Buffer
 
@@ -60,7 +60,7 @@ class InferenceRequest:
     envelope: Envelope = Envelope.NONE
     timeout: float | None = None  # seconds the client is ready to wait, from arrival
     trace_context: str = ""
-    encoded_headers: bytes = b""
+    encoded_headers: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(slots=True)

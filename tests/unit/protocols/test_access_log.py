@@ -9,10 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
 from tests.virtual_time import virtual_time
-from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.access_log import AccessLog, peer_name, request_line
 
 
 class Written:
@@ -29,16 +28,18 @@ class Written:
         return "".join(self.texts).splitlines()
 
 
-def request(target: str = "/predictions/m?x=1", peer: Any = ("127.0.0.1", 51346), method: str = "POST") -> Any:
-    transport = SimpleNamespace(get_extra_info=lambda name, default=None: peer if name == "peername" else default)
-    return make_mocked_request(method, target, transport=transport)
+def add(
+    log: AccessLog, status: int, seconds: float, target: str = "/predictions/m?x=1", peer: Any = ("127.0.0.1", 51346)
+) -> None:
+    transport: Any = SimpleNamespace(get_extra_info=lambda name: peer if name == "peername" else None)
+    log.add(peer_name(transport), request_line("POST", target), status, seconds)
 
 
 @virtual_time
 async def test_line_has_torchserves_layout() -> None:
     written = Written()
     log = AccessLog(written)
-    log.add(request(), 500, 0.0184)
+    add(log, 500, 0.0184)
     log.flush()
     (line,) = written.lines
     layout = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:51346 "POST /predictions/m\?x=1 HTTP/1\.1" 500 18'
@@ -53,7 +54,7 @@ async def test_time_has_milliseconds_behind_a_comma(now: float, stamp: str, monk
     monkeypatch.setattr(time, "time", lambda: now)
     written = Written()
     log = AccessLog(written)
-    log.add(request(), 200, 0.0)
+    add(log, 200, 0.0)
     log.flush()
     assert stamp in written.lines[0]
 
@@ -63,7 +64,7 @@ async def test_time_has_milliseconds_behind_a_comma(now: float, stamp: str, monk
 async def test_client_on_a_unix_socket_is_shown_as_torchserve_does(peer: object) -> None:
     written = Written()
     log = AccessLog(written)
-    log.add(request(peer=peer), 200, 0.0)
+    add(log, 200, 0.0, peer=peer)
     log.flush()
     assert ' - 127.0.0.1 "POST' in written.lines[0]
 
@@ -80,7 +81,7 @@ async def test_client_on_a_unix_socket_is_shown_as_torchserve_does(peer: object)
 async def test_request_target_cannot_forge_a_line_or_a_field(target: str) -> None:
     written = Written()
     log = AccessLog(written)
-    log.add(request(target), 404, 0.0)
+    add(log, 404, 0.0, target)
     log.flush()
     (line,) = written.lines
     assert line.count('"') == 2
@@ -92,7 +93,7 @@ async def test_lines_are_written_together_and_soon() -> None:
     written = Written()
     log = AccessLog(written)
     for _ in range(3):
-        log.add(request(), 200, 0.0)
+        add(log, 200, 0.0)
     assert written.texts == []
     await asyncio.sleep(0.5)
     assert [text.count("\n") for text in written.texts] == [3]
@@ -103,5 +104,5 @@ async def test_many_lines_are_not_kept_waiting() -> None:
     written = Written()
     log = AccessLog(written)
     for _ in range(1000):
-        log.add(request(), 200, 0.0)
+        add(log, 200, 0.0)
     assert [text.count("\n") for text in written.texts] == [500, 500]

@@ -284,12 +284,12 @@ class FakeConnection:
     def __init__(self) -> None:
         self.waiting = self.written = 0
         self.goal = 0.0
-        self.cut = False
-        self.peername = "a client"
-        self.transport: Any = SimpleNamespace(get_write_buffer_size=lambda: self.waiting, abort=self.abort)
+        self.is_cut = False
+        self.peer = "a client"
+        self.transport: Any = SimpleNamespace(get_write_buffer_size=lambda: self.waiting)
 
-    def abort(self) -> None:
-        self.cut = True
+    def cut(self) -> None:
+        self.is_cut = True
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_client_is_cut_off_when_it_takes_its_answers_too_slowly(steps: list[tupl
     for written, connection.waiting in steps:
         connection.written += written
         readers.check([connection])
-    assert connection.cut is cut
+    assert connection.is_cut is cut
 
 
 def test_pace_of_readers_can_be_left_to_them() -> None:
@@ -321,7 +321,7 @@ def test_pace_of_readers_can_be_left_to_them() -> None:
     connection.waiting = connection.written = 5000
     for _ in range(5):
         readers.check([connection])
-    assert not connection.cut
+    assert not connection.is_cut
 
 
 @pytest.mark.parametrize("target", ["/predictions/tiny", "/v1/models/tiny:predict", "/v2/models/tiny/infer"])

@@ -19,8 +19,9 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.protocols.http.connections import Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
-from torchserve_lite.protocols.http.requests import REQUEST_ID, make_request, media_type
+from torchserve_lite.protocols.http.requests import REQUEST_ID, Target, make_request, media_type
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 
@@ -49,7 +50,7 @@ def test_media_type_has_no_parameters(header: str, kind: str) -> None:
 def test_clients_time_limit_is_in_milliseconds(text: str, seconds: float) -> None:
     request = make_mocked_request("POST", "/", headers={"x-request-timeout-ms": text})
     request[REQUEST_ID] = "id"
-    assert make_request(request, model="m", parts=()).timeout == seconds
+    assert make_request(request, Target("m"), ()).timeout == seconds
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "", "inf", "nan", "1,5"])
@@ -57,7 +58,7 @@ def test_time_limit_that_is_none_is_refused_by_name(text: str) -> None:
     request = make_mocked_request("POST", "/", headers={"X-Request-Timeout-Ms": text})
     request[REQUEST_ID] = "id"
     with pytest.raises(BadRequest, match="X-Request-Timeout-Ms"):
-        make_request(request, model="m", parts=())
+        make_request(request, Target("m"), ())
 
 
 @pytest.mark.parametrize("answer", [InferenceResponse(b"x"), InferenceResponse(b"x" * 100_000)], ids=["small", "large"])
@@ -70,9 +71,10 @@ async def test_answer_to_a_client_that_has_gone_is_no_error(
     nobody: Any = SimpleNamespace(transport=None)
     writer = StreamWriter(nobody, asyncio.get_running_loop())
     request = make_mocked_request("POST", "/", writer=writer)
-    request.protocol.transport, request.protocol.written = None, 0  # type: ignore[attr-defined]
+    request.protocol.transport, request.protocol.client = None, Client()  # type: ignore[attr-defined]
+    clients = Clients(1, 75.0)
     metrics = ServerMetrics(MetricsConfig())
     health = Health(None)  # type: ignore[arg-type]
-    exchange = Exchange(HttpConfig(), health, metrics, AccessLog(lambda text: None))
+    exchange = Exchange(HttpConfig(), health, metrics, AccessLog(lambda text: None), clients)
     response = await exchange.answer(request, handler, ErrorForm.TORCHSERVE)
     assert (response.keep_alive, exchange.in_progress, caplog.records) == (False, 0, [])

@@ -12,8 +12,7 @@ import pytest
 from aiohttp import web
 
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.protocols.http import raw_response
-from torchserve_lite.protocols.http.raw_response import RawResponse
+from torchserve_lite.protocols.http.raw_response import Heads, RawResponse
 
 
 class Recorder(RawResponse):
@@ -30,11 +29,12 @@ class Recorder(RawResponse):
 async def url() -> AsyncIterator[str]:
     async def handler(request: web.Request) -> web.StreamResponse:
         close = request.path == "/close"
-        answer = InferenceResponse(b"the answer")
+        answer = InferenceResponse(b"the answer", headers=(("X-Own", "1"),))
         assert request.transport is not None
         peer = request.transport.get_extra_info("peername")[1]
-        sent = await raw_response.send(request, answer, [("X-Own", "1")], f"X-Peer: {peer}\r\n", close=close)
-        response = Recorder(sent.status, bool(sent.keep_alive))
+        head = Heads({"X-Peer": str(peer)}).head(answer, "the id", close=close)
+        request.transport.writelines((head, answer.body))
+        response = Recorder(answer.status, not close)
         Recorder.asked.clear()
         return response
 
@@ -71,6 +71,7 @@ async def test_head_has_all_that_a_client_needs(url: str) -> None:
     async with aiohttp.ClientSession() as client, client.get(url) as response:
         headers = response.headers
     assert (headers["Content-Length"], headers["X-Own"], response.reason) == ("10", "1", "OK")
+    assert headers["x-request-id"] == "the id"
     assert {"Date", "X-Peer"} <= set(headers)
 
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from aiohttp import web
-
 _FLUSH_EVERY = 0.5  # seconds a line may wait
 _FLUSH_AT = 500  # lines
 
@@ -23,9 +21,9 @@ class AccessLog:
         self._second = 0
         self._stamp = ""
 
-    def add(self, request: web.Request, status: int, seconds: float) -> None:
-        asked = f"{request.method} {_target(request)} HTTP/1.1"
-        self._lines.append(f'{self._now()} - {_peer(request)} "{asked}" {status} {seconds * 1000:.0f}')
+    def add(self, peer: str, asked: str, status: int, seconds: float) -> None:
+        """``peer`` and ``asked`` as ``peer_name`` and ``request_line`` give them."""
+        self._lines.append(f'{self._now()} - {peer} "{asked}" {status} {seconds * 1000:.0f}')
         if len(self._lines) >= _FLUSH_AT:
             self.flush()
         elif self._timer is None:
@@ -49,15 +47,15 @@ class AccessLog:
         return f"{self._stamp},{int((now - second) * 1000):03d}"
 
 
-def _peer(request: web.Request) -> str:
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
     return f"/{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "127.0.0.1"
 
 
-def _target(request: web.Request) -> str:
-    """The request target as it came, which aiohttp has checked to hold no line breaks. A quote would end the field, and
+def request_line(method: str, target: str) -> str:
+    """The request target as it came, which has been checked to hold no line breaks. A quote would end the field, and
     bytes that are no UTF-8 have no place in a log at all."""
-    target = request.raw_path
     if not target.isascii():
         target = "".join(c if c.isascii() else quote(c, errors="surrogateescape") for c in target)
-    return target.replace('"', "%22")
+    escaped = target.replace('"', "%22")
+    return f"{method} {escaped} HTTP/1.1"

@@ -1,5 +1,5 @@
-"""A client's connection, as aiohttp speaks it but for its answer to what is no HTTP; how many there may be; and the
-watch over clients that do not take their answers."""
+"""Clients' connections: how many there may be, for how long they may be idle, and the watch over those that do not take
+their answers; and how aiohttp speaks to one, but for its answer to what is no HTTP."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from torchserve_lite.config.settings import HttpConfig
-from torchserve_lite.errors import HeadTooSlow, ServingError, TooManyConnections
+from torchserve_lite.errors import HeadTooSlow, ServingError
+from torchserve_lite.protocols.http.access_log import peer_name
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ _DROP_SYN = (  # classic BPF (linux/filter.h) over the TCP header: code, jump if
 )
 
 _SAY_AGAIN = 60.0  # seconds between two warnings that there are too many clients
+_LOOK_AT_IDLE = 1.0  # seconds between two looks for clients that have been idle for too long
 _LOOKED_AT = 100  # idle connections of which one is closed; more cannot be looked at for each new client
 
 
@@ -48,41 +50,91 @@ class Answers(Protocol):
         """A whole answer, for a client that has sent no request yet and whose connection is closed."""
 
 
+class Client(asyncio.Protocol):
+    """A client's connection, whoever reads its requests."""
+
+    __slots__ = ("_peer", "asked", "goal", "transport", "written")
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.asked = False  # it has sent a request
+        self.written = 0  # bytes of answers' bodies; heads are too short to matter
+        self.goal = 0.0  # how many of them its client should have taken by the end of this window
+        self._peer = ""
+
+    @property
+    def peer(self) -> str:
+        """Who it is, as the logs show it."""
+        if not self._peer and self.transport is not None:
+            self._peer = peer_name(self.transport)
+        return self._peer
+
+    @property
+    def is_waiting(self) -> bool:
+        """For a request, with nothing to be done or sent."""
+        return self.transport is not None and not self.transport.get_write_buffer_size()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def cut(self) -> None:
+        """What has not been sent is not sent any more."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
 class Clients:
     """The connections of all listeners, of which at most ``most`` are open: workers and files need descriptors as well.
-    A new client takes the place of the one that has been idle for longest, with half a request's head or none."""
+    A new client takes the place of the one that has been idle for longest, with half a request's head or none; and one
+    that is idle for ``keep_alive`` seconds is closed."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, keep_alive: float) -> None:
+        self.open: set[Client] = set()
         self._most = most
-        self._open = 0
-        self._idle: dict[Connection, None] = {}  # the longest idle first
+        self._keep_alive = keep_alive
+        self._idle: dict[Client, float] = {}  # since when; the longest idle first
+        self._loop = asyncio.get_running_loop()
         self._said = -_SAY_AGAIN
 
-    def enter(self, connection: Connection) -> bool:
+    def enter(self, client: Client) -> bool:
         """Whether there is room."""
-        if self._open >= self._most:
-            self._warn(asyncio.get_running_loop().time())
+        if len(self.open) >= self._most:
+            self._warn(self._loop.time())
             if not self._close_an_idle_one():
                 return False
-        self._open += 1
-        self._idle[connection] = None
+        self.open.add(client)
+        self._idle[client] = self._loop.time()
         return True
 
-    def leave(self, connection: Connection) -> None:
-        self._open -= 1
-        self._idle.pop(connection, None)
+    def leave(self, client: Client) -> None:
+        self.open.discard(client)
+        self._idle.pop(client, None)
 
-    def busy(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
+    def busy(self, client: Client) -> None:
+        self._idle.pop(client, None)
 
-    def idle(self, connection: Connection) -> None:
-        self._idle[connection] = None
+    def idle(self, client: Client) -> None:
+        if client in self.open:  # and has not been lost meanwhile
+            self._idle[client] = self._loop.time()
+
+    async def watch(self) -> None:
+        """Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_AT_IDLE)
+            before = self._loop.time() - self._keep_alive
+            for client, since in list(self._idle.items()):
+                if since > before:
+                    break
+                if client.is_waiting:
+                    del self._idle[client]
+                    client.close()
 
     def _close_an_idle_one(self) -> bool:
-        for connection in itertools.islice(self._idle, _LOOKED_AT):
-            if connection.is_waiting:
-                del self._idle[connection]
-                connection.force_close()
+        for client in itertools.islice(self._idle, _LOOKED_AT):
+            if client.is_waiting:
+                self.leave(client)
+                client.close()
                 return True
         return False
 
@@ -92,73 +144,62 @@ class Clients:
             log.warning(
                 "%d clients are connected, which leaves just enough open files for workers. Idle ones are closed for "
                 "new ones, or new ones are turned away with 503. Raise the limit of open files (ulimit -n).",
-                self._open,
+                len(self.open),
             )
 
 
-class Connection(web.RequestHandler):
-    """One of ``clients``. ``header_seconds``: within which a request's head has to come, from its first byte on."""
+class AiohttpConnection(web.RequestHandler):
+    """How aiohttp reads and answers what ``client`` sends. ``header_seconds``: within which a request's head has to
+    come, from its first byte on."""
 
     __slots__ = (
         "_answered",
         "_answers",
         "_body",
-        "_clients",
-        "_entered",
+        "_first_head",
         "_head_timer",
         "_header_seconds",
-        "asked",
-        "goal",
-        "written",
+        "_passed",
+        "_tail",
+        "client",
     )
 
     def __init__(
-        self, server: web.Server, answers: Answers, clients: Clients, header_seconds: float, **facts: Any
+        self, server: web.Server, answers: Answers, client: Client, header_seconds: float, **facts: Any
     ) -> None:
         super().__init__(server, **facts)
+        self.client = client
         self._answers = answers
-        self._clients = clients
-        self._entered = False
         self._header_seconds = header_seconds
         self._head_timer: asyncio.TimerHandle | None = None  # runs while half a head has come
         self._body: StreamReader = EMPTY_PAYLOAD  # of the request that came last
         self._answered: StreamReader | None = None  # the body of the request that was answered last
-        self.asked = False  # it has sent a request
-        self.written = 0  # bytes of answers' bodies; heads are too short to matter
-        self.goal = 0.0  # how many of them its client should have taken by the end of this window
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._entered = self._clients.enter(self)
-        if self._entered:
-            super().connection_made(transport)
-        else:
-            self._force_close = True  # whatever comes is not read
-            cast(asyncio.Transport, transport).write(self._answers.last_words(TooManyConnections()))
-            transport.close()
+        self._tail = b""  # the last bytes that came
+        self._first_head = 0  # the size of the head that came first since it was at rest
+        self._passed = 0  # bytes that have come since
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if self._entered:
-            self._entered = False
-            self._clients.leave(self)
         self._stop_head_timer()
         super().connection_lost(exc)
 
-    def begin_request(self) -> None:
-        self.asked = True
-        self._clients.busy(self)
-
-    def end_request(self) -> None:
-        if self._entered:  # and has not been lost meanwhile
-            self._clients.idle(self)
-
     @property
     def is_waiting(self) -> bool:
-        """For a request, with nothing to be done or sent."""
-        if self._waiter is None or self._messages or self.transport is None:
+        """For a request, with nothing to be done."""
+        begun = self._request_count > 0  # else its task may not have come to wait yet
+        return (self._waiter is not None or not begun) and not self._messages and self.transport is not None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """It is waiting, and has no byte of the next request: others may read what comes now. aiohttp's parser does not
+        tell the latter, so it is said only where it can be counted: one request has come and nothing behind its body,
+        or the last bytes that came were an empty line, as ends a head or chunks."""
+        if not self.is_waiting:
             return False
-        return not self.transport.get_write_buffer_size()
+        return self._tail == b"\r\n\r\n" or self._passed == self._first_head + self._body.total_bytes
 
     def data_received(self, data: bytes) -> None:
+        if not self.is_at_rest or data.replace(b"\r\n", b""):  # some clients send a line break after a body
+            self._count(data)
         super().data_received(data)
         if self._messages:
             message, body = self._messages[-1]
@@ -167,11 +208,20 @@ class Connection(web.RequestHandler):
             elif not self._body.is_eof():
                 self._messages.pop()
                 self._break_body(message.message)
-        if self.is_waiting and data.strip(b"\r\n"):  # some clients send a line break after a body
+        if self.is_waiting and data.strip(b"\r\n"):
             if self._head_timer is None:
                 self._head_timer = self._loop.call_later(self._header_seconds, self._give_head_up)
         else:
             self._stop_head_timer()
+
+    def _count(self, data: bytes) -> None:
+        if self.is_at_rest:
+            self._first_head = self._passed = 0
+            self._body, self._tail = EMPTY_PAYLOAD, b""
+        if not self._first_head and (end := (self._tail + data).find(b"\r\n\r\n")) >= 0:
+            self._first_head = self._passed - len(self._tail) + end + 4
+        self._passed += len(data)
+        self._tail = (self._tail + data[-4:])[-4:]
 
     def _break_body(self, message: str) -> None:
         """aiohttp would wait for the rest of the body, and answer what it cannot read as a request of its own."""
@@ -269,24 +319,24 @@ class SlowReaders:
         self._window = config.slow_client_seconds
         self._least = config.slow_client_seconds * config.slow_client_rate
 
-    async def watch(self, connections: Callable[[], Iterable[Connection]]) -> None:
+    async def watch(self, clients: Iterable[Client]) -> None:
         """Runs until it is cancelled."""
         while True:
             await asyncio.sleep(self._window)
-            self.check(connections())
+            self.check(clients)
 
-    def check(self, connections: Iterable[Connection]) -> None:
+    def check(self, clients: Iterable[Client]) -> None:
         """The end of a window, and the beginning of the next."""
-        for connection in connections:
-            waiting = 0 if connection.transport is None else connection.transport.get_write_buffer_size()
-            taken = connection.written - waiting
-            if waiting and taken < connection.goal and connection.transport is not None:
+        for client in clients:
+            waiting = 0 if client.transport is None else client.transport.get_write_buffer_size()
+            taken = client.written - waiting
+            if waiting and taken < client.goal:
                 log.warning(
                     "%s is cut off: in %g s it took fewer than %d bytes of its answer (slow_client_seconds, "
                     "slow_client_bytes_per_second).",
-                    connection.peername,
+                    client.peer,
                     self._window,
                     self._least,
                 )
-                connection.transport.abort()
-            connection.goal = min(connection.written, taken + self._least) if waiting else 0.0
+                client.cut()
+            client.goal = min(client.written, taken + self._least) if waiting else 0.0

@@ -9,7 +9,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from torchserve_lite.errors import BadRequest, MalformedRequest, UnknownCoding
 from torchserve_lite.protocols.http.requests import header
 
-_HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)  # RFC 3986: a name or an address, and a port
+HOST = re.compile(r"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)  # RFC 3986: a name or an address, and a port
 
 
 def check_head(request: web.Request) -> None:
@@ -25,7 +25,7 @@ def check_head(request: web.Request) -> None:
             raise UnknownCoding(codings)
         if request.version == HttpVersion10:
             raise MalformedRequest("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or HTTP/1.1.")
-    if not _HOST.fullmatch(host := header(request, "Host")):
+    if not HOST.fullmatch(host := header(request, "Host")):
         raise MalformedRequest(f"The header Host is {host!r:.80}, which is no host.")
     target = request.raw_path
     if not target.isascii():

@@ -5,6 +5,8 @@ The body goes to the worker as it came; the ``kserve`` envelope there splits ``i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
@@ -15,7 +17,7 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.kserve import readiness
-from torchserve_lite.protocols.http.requests import READ, check_method, make_request
+from torchserve_lite.protocols.http.requests import READ, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
@@ -32,6 +34,7 @@ class KServeV1Routes:
         group.add(READ, "/", self.alive)
         group.add(READ, "/v1/models", self.models)
         group.add(ANY, "/v1/models/{target:.+}", self.model)
+        group.add_plain("/v1/models/{target:.+}", call)
         group.add_unknown("/v1/{path:.*}")
 
     async def alive(self, request: web.Request) -> InferenceResponse:
@@ -41,16 +44,22 @@ class KServeV1Routes:
         return json_answer({"models": [model.name for model in await self._plane.models()]})
 
     async def model(self, request: web.Request) -> InferenceResponse:
-        target = request.match_info["target"].rstrip("/")
-        name, colon, verb = target.rpartition(":")
-        if not colon:
+        target = call(request.match_info)
+        if target is None:
             if request.method not in READ:
                 raise MethodNotAllowed(READ)
-            return await readiness(self._health, target)
-        if verb not in _VERBS:
-            raise RouteNotFound
+            return await readiness(self._health, request.match_info["target"].rstrip("/"))
         check_method(request)
-        await self._plane.check_known(name, None)
+        await self._plane.check_known(target.model, None)
         body = Part("body", await self._bodies.read(request), JSON)
-        question = make_request(request, model=name, verb=_VERBS[verb], parts=(body,), envelope=Envelope.KSERVE)
-        return await self._plane.infer(question)
+        return await self._plane.infer(make_request(request, target, (body,)))
+
+
+def call(match: Mapping[str, str]) -> Target | None:
+    """``model:verb``; none where no verb is named."""
+    name, colon, verb = match["target"].rstrip("/").rpartition(":")
+    if not colon:
+        return None
+    if verb not in _VERBS:
+        raise RouteNotFound
+    return Target(name, verb=_VERBS[verb], envelope=Envelope.KSERVE, content_type=JSON)

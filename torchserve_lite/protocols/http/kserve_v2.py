@@ -5,6 +5,8 @@ The body goes to the worker as it came; the ``kservev2`` envelope there reads th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from torchserve_lite import __version__
@@ -16,7 +18,7 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.kserve import readiness
-from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, check_method, make_request
+from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
@@ -40,6 +42,7 @@ class KServeV2Routes:
             group.add(READ, model, self.metadata)
             group.add(READ, f"{model}/ready", self.model_ready)
             group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer)
+            group.add_plain(f"{model}/{{verb:infer|explain}}", call)
         group.add_unknown("/v2/{path:.*}")
 
     async def server(self, request: web.Request) -> InferenceResponse:
@@ -70,19 +73,17 @@ class KServeV2Routes:
 
     async def infer(self, request: web.Request) -> InferenceResponse:
         check_method(request)
-        name, version = _model(request)
-        await self._plane.check_known(name, version)
+        target = call(request.match_info)
+        await self._plane.check_known(target.model, target.version)
         if _BINARY in request.headers:
             raise BadRequest(f"Binary tensors ({_BINARY}) are not understood by this version: send the data as JSON.")
-        question = make_request(
-            request,
-            model=name,
-            version=version,
-            verb=_VERBS[request.match_info["verb"]],
-            parts=(Part("body", await self._bodies.read(request), JSON),),
-            envelope=Envelope.KSERVE_V2,
-        )
-        return await self._plane.infer(question)
+        body = Part("body", await self._bodies.read(request), JSON)
+        return await self._plane.infer(make_request(request, target, (body,)))
+
+
+def call(match: Mapping[str, str]) -> Target:
+    verb = _VERBS[match["verb"]]
+    return Target(match["model"], match.get("version"), verb, Envelope.KSERVE_V2, content_type=JSON)
 
 
 def _model(request: web.Request) -> tuple[str, str | None]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
 
 from aiohttp import web
 
@@ -19,13 +18,15 @@ from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.connections import Clients, Connection, SlowReaders, stop_accepting
+from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
+from torchserve_lite.protocols.http.fast_path import Connection, Front
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.http.plain import PlainHeads
 from torchserve_lite.protocols.http.refusals import Refusals
-from torchserve_lite.protocols.http.routing import Routes, RouteTable
+from torchserve_lite.protocols.http.routing import PlainRoute, Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -33,8 +34,12 @@ from torchserve_lite.telemetry.catalogue import ServerMetrics
 log = logging.getLogger(__name__)
 
 _KEEP_ALIVE = 75.0  # longer than the 60 s of the proxies before us, or they meet a closing connection
+_NEVER = 365.0 * 24 * 60 * 60  # seconds
 _BACKLOG = 2048
 _LOOK_AGAIN = 0.02  # seconds between two looks at what is still to be answered
+
+
+Connect = Callable[[], Connection]
 
 
 class HttpFrontEnd:
@@ -59,7 +64,7 @@ class HttpFrontEnd:
         self._access_log = access_log
         self._shutdown = shutdown
         self._health = Health(plane)
-        self._clients = Clients(most_clients)
+        self._clients = Clients(most_clients, _KEEP_ALIVE)
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
@@ -71,12 +76,18 @@ class HttpFrontEnd:
                 for address, roles in self._listeners().items()
             ]
             # No TaskGroup: it would wrap whatever is raised while the server runs
-            watching = asyncio.create_task(SlowReaders(self._config).watch(lambda: _connections(listeners)))
+            watching = [
+                asyncio.create_task(SlowReaders(self._config).watch(self._clients.open)),
+                asyncio.create_task(self._clients.watch()),
+            ]
             try:
                 yield self
             finally:
                 await self._stop(listeners)
-                watching.cancel()
+                for client in list(self._clients.open):
+                    client.close()
+                for task in watching:
+                    task.cancel()
                 self._access_log.flush()
 
     async def _stop(self, listeners: Sequence[Listener]) -> None:
@@ -84,7 +95,8 @@ class HttpFrontEnd:
         begun is finished; all before the deadline of the stop, at which connections are cut.
 
         A client that connected and has sent nothing yet gets the linger time once more. Neither aiohttp nor asyncio
-        tells when the last exchange or connection ends, so both are looked at again and again.
+        tells when the last exchange or connection ends, so both are looked at again and again; at least twice, because
+        what aiohttp has read begins some turns of the loop later.
         """
         self._shutdown.begin()
         self._health.stopping = True
@@ -93,16 +105,18 @@ class HttpFrontEnd:
             await stop_accepting(listener.socket, listener.connect)
         loop = asyncio.get_running_loop()
         silent_until = loop.time() + self._config.shutdown_linger
+        was_quiet = False
         while self._shutdown.remaining():
-            connections = _connections(listeners)
-            unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in connections)
-            silent = loop.time() < silent_until and not all(c.asked for c in connections)
-            if not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners):
+            clients = self._clients.open
+            unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in clients)
+            silent = loop.time() < silent_until and not all(c.asked for c in clients)
+            quiet = not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners)
+            if quiet and was_quiet:
                 return
+            was_quiet = quiet
             await asyncio.sleep(_LOOK_AGAIN)
-        for connection in _connections(listeners):
-            if connection.transport is not None:
-                connection.transport.abort()
+        for client in list(self._clients.open):
+            client.cut()
 
     def _listeners(self) -> Mapping[Address, list[str]]:
         """Roles by address: equal addresses are one listener, as in the KServe set-up."""
@@ -116,7 +130,7 @@ class HttpFrontEnd:
 
     @asynccontextmanager
     async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
-        exchange = Exchange(self._config, self._health, self._metrics, self._access_log)
+        exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._clients)
         app = web.Application()
         table = RouteTable(exchange.answer)
         for routes in self._routes(roles):
@@ -130,32 +144,34 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            connect = self._connector(runner)
+            connect = self._connector(runner, exchange, table.plain)
             socket = await _open_socket(address, roles[0], connect)
             stack.callback(socket.close)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
-            yield Listener(runner, socket, exchange, connect)
+            yield Listener(socket, exchange, connect)
 
-    def _connector(self, runner: web.AppRunner) -> Callable[[], Connection]:
+    def _connector(self, runner: web.AppRunner, exchange: Exchange, plain: Sequence[PlainRoute]) -> Connect:
         loop = asyncio.get_running_loop()
         refusals = Refusals(self._config, self._metrics)
         server = runner.server
         assert server is not None
 
-        def connect() -> Connection:
-            return Connection(
+        def speak_aiohttp(client: Client) -> AiohttpConnection:
+            return AiohttpConnection(
                 server,
                 refusals,
-                self._clients,
+                client,
                 self._config.slow_header_seconds,
                 loop=loop,
                 access_log=None,
                 auto_decompress=False,  # handlers get compressed bodies as they came; unpacking them here invites bombs
-                keepalive_timeout=_KEEP_ALIVE,
+                keepalive_timeout=_NEVER,  # idle clients are closed by Clients, which knows of both ways
             )
 
-        return connect
+        heads = PlainHeads(plain if self._config.fast_path else (), self._config.max_request_size)
+        front = Front(self._clients, refusals, exchange, self._plane, heads, speak_aiohttp)
+        return lambda: Connection(front)
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
@@ -174,13 +190,12 @@ class HttpFrontEnd:
 class Listener:
     """One address that is listened on."""
 
-    runner: web.AppRunner
     socket: asyncio.Server
     exchange: Exchange
-    connect: Callable[[], Connection]
+    connect: Connect
 
 
-async def _open_socket(address: Address, role: str, connect: Callable[[], Connection]) -> asyncio.Server:
+async def _open_socket(address: Address, role: str, connect: Connect) -> asyncio.Server:
     """Not aiohttp's sites, because these connections are ours."""
     loop = asyncio.get_running_loop()
     try:
@@ -189,11 +204,6 @@ async def _open_socket(address: Address, role: str, connect: Callable[[], Connec
         return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
-
-
-def _connections(listeners: Iterable[Listener]) -> list[Connection]:
-    servers = [listener.runner.server for listener in listeners]
-    return [cast(Connection, c) for server in servers if server is not None for c in server.connections]
 
 
 def _real_address(socket: asyncio.Server, address: Address) -> str:

@@ -1,4 +1,4 @@
-"""A small, finished answer, written to the connection in one piece.
+"""Answers of HTTP/1.1 as bytes, for both ways into the front: the same answer has the same head on either.
 
 aiohttp prepares a response in a dozen steps, for chunking, compression, cookies and HTTP/1.0, none of which a model's
 answer needs. With a no-op model they were an eighth of the front process' time.
@@ -6,35 +6,79 @@ answer needs. With a no-op model they were an eighth of the front process' time.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
-from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.core.requests import Headers, InferenceResponse
 
-_LARGEST = 64 * 1024  # a larger body needs the flow control of aiohttp's writer
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
+)
+_MOST_BEGINNINGS = 256  # handlers that set another header each time must not fill the memory
 
 WITHOUT_A_BODY = (204, 304)
 
 
-def fits(request: web.Request, answer: InferenceResponse) -> bool:
-    """Whether ``answer`` may go out in one piece: small, complete, and with a body at all."""
-    return (
-        answer.stream is None
-        and len(answer.body) <= _LARGEST
-        and answer.status not in WITHOUT_A_BODY
-        and request.method != "HEAD"
-        and request.version == HttpVersion11
-    )
+class Heads:
+    """The heads of answers. ``common``: headers that every answer carries."""
+
+    def __init__(self, common: Mapping[str, str]) -> None:
+        self._common = "".join(f"{name}: {value}\r\n" for name, value in common.items())
+        self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *(name.lower() for name in common)}
+        self._beginnings: dict[tuple[int, str, str, Headers], str] = {}
+        self._second = 0
+        self._rest = ("", "")  # what follows the length, without and with Connection: close; made once a second
+
+    def head(self, answer: InferenceResponse, request_id: str, *, close: bool) -> bytes:
+        facts = (answer.status, answer.reason, answer.content_type, answer.headers)
+        beginning = self._beginnings.get(facts)
+        if beginning is None:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in self.own_headers(answer)])
+            reason = one_line(answer.reason) or _PHRASES.get(answer.status, "")
+            beginning = f"HTTP/1.1 {answer.status} {reason}\r\n{lines}"
+            if len(self._beginnings) >= _MOST_BEGINNINGS:
+                self._beginnings.clear()
+            self._beginnings[facts] = beginning
+        now = int(time.time())
+        if now != self._second:
+            date = f"Date: {formatdate(now, usegmt=True)}\r\n"
+            self._second, self._rest = now, (date + self._common, f"{date}Connection: close\r\n{self._common}")
+        if answer.status in WITHOUT_A_BODY:
+            length = ""
+        elif answer.stream is not None:
+            length = "Transfer-Encoding: chunked\r\n"
+        else:
+            length = f"Content-Length: {len(answer.body)}\r\n"
+        return f"{beginning}{length}{self._rest[close]}x-request-id: {request_id}\r\n\r\n".encode()
+
+    def own_headers(self, answer: InferenceResponse) -> list[tuple[str, str]]:
+        """The answer's, without those that are ours or the connection's, and those that are no headers at all."""
+        headers = [
+            (name, one_line(value))
+            for name, value in answer.headers
+            if _NAME.fullmatch(name) and name.lower() not in self._not_of_the_handler
+        ]
+        if answer.content_type and answer.status not in WITHOUT_A_BODY:
+            headers = [pair for pair in headers if pair[0].lower() != "content-type"]
+            headers.append(("Content-Type", one_line(answer.content_type)))
+        return headers
+
+
+def fits(request: web.Request) -> bool:
+    """Whether an answer to ``request`` may go out as bytes of ours."""
+    return request.version == HttpVersion11 and request.method != "HEAD"
 
 
 class RawResponse(web.StreamResponse):
-    """What aiohttp gets back for an answer that ``send`` has written: it asks for ``prepare``, ``write_eof`` and
+    """What aiohttp gets back for an answer that has been written already: it asks for ``prepare``, ``write_eof`` and
     ``keep_alive``, and finds that nothing is left to do. A test holds that it asks for nothing else."""
 
     def __init__(self, status: int, keep_alive: bool) -> None:
@@ -52,38 +96,7 @@ class RawResponse(web.StreamResponse):
         """Everything has been written."""
 
 
-async def send(
-    request: web.Request, answer: InferenceResponse, headers: Iterable[tuple[str, str]], common: str, *, close: bool
-) -> RawResponse:
-    """Use where ``fits`` says so. ``common``: header lines that every response carries."""
-    keep_alive = request.keep_alive and not close
-    own = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    connection = "" if keep_alive else "Connection: close\r\n"
-    head = (
-        f"HTTP/1.1 {answer.status} {one_line(answer.reason) or _PHRASES.get(answer.status, '')}\r\n{own}"
-        f"Content-Length: {len(answer.body)}\r\nDate: {_date()}\r\n{connection}"
-        f"{common}\r\n"
-    )
-    if request.transport is None:
-        raise ConnectionResetError("the client has gone")
-    request.transport.write(b"".join((head.encode(), answer.body)))
-    await request.writer.drain()
-    return RawResponse(answer.status, keep_alive)
-
-
 def one_line(text: str) -> str:
     """A line break in what a handler set would begin a header, or a response, of its own; a surrogate has no
     encoding."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
-
-
-_dated = (0, "")
-
-
-def _date() -> str:
-    """The Date header's text, made once a second."""
-    global _dated
-    now = int(time.time())
-    if _dated[0] != now:
-        _dated = (now, formatdate(now, usegmt=True))
-    return _dated[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -12,7 +13,7 @@ from torchserve_lite.errors import BadRequest, MethodNotAllowed
 INFER_METHODS = ("POST", "PUT", "GET")
 READ = ("GET", "HEAD")
 REQUEST_ID = web.RequestKey("x-request-id", str)
-_TIMEOUT = "X-Request-Timeout-Ms"
+TIMEOUT = "X-Request-Timeout-Ms"
 
 
 def wire_headers(request: web.Request) -> Headers:
@@ -41,37 +42,38 @@ def check_method(request: web.Request) -> None:
     raise MethodNotAllowed(INFER_METHODS)
 
 
-def make_request(
-    request: web.Request,
-    *,
-    model: str,
-    version: str | None = None,
-    verb: Verb = Verb.PREDICT,
-    parts: Iterable[Part],
-    envelope: Envelope = Envelope.NONE,
-    more_headers: Headers = (),
-) -> InferenceRequest:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the path of an inference request asks for. ``content_type``: what its body is, whatever the client says."""
+
+    model: str
+    version: str | None = None
+    verb: Verb = Verb.PREDICT
+    envelope: Envelope = Envelope.NONE
+    content_type: str | None = None
+    more_headers: Headers = ()
+
+
+def make_request(request: web.Request, target: Target, parts: Iterable[Part]) -> InferenceRequest:
     return InferenceRequest(
         request[REQUEST_ID],
-        model,
-        version,
-        verb,
+        target.model,
+        target.version,
+        target.verb,
         tuple(parts),
-        (*wire_headers(request), *more_headers),
-        envelope,
-        _timeout(request),
+        (*wire_headers(request), *target.more_headers),
+        target.envelope,
+        timeout_of(header(request, TIMEOUT)) if TIMEOUT in request.headers else None,
         header(request, "traceparent"),
     )
 
 
-def _timeout(request: web.Request) -> float | None:
-    if _TIMEOUT not in request.headers:
-        return None
-    text = header(request, _TIMEOUT)
+def timeout_of(text: str) -> float:
+    """The seconds that the client is ready to wait."""
     try:
         milliseconds = float(text) if text.isascii() and "_" not in text else -1
     except ValueError:
         milliseconds = -1
     if not 0 < milliseconds < float("inf"):
-        raise BadRequest(f"{_TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
+        raise BadRequest(f"{TIMEOUT} is {text!r}; it must be a number of milliseconds above 0.")
     return milliseconds / 1000

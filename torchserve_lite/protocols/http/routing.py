@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
@@ -10,7 +11,7 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
-from torchserve_lite.protocols.http.requests import READ
+from torchserve_lite.protocols.http.requests import READ, Target
 
 Handler = Callable[[web.Request], Awaitable[InferenceResponse]]
 """A route: it takes a request and gives the answer, which the exchange sends."""
@@ -18,7 +19,19 @@ Handler = Callable[[web.Request], Awaitable[InferenceResponse]]
 Answering = Callable[[web.Request, Handler, ErrorForm], Awaitable[web.StreamResponse]]
 """The exchange: it sends what the handler answers, or the error that stands for it."""
 
+TargetOf = Callable[[Mapping[str, str]], Target | None]
+"""What a path asks for, from the parts of it that a route names; it may raise ServingErrors."""
+
 ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRoute:
+    """A path on which a plain request is answered by the fast path."""
+
+    path: str
+    target_of: TargetOf
+    form: ErrorForm
 
 
 class Routes(Protocol):
@@ -37,10 +50,11 @@ class RouteTable:
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._paths: dict[str, tuple[dict[str, Handler], ErrorForm]] = {}
+        self.plain: list[PlainRoute] = []
 
     def group(self, form: ErrorForm) -> RouteGroup:
         """Routes that tell of their errors, refusals included, in one form."""
-        return RouteGroup(self._paths, form)
+        return RouteGroup(self._paths, self.plain, form)
 
     def fill(self, app: web.Application) -> None:
         unknown: tuple[dict[str, Handler], ErrorForm] = ({ANY: _not_found}, ErrorForm.TORCHSERVE)
@@ -62,8 +76,11 @@ class RouteTable:
 
 
 class RouteGroup:
-    def __init__(self, paths: dict[str, tuple[dict[str, Handler], ErrorForm]], form: ErrorForm) -> None:
+    def __init__(
+        self, paths: dict[str, tuple[dict[str, Handler], ErrorForm]], plain: list[PlainRoute], form: ErrorForm
+    ) -> None:
         self._paths = paths
+        self._plain = plain
         self._form = form
 
     def add(self, methods: str | Sequence[str], path: str, handler: Handler) -> None:
@@ -71,6 +88,10 @@ class RouteGroup:
         by_method, _ = self._paths.setdefault(path, ({}, self._form))
         for method in (methods,) if isinstance(methods, str) else methods:
             by_method[method] = handler
+
+    def add_plain(self, path: str, target_of: TargetOf) -> None:
+        """Lets the fast path answer the same as this path's handler, which takes its target from ``target_of`` too."""
+        self._plain.append(PlainRoute(path, target_of, self._form))
 
     def add_unknown(self, path: str) -> None:
         """Refuse what is under this path and is no route, in this group's form."""

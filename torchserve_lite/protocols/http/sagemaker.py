@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
@@ -13,7 +13,7 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import forms
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
+from torchserve_lite.protocols.http.requests import INFER_METHODS, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
 
 
@@ -28,14 +28,15 @@ class SageMakerRoutes:
         group = table.group(ErrorForm.TORCHSERVE)
         group.add(INFER_METHODS, "/invocations", self.invocations)
         group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke)
+        group.add_plain("/models/{model}/invoke", invocation)
         group.add(INFER_METHODS, "/{model}/predict", self.invoke)
         group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke)
 
     async def invoke(self, request: web.Request) -> InferenceResponse:
-        model, version = request.match_info["model"], request.match_info.get("version")
+        target = invocation(request.match_info)
         check_method(request)
-        await self._plane.check_known(model, version)  # an unknown model is told before its body is read
-        return await self._infer(request, model, version, await self._parts(request))
+        await self._plane.check_known(target.model, target.version)  # told before the body is read
+        return await self._plane.infer(make_request(request, target, await self._parts(request)))
 
     async def invocations(self, request: web.Request) -> InferenceResponse:
         """The model is named by the query or a form field, or it is the only one loaded at start."""
@@ -43,18 +44,16 @@ class SageMakerRoutes:
         parts = await self._parts(request)
         named = next((bytes(part.data).decode("utf-8", "replace") for part in parts if part.name == "model_name"), "")
         if named:
-            return await self._infer(request, named, None, parts)
+            return await self._plane.infer(make_request(request, Target(named), parts))
         startup = [model.name for model in await self._plane.models() if model.loaded_at_startup]
         if len(startup) != 1:
             raise BadRequest("Parameter model_name is required.")
-        return await self._infer(request, startup[0], None, parts)
+        return await self._plane.infer(make_request(request, Target(startup[0]), parts))
 
     async def _parts(self, request: web.Request) -> Sequence[Part]:
         query = request.raw_path.partition("#")[0].partition("?")[2]
         return [*forms.urlencoded(query.encode()), *await self._bodies.parts(request)]
 
-    async def _infer(
-        self, request: web.Request, model: str, version: str | None, parts: Sequence[Part]
-    ) -> InferenceResponse:
-        question = make_request(request, model=model, version=version, parts=parts)
-        return await self._plane.infer(question)
+
+def invocation(match: Mapping[str, str]) -> Target:
+    return Target(match["model"], match.get("version"))

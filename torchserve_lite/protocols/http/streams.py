@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import cast
-
-from aiohttp import HttpVersion11, web
+from collections.abc import Awaitable, Callable
 
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import ServingError
-from torchserve_lite.protocols.http.connections import Connection
-from torchserve_lite.protocols.http.requests import REQUEST_ID
+from torchserve_lite.protocols.http.connections import Client
 
 log = logging.getLogger(__name__)
 
+Write = Callable[[Buffer], Awaitable[None]]
 
-async def stream(request: web.Request, response: web.StreamResponse, first: Buffer, pieces: AnswerStream) -> None:
-    """A failure after the first piece can only be told by ending the body without its end mark."""
-    connection = cast(Connection, request.protocol)
-    if request.version == HttpVersion11:
-        response.enable_chunked_encoding()  # a client of HTTP/1.0 reads until the connection is closed
+
+async def stream(client: Client, write: Write, first: Buffer, pieces: AnswerStream, request_id: str) -> None:
+    """``write`` waits while the client is behind, and gets an empty piece at the end. A failure after the first piece
+    can only be told by ending the body without its end mark."""
     try:
-        await response.prepare(request)
-        if first:
-            await response.write(first)
         async with pieces:
+            if first:
+                client.written += len(first)
+                await write(first)
             async for piece in pieces:
                 if piece:
-                    connection.written += len(piece)
-                    await response.write(piece)
-        await response.write_eof()
+                    client.written += len(piece)
+                    await write(piece)
+        await write(b"")
     except ConnectionError:
-        log.info("The reader of the streamed answer to %s has gone", request[REQUEST_ID])
+        log.info("The reader of the streamed answer to %s has gone", request_id)
     except ServingError as error:
-        log.error("The streamed answer to %s broke off: %s", request[REQUEST_ID], error)
-        if request.transport is not None:
-            request.transport.abort()
+        log.error("The streamed answer to %s broke off: %s", request_id, error)
+        client.cut()
+
+
+def in_chunks(transport: asyncio.WriteTransport, drain: Callable[[], Awaitable[None]]) -> Write:
+    async def write(piece: Buffer) -> None:
+        if transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        transport.write(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
+        await drain()
+
+    return write

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from aiohttp import web
 
 from torchserve_lite.core.requests import InferenceResponse, Verb
@@ -11,7 +14,7 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.requests import INFER_METHODS, check_method, make_request
+from torchserve_lite.protocols.http.requests import INFER_METHODS, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 
@@ -27,7 +30,9 @@ class TorchServeRoutes:
         group = table.group(ErrorForm.TORCHSERVE)
         group.add(ANY, "/ping", self.ping)
         group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions)
+        group.add_plain("/predictions/{path:.+}", prediction)
         group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations)
+        group.add_plain("/explanations/{path:.+}", explanation)
 
     async def ping(self, request: web.Request) -> InferenceResponse:
         """TorchServe's health: its two bodies and statuses, but truthful (no Healthy while a model fails to load), and
@@ -37,20 +42,26 @@ class TorchServeRoutes:
         return json_answer({"status": status, **found.causes}, 200 if found.ready else 500, indent=2)
 
     async def predictions(self, request: web.Request) -> InferenceResponse:
-        return await self._infer(request, Verb.PREDICT)
+        check_method(request)
+        return await self._infer(request, prediction(request.match_info))
 
     async def explanations(self, request: web.Request) -> InferenceResponse:
-        return await self._infer(request, Verb.EXPLAIN)
-
-    async def _infer(self, request: web.Request, verb: Verb) -> InferenceResponse:
         check_method(request)
-        model, version, rest = split_path(request.match_info["path"])
-        await self._plane.check_known(model, version)  # an unknown model is told before its body is read
+        return await self._infer(request, explanation(request.match_info))
+
+    async def _infer(self, request: web.Request, target: Target) -> InferenceResponse:
+        await self._plane.check_known(target.model, target.version)  # told before the body is read
         parts = await self._bodies.parts(request)
-        question = make_request(
-            request, model=model, version=version, verb=verb, parts=parts, more_headers=(("url_path", rest),)
-        )
-        return await self._plane.infer(question)
+        return await self._plane.infer(make_request(request, target, parts))
+
+
+def prediction(match: Mapping[str, str]) -> Target:
+    model, version, rest = split_path(match["path"])
+    return Target(model, version, more_headers=(("url_path", rest),))
+
+
+def explanation(match: Mapping[str, str]) -> Target:
+    return replace(prediction(match), verb=Verb.EXPLAIN)
 
 
 def split_path(path: str) -> tuple[str, str | None, str]:

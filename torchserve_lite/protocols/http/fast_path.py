@@ -1,0 +1,287 @@
+"""The short way into the front: plain inference requests are read and answered here, all else is aiohttp's.
+
+What is not plain (``plain.py``) goes to aiohttp byte for byte, on the same connection; as soon as aiohttp is at rest
+again, the next request is looked at here. aiohttp's own way costs 20 us a request: a task, a stream reader, a URL, a
+request and a response object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import cast
+
+from torchserve_lite.core.jobs import Job, Outcome
+from torchserve_lite.core.memory import unfilled
+from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.core.streams import AnswerStream, Buffer
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.errors import TooManyConnections
+from torchserve_lite.protocols.http import raw_response
+from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.protocols.http.connections import AiohttpConnection, Answers, Client, Clients
+from torchserve_lite.protocols.http.exchange import Exchange
+from torchserve_lite.protocols.http.plain import Head, PlainHeads
+from torchserve_lite.protocols.http.streams import in_chunks, stream
+
+log = logging.getLogger(__name__)
+
+_MOST_HELD = 64 * 1024  # bytes that may wait behind a request that is being answered
+_MOST_PIECES = 16  # in which they may have come
+_PATIENCE = 0.25  # seconds for which a body may be incomplete; then aiohttp waits for it, with all its limits
+_NOTHING = bytearray()
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What stands behind the connections of one listener."""
+
+    clients: Clients
+    refusals: Answers
+    exchange: Exchange
+    plane: DataPlane
+    plain: PlainHeads
+    speak_aiohttp: Callable[[Client], AiohttpConnection]
+
+
+class Connection(Client):
+    """A client's connection. It reads and answers plain requests by itself, one after the other, and hands everything
+    else to aiohttp, which is made when it is first needed.
+
+    A request that is being read or answered here has a ``_head``; from when its body has come, it is also ``_asked``.
+    Bytes that come behind it are ``_held``. While aiohttp has the connection, there are neither.
+
+    Nothing may follow a plain request in the same piece: aiohttp refuses the whole piece when it cannot read the end of
+    it, and pipelines are too rare to be worth a second opinion.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "_aiohttp", "_asked", "_begun", "_body", "_filled", "_front", "_full", "_head", "_held", "_id", "_job", "_room",
+        "_stopped_reading", "_streaming", "_timer",
+    )
+    # fmt: on
+
+    def __init__(self, front: Front) -> None:
+        super().__init__()
+        self._front = front
+        self._aiohttp: AiohttpConnection | None = None
+        self._body = _NOTHING  # while it comes in pieces
+        self._filled = 0  # bytes of it that have come
+        self._held: list[bytes] = []
+        self._stopped_reading = False
+        self._full = False  # the client is behind with taking its answers
+        self._room: asyncio.Future[None] | None = None  # until it is not any more
+        self._head: Head | None = None
+        self._asked = False
+        self._begun = 0.0
+        self._id = ""
+        self._job: Job | None = None
+        self._streaming: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # until when the body may be incomplete
+
+    @property
+    def is_waiting(self) -> bool:
+        mine = self._head is None and super().is_waiting
+        return mine and (self._aiohttp is None or self._aiohttp.is_waiting)
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if not self._front.clients.enter(self):
+            self.transport.write(self._front.refusals.last_words(TooManyConnections()))
+            self.transport.close()
+            return
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if self._asked or self._held:
+            self._hold(data)
+        else:
+            self._take(data)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._aiohttp is not None:
+            self._aiohttp.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._aiohttp is not None:
+            self._aiohttp.resume_writing()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        self._take_held()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._held.clear()
+        if self._job is not None:
+            self._job.abandon()
+        if self._streaming is not None:
+            self._streaming.cancel()
+        if self._head is not None:
+            self._end()
+        self._front.clients.leave(self)
+        self.transport = None
+        if self._aiohttp is not None:
+            self._aiohttp.connection_lost(exc)
+
+    # A request, from its first byte to its last
+
+    def _take(self, data: bytes) -> None:
+        """The next piece, when no request waits for its answer here."""
+        if self._head is not None:
+            self._take_body(self._head, data)
+        elif self._aiohttp is not None and not self._aiohttp.is_at_rest:
+            self._aiohttp.data_received(data)
+        elif self._full:
+            self._hold(data)
+        else:
+            head = self._front.plain.head(data)
+            if head is None or len(data) > head.whole:
+                self._pass_on(data)
+                return
+            self._head = head
+            self._begun = perf_counter()
+            self._id = new_request_id()
+            self._front.exchange.begin(self)
+            if len(data) == head.whole:
+                self._ask(head, data[head.size :])
+            else:
+                self._body = unfilled(head.whole - head.size)
+                self._filled = 0
+                self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._give_up_waiting)
+                self._take_body(head, data[head.size :])
+
+    def _take_body(self, head: Head, data: bytes) -> None:
+        filled = self._filled + len(data)
+        if filled > len(self._body):
+            self._give_up_waiting()
+            self._pass_on(data)
+            return
+        self._body[self._filled : filled] = data
+        self._filled = filled
+        if filled == len(self._body):
+            self._stop_timer()
+            body, self._body = self._body, _NOTHING
+            self._ask(head, body)
+
+    def _give_up_waiting(self) -> None:
+        """Leaves a request whose body has not come whole to aiohttp."""
+        assert self._head is not None
+        received = self._head.raw + self._body[: self._filled]
+        self._body = _NOTHING
+        self._end()
+        self._pass_on(received)
+
+    def _hold(self, data: bytes) -> None:
+        """Keeps what comes behind a request, each piece as it came: where they are cut can make a difference to
+        aiohttp."""
+        self._held.append(data)
+        self._read_on()
+
+    def _take_held(self) -> None:
+        while self._held and not self._asked and not self._full:
+            self._take(self._held.pop(0))
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Or not, while too much is held."""
+        stop = len(self._held) > _MOST_PIECES or sum(map(len, self._held)) > _MOST_HELD
+        if stop is not self._stopped_reading and self.transport is not None and not self.transport.is_closing():
+            self._stopped_reading = stop
+            if stop:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _pass_on(self, data: bytes) -> None:
+        """This is aiohttp's, and so is what follows until it is at rest."""
+        if self._aiohttp is None:
+            assert self.transport is not None
+            self._aiohttp = self._front.speak_aiohttp(self)
+            self._aiohttp.connection_made(self.transport)
+            if self._full:
+                self._aiohttp.pause_writing()
+        self._aiohttp.data_received(data)
+
+    def _ask(self, head: Head, body: Buffer) -> None:
+        self._asked = True
+        request = head.request(self._id, body)
+        try:
+            self._job = self._front.plane.begin(request, self._told)
+        except Exception as error:
+            self._answer(head, error)
+
+    def _told(self, outcome: Outcome) -> None:
+        try:
+            if self._head is not None:
+                self._answer(self._head, outcome)
+                if self._held:
+                    self._take_held()
+        except Exception:  # it is ours alone: whoever has told goes on with other requests
+            log.exception("An answer to %s failed unexpectedly", self.peer)
+            self.cut()
+
+    def _answer(self, head: Head, outcome: InferenceResponse | Exception) -> None:
+        exchange, transport = self._front.exchange, self.transport
+        if transport is None or transport.is_closing():
+            return  # connection_lost does the rest
+        close = exchange.stopping
+        answer = exchange.answer_to(outcome, head.form, head.asked)
+        head_of_answer = exchange.heads.head(answer, self._id, close=close)
+        pieces, body = answer.stream, answer.body
+        if answer.status in raw_response.WITHOUT_A_BODY:
+            if pieces is not None:
+                pieces.close()
+            pieces, body = None, b""
+        if pieces is not None:
+            streaming = self._stream(head_of_answer, answer, pieces, close)
+            self._streaming = asyncio.get_running_loop().create_task(streaming)
+            return
+        self.written += len(body)
+        transport.writelines((head_of_answer, body))
+        self._answered(head, answer.status, close)
+
+    async def _stream(self, head: bytes, answer: InferenceResponse, pieces: AnswerStream, close: bool) -> None:
+        assert self.transport is not None
+        assert self._head is not None
+        try:
+            self.transport.write(head)
+            await stream(self, in_chunks(self.transport, self._drain), answer.body, pieces, self._id)
+            self._answered(self._head, answer.status, close or self.transport.is_closing())
+            self._take_held()
+        except Exception:
+            log.exception("A streamed answer to %s failed unexpectedly", self.peer)
+            self.cut()
+
+    async def _drain(self) -> None:
+        if self._full:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def _answered(self, head: Head, status: int, close: bool) -> None:
+        self._front.exchange.record(self, head.asked, status, perf_counter() - self._begun)
+        self._end()
+        if close:
+            self._held.clear()
+            self.close()
+
+    def _end(self) -> None:
+        """The request is not ours any more."""
+        self._stop_timer()
+        self._front.exchange.end(self)
+        self._head = self._job = self._streaming = None
+        self._asked = False
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
