@@ -108,7 +108,8 @@ class Job:
         else:
             self._stream.put(response.body)
             self._stream.end()
-        self._tell_holder()
+        if self.holder is not None:
+            self._tell_holder()
 
     def fail(self, error: ServingError) -> None:
         if not self.wanted:
@@ -152,10 +153,12 @@ class Job:
 
     def _settle(self, outcome: Outcome) -> None:
         self._outcome = outcome
-        self._end_timer()
+        if self.timer is not None:
+            self._end_timer()
         if self._answer is not None:
             self._settle_answer()
-        self._tell()
+        if self._told is not None:
+            self._tell()
 
     def _settle_answer(self) -> None:
         assert self._answer is not None

@@ -43,6 +43,7 @@ class WorkerPool:
         self._workers_changed = workers_changed
         self._loop = asyncio.get_running_loop()
         self._seats: list[Seat] = []  # of the workers that are ready
+        self._most_in_workers = 0  # how many jobs may wait there at most
         self._dispatching = False
         self._dispatch_soon = False
         self._due: asyncio.TimerHandle | None = None  # when the next batch is, which is at
@@ -77,7 +78,7 @@ class WorkerPool:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
         room = self.queue.capacity - len(self.queue)
-        if room <= len(self._seats) * self.spec.batch.size and room <= len(self._waiting_in_workers()):
+        if room <= self._most_in_workers and room <= len(self._waiting_in_workers()):
             raise QueueFull(self.spec.key.name, self.queue.capacity)
         if self.queue.put(job):
             self.dispatch()
@@ -152,13 +153,17 @@ class WorkerPool:
         if slot.retired:
             seat.retire()
         self._seats.append(seat)
-        self._workers_changed()
+        self._seats_changed()
         self.dispatch()
         try:
             await seat.left
         finally:
             self._seats.remove(seat)
-            self._workers_changed()
+            self._seats_changed()
+
+    def _seats_changed(self) -> None:
+        self._most_in_workers = len(self._seats) * self.spec.batch.size
+        self._workers_changed()
 
     def _answered(self, seat: Seat, batch: RunningBatch, update: Answers) -> None:
         """Answers from a worker. At the end of its batch the next one is sent before they are handed on: to write them

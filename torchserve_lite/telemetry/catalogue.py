@@ -55,11 +55,14 @@ class ModelFigures:
 
     def answered(self, waited: float, total: float) -> None:
         """A successful answer: seconds in the queue, seconds from arrival to answer."""
-        self._queue_sum.inc(waited * 1e6)
-        self._latency_sum.inc(total * 1e6)
         self._queue_time.observe(waited)
         self._latency.observe(total)
-        self._last_queue_time.set(int(waited * 1000))
+        self._last_queue_time.value = int(waited * 1000)
+
+    def show_sums(self) -> None:
+        """TorchServe's running sums, which our distributions keep anyway."""
+        self._queue_sum.set(self._queue_time.sum * 1e6)
+        self._latency_sum.set(self._latency.sum * 1e6)
 
     def failed(self, code: str) -> None:
         self._errors.of(*self._labels, code).inc()
@@ -96,12 +99,17 @@ class ServerMetrics:
                     "which is one of the server's own metrics."
                 )
         self._figures: dict[ModelKey, ModelFigures] = {}
+        registry.before_render.append(self._show_sums)
 
     def model(self, key: ModelKey) -> ModelFigures:
         figures = self._figures.get(key)
         if figures is None:
             figures = self._figures[key] = ModelFigures(self, key)
         return figures
+
+    def _show_sums(self) -> None:
+        for figures in self._figures.values():
+            figures.show_sums()
 
     def count_response(self, status: int) -> None:
         self._by_class[0 if 200 <= status < 300 else 1 if 400 <= status < 500 else 2].inc()

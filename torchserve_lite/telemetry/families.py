@@ -40,23 +40,23 @@ class Value:
 class Distribution:
     """A histogram for one set of labels; ``bounds`` are inclusive upper edges."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.sum += value
 
     def samples(self) -> Iterator[Sample]:
         total = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
             yield "_bucket", (("le", _number(bound)),), total
-        yield "_sum", (), self._sum
+        yield "_sum", (), self.sum
         yield "_count", (), total
 
 

@@ -77,7 +77,7 @@ async def know_clients(queue: BatchAggregator, new_job: NewJob, clients: int) ->
 def test_release_time_depends_on_who_may_still_come(waiting: int, expected: int, when: float) -> None:
     """``expected`` is how many clients the one worker has seen lately."""
     policy = ShareOfClients(BatchPolicy(size=4, delay=1.0))
-    policy.arrived(expected, 0)
+    policy.seen(expected, 0)
     assert policy.release_time(10.0, waiting, 0, workers=1) == when
 
 

@@ -39,7 +39,6 @@ class BatchAggregator:
         job.queued_at = perf_counter()
         job.holder = self
         self._jobs[job] = None
-        self._policy.arrived(waiting, self.running)
         return waiting % self._size == 0
 
     @property
@@ -52,6 +51,7 @@ class BatchAggregator:
         oldest = next(iter(self._jobs))
         if not oldest.batchable:
             return NOW
+        self._policy.seen(len(self._jobs), self.running)
         return self._policy.release_time(oldest.arrived, len(self._jobs), self.running, self.workers)
 
     def next_batch(self, slot: Slot) -> Sequence[Job]:
@@ -75,6 +75,7 @@ class BatchAggregator:
         return batch
 
     def finished(self, jobs: Sequence[Job]) -> None:
+        self._policy.seen(len(self._jobs), self.running)
         self.running -= len(jobs)
 
     def put_back(self, jobs: Sequence[Job]) -> None:
@@ -96,4 +97,5 @@ class BatchAggregator:
 
     def unwanted(self, job: Job) -> None:
         """As the holder of its jobs: nobody waits for this one any more."""
+        self._policy.seen(len(self._jobs), self.running)
         self._jobs.pop(job, None)

@@ -13,8 +13,9 @@ class ReleasePolicy(Protocol):
     """Decides for one queue. ``waiting`` jobs are in it, ``running`` ones are with workers; times are readings of the
     event loop's clock."""
 
-    def arrived(self, waiting: int, running: int) -> None:
-        """A job has been put into the queue; the counts include it."""
+    def seen(self, waiting: int, running: int) -> None:
+        """How many jobs are open. Told whenever a batch may go, and before jobs end or leave: so often that no larger
+        number is missed."""
 
     def release_time(self, oldest: float, waiting: int, running: int, workers: int) -> float:
         """When the waiting jobs, the first of which arrived at ``oldest``, should go; a time that has passed: now."""
@@ -36,7 +37,7 @@ class ShareOfClients:
         self._batch = batch
         self._open_lately = 0
 
-    def arrived(self, waiting: int, running: int) -> None:
+    def seen(self, waiting: int, running: int) -> None:
         self._open_lately = max(self._open_lately, waiting + running)
 
     def release_time(self, oldest: float, waiting: int, running: int, workers: int) -> float:
