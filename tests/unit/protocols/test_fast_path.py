@@ -378,7 +378,7 @@ async def test_requests_that_come_while_one_runs_are_answered_in_their_order() -
     for number, body in enumerate((b"a", b"b", b"c")):
         assert len(listener.engine.jobs) == number + 1
         listener.engine.jobs[-1].succeed(InferenceResponse(body))
-    await turn()
+        await turn()
     assert transport.bodies == [b"a", b"b", b"c"]
 
 
@@ -393,6 +393,7 @@ async def test_what_comes_while_a_request_runs_is_bounded(behind: list[bytes]) -
         connection.data_received(piece)
         reads.append(transport.reads)
     listener.engine.jobs[0].succeed(InferenceResponse(b""))
+    await turn()
     assert [*reads, transport.reads] == [*[True] * len(behind), False, True]
     assert listener.passed_on == behind
 
@@ -758,6 +759,37 @@ async def test_refusal_is_told_and_the_connection_goes_on(path: bytes, refusal: 
 
 
 @virtual_time
+async def test_answers_of_a_batch_are_written_one_after_the_other() -> None:
+    """A client on another core was woken by each of them, and slept again while the next one was being made."""
+    listener = Listener()
+    listener.engine.answer = silence
+    pairs = [listener.connect() for _ in range(3)]
+    for connection, _ in pairs:
+        connection.data_received(PLAIN)
+    seen = []
+    for job in listener.engine.jobs:
+        job.succeed(InferenceResponse(b"7"))
+        seen.append([transport.bodies for _, transport in pairs])
+    await turn()
+    assert seen == [[[], [], []]] * 3
+    assert [transport.bodies for _, transport in pairs] == [[b"7"]] * 3
+
+
+@virtual_time
+async def test_client_that_goes_before_its_answer_is_written_harms_nobody() -> None:
+    listener = Listener()
+    listener.engine.answer = silence
+    (gone, gone_transport), (stays, transport) = [listener.connect() for _ in range(2)]
+    for connection in (gone, stays):
+        connection.data_received(PLAIN)
+    for job in listener.engine.jobs:
+        job.succeed(InferenceResponse(b"7"))
+    gone.connection_lost(None)
+    await turn()
+    assert (gone_transport.bodies, transport.bodies, listener.exchange.in_progress) == ([], [b"7"], 0)
+
+
+@virtual_time
 async def test_failure_of_ours_is_500_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     listener = Listener()
 
@@ -767,6 +799,7 @@ async def test_failure_of_ours_is_500_and_logged(caplog: pytest.LogCaptureFixtur
     listener.engine.answer = fail
     connection, transport = listener.connect()
     connection.data_received(PLAIN)
+    await turn()
     assert json.loads(transport.bodies[0])["code"] == 500
     assert "POST /predictions/tiny HTTP/1.1 failed unexpectedly" in caplog.text
     assert connection.is_waiting

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
 
@@ -47,6 +47,28 @@ class Front:
     plane: DataPlane
     plain: PlainHeads
     speak_aiohttp: Callable[[Client], AiohttpConnection]
+    unsent: list[tuple[Connection, bytes, InferenceResponse, bool]] = field(default_factory=list)
+
+    def send_soon(self, connection: Connection, head: bytes, answer: InferenceResponse, *, close: bool) -> None:
+        """At the end of this turn of the event loop, with the answers to all of a batch: a client that waits on another
+        core is woken once for all of them, where waking it for each costs more than the answer does."""
+        if not self.unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self.unsent.append((connection, head, answer, close))
+
+    def _send(self) -> None:
+        unsent = self.unsent[:]
+        self.unsent.clear()
+        for connection, head, answer, _ in unsent:
+            try:
+                connection.send(head, answer)
+            except Exception:
+                connection.give_up()
+        for connection, _, answer, close in unsent:
+            try:
+                connection.sent(answer, close=close)
+            except Exception:
+                connection.give_up()
 
 
 class Connection(Client):
@@ -224,11 +246,8 @@ class Connection(Client):
         try:
             if self._head is not None:
                 self._answer(self._head, outcome)
-                if self._held:
-                    self._take_held()
-        except Exception:  # it is ours alone: whoever has told goes on with other requests
-            log.exception("An answer to %s failed unexpectedly", self.peer)
-            self.cut()
+        except Exception:
+            self.give_up()
 
     def _answer(self, head: Head, outcome: InferenceResponse | Exception) -> None:
         exchange, transport = self._front.exchange, self.transport
@@ -237,18 +256,33 @@ class Connection(Client):
         close = exchange.stopping
         answer = exchange.answer_to(outcome, head.form, head.asked)
         head_of_answer = exchange.heads.head(answer, self._id, close=close)
-        pieces, body = answer.stream, answer.body
-        if answer.status in raw_response.WITHOUT_A_BODY:
-            if pieces is not None:
-                pieces.close()
-            pieces, body = None, b""
-        if pieces is not None:
-            streaming = self._stream(head_of_answer, answer, pieces, close)
+        if answer.stream is None:
+            self._front.send_soon(self, head_of_answer, answer, close=close)
+        elif answer.status in raw_response.WITHOUT_A_BODY:
+            answer.stream.close()
+            self._front.send_soon(self, head_of_answer, answer, close=close)
+        else:
+            streaming = self._stream(head_of_answer, answer, answer.stream, close)
             self._streaming = asyncio.get_running_loop().create_task(streaming)
-            return
-        self.written += len(body)
-        transport.writelines((head_of_answer, body))
-        self._answered(head, answer.status, close)
+
+    def give_up(self) -> None:
+        """An error in our own code is the end of this connection, and harms no other."""
+        log.exception("An answer to %s failed unexpectedly", self.peer)
+        self.cut()
+
+    def send(self, head: bytes, answer: InferenceResponse) -> None:
+        """Writes an answer, unless the client has gone meanwhile."""
+        if self.transport is not None and not self.transport.is_closing():
+            body = b"" if answer.status in raw_response.WITHOUT_A_BODY else answer.body
+            self.written += len(body)
+            self.transport.writelines((head, body))
+
+    def sent(self, answer: InferenceResponse, *, close: bool) -> None:
+        """What there is to be done when an answer has been written."""
+        if self._head is not None:
+            self._answered(self._head, answer.status, close)
+            if self._held:
+                self._take_held()
 
     async def _stream(self, head: bytes, answer: InferenceResponse, pieces: AnswerStream, close: bool) -> None:
         assert self.transport is not None
