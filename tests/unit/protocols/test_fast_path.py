@@ -28,6 +28,7 @@ from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.connections import Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
+from torchserve_lite.protocols.http.incoming import IncomingBody
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.plain import PlainHeads
@@ -67,6 +68,9 @@ class Transport(asyncio.Transport):
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.last = list(list_of_data)
         self.write(b"".join(self.last))
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
 
     def is_closing(self) -> bool:
         return self.closed
@@ -363,6 +367,30 @@ async def test_more_than_the_body_is_left_to_aiohttp() -> None:
     await asyncio.sleep(1)
     assert listener.passed_on == [PLAIN[:-1], b"7" + PING]
     assert listener.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("step", "ours"),
+    [pytest.param(262_144, True, id="comes on"), pytest.param(262_143, False, id="too slow for the short way")],
+)
+@virtual_time
+async def test_large_body_is_waited_for_as_long_as_it_comes_on(step: int, ours: bool) -> None:
+    listener = Listener(max_request_size=10_000_000)
+    connection, transport = listener.connect()
+    sent = post(body=bytes(range(256)) * 4 * 1024)
+    connection.data_received(sent[:1000])
+    taken = 1000
+    while taken < len(sent) and isinstance(body := transport.protocol, IncomingBody):
+        piece = sent[taken : taken + step]
+        body.get_buffer(-1)[: len(piece)] = piece
+        body.buffer_updated(len(piece))
+        taken += len(piece)
+        await asyncio.sleep(0.25)
+    await turn()
+    assert transport.protocol is connection
+    if ours:
+        assert transport.bodies == [sent.partition(b"\r\n\r\n")[2]]
+    assert listener.passed_on == ([] if ours else [sent[:taken]])
 
 
 # One request behind the other

@@ -26,6 +26,7 @@ from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.answers import new_request_id
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Answers, Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
+from torchserve_lite.protocols.http.incoming import IncomingBody
 from torchserve_lite.protocols.http.plain import Head, PlainHeads
 from torchserve_lite.protocols.http.streams import in_chunks, stream
 
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 
 _MOST_HELD = 64 * 1024  # bytes that may wait behind a request that is being answered
 _MOST_PIECES = 16  # in which they may have come
-_PATIENCE = 0.25  # seconds for which a body may be incomplete; then aiohttp waits for it, with all its limits
+_PATIENCE = 0.25  # seconds in which a body has to come whole, or to come nearer to it by
+_PROGRESS = 256 * 1024  # bytes; then aiohttp waits for it, with all its limits
+_LARGE = 64 * 1024  # bytes of a body that are still to come, from which on it gets the transport to itself
 _NOTHING = bytearray()
 
 
@@ -84,8 +87,8 @@ class Connection(Client):
 
     # fmt: off
     __slots__ = (
-        "_aiohttp", "_asked", "_begun", "_body", "_filled", "_front", "_full", "_head", "_held", "_id", "_job", "_room",
-        "_stopped_reading", "_streaming", "_timer",
+        "_aiohttp", "_asked", "_begun", "_body", "_filled", "_front", "_full", "_head", "_held", "_id", "_incoming",
+        "_job", "_room", "_stopped_reading", "_streaming", "_timer",
     )
     # fmt: on
 
@@ -95,6 +98,7 @@ class Connection(Client):
         self._aiohttp: AiohttpConnection | None = None
         self._body = _NOTHING  # while it comes in pieces
         self._filled = 0  # bytes of it that have come
+        self._incoming: IncomingBody | None = None  # a large one, which has the transport meanwhile
         self._held: list[bytes] = []
         self._stopped_reading = False
         self._full = False  # the client is behind with taking its answers
@@ -177,10 +181,32 @@ class Connection(Client):
             if len(data) == head.whole:
                 self._ask(head, data[head.size :])
             else:
-                self._body = unfilled(head.whole - head.size)
-                self._filled = 0
-                self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._give_up_waiting)
-                self._take_body(head, data[head.size :])
+                self._expect_body(head, data)
+
+    def _expect_body(self, head: Head, data: bytes) -> None:
+        """``data``: the head, and what has come of the body already."""
+        length, first = head.whole - head.size, memoryview(data)[head.size :]
+        if length - len(first) >= _LARGE and self.transport is not None:
+            self._incoming = IncomingBody(self, self.transport, length, first, self._large_body_has_come)
+        else:
+            self._body = unfilled(length)
+            self._body[: len(first)] = first
+            self._filled = len(first)
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._look_at_body, len(first))
+
+    def _look_at_body(self, before: int) -> None:
+        """``before``: how much of it had come when it was last looked at."""
+        now = self._incoming.filled if self._incoming is not None else self._filled
+        if now - before >= _PROGRESS:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._look_at_body, now)
+        else:
+            self._give_up_waiting()
+
+    def _large_body_has_come(self, body: bytearray) -> None:
+        assert self._head is not None
+        self._incoming = None
+        self._stop_timer()
+        self._ask(self._head, body)
 
     def _take_body(self, head: Head, data: bytes) -> None:
         filled = self._filled + len(data)
@@ -198,7 +224,8 @@ class Connection(Client):
     def _give_up_waiting(self) -> None:
         """Leaves a request whose body has not come whole to aiohttp."""
         assert self._head is not None
-        received = self._head.raw + self._body[: self._filled]
+        body = self._body[: self._filled] if self._incoming is None else self._incoming.give_up()
+        received = self._head.raw + body
         self._body = _NOTHING
         self._end()
         self._pass_on(received)
@@ -310,6 +337,7 @@ class Connection(Client):
 
     def _end(self) -> None:
         """The request is not ours any more."""
+        self._incoming = None
         self._stop_timer()
         self._front.exchange.end(self)
         self._head = self._job = self._streaming = None

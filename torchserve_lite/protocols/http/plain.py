@@ -26,12 +26,11 @@ from torchserve_lite.protocols.http.routing import PlainRoute
 
 _LONGEST_HEAD = 8000  # bytes; what aiohttp's limits could concern is left to it
 _MOST_HEADERS = 64
-_LONGEST_BODY = 1024 * 1024
 
 _REQUEST_LINE = re.compile(r"(POST|PUT) ((?:/[A-Za-z0-9_:~-][A-Za-z0-9_:~.-]*)+/?) HTTP/1\.1")
 _RULES = {  # for the headers that change how a request is read, or answered
     "connection": re.compile("keep-alive", re.IGNORECASE),
-    "content-length": re.compile("0|[1-9][0-9]{0,6}"),
+    "content-length": re.compile("0|[1-9][0-9]{0,9}"),
     "content-type": re.compile("(?!multipart/form-data|application/x-www-form-urlencoded).*", re.IGNORECASE),
     "host": HOST,
 }
@@ -84,7 +83,7 @@ class PlainHeads:
 
     def __init__(self, routes: Iterable[PlainRoute], max_request_size: int) -> None:
         self._routes = [(_pattern(route.path), route) for route in routes]
-        self._longest_body = min(_LONGEST_BODY, max_request_size)
+        self._longest_body = max_request_size
         self._known_head = lru_cache(maxsize=256)(self._read)
         self._known_line = lru_cache(maxsize=256)(self._read_line)
 
