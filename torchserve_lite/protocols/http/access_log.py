@@ -18,7 +18,7 @@ class AccessLog:
         self._write = write
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._second = 0
+        self._millisecond = 0
         self._stamp = ""
 
     def add(self, peer: str, asked: str, status: int, seconds: float) -> None:
@@ -38,13 +38,13 @@ class AccessLog:
             self._write(text)
 
     def _now(self) -> str:
-        """Local time as TorchServe writes it; the part down to the second is made once a second."""
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
-        return f"{self._stamp},{int((now - second) * 1000):03d}"
+        """Local time as TorchServe writes it, made once for all answers of a millisecond: those of a batch."""
+        millisecond = int(time.time() * 1000)
+        if millisecond != self._millisecond:
+            second, rest = divmod(millisecond, 1000)
+            self._millisecond = millisecond
+            self._stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(second))},{rest:03d}"
+        return self._stamp
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
