@@ -101,24 +101,21 @@ class Job:
 
     def succeed(self, response: InferenceResponse) -> None:
         """The whole answer, or the last piece of a streamed one."""
-        if not self.wanted:
-            return
         if self._stream is None:
             self._settle(response)
-        else:
+        elif not self._stream.ended:
             self._stream.put(response.body)
             self._stream.end()
         if self.holder is not None:
             self._tell_holder()
 
     def fail(self, error: ServingError) -> None:
-        if not self.wanted:
-            return
         if self._stream is None:
             self._settle(error)
         else:
             self._stream.end(error)
-        self._tell_holder()
+        if self.holder is not None:
+            self._tell_holder()
 
     def abandon(self) -> None:
         """The client has gone: nothing that comes now is wanted."""
@@ -152,6 +149,8 @@ class Job:
         self._stream.when_read(tell)
 
     def _settle(self, outcome: Outcome) -> None:
+        if not self.is_open:
+            return
         self._outcome = outcome
         if self.timer is not None:
             self._end_timer()

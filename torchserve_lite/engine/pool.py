@@ -15,7 +15,7 @@ from torchserve_lite.engine.seats import RunningBatch, Seat
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.supervisor import Supervisor
 from torchserve_lite.errors import QueueFull, WorkerDied
-from torchserve_lite.ipc.messages import Answers, Reply
+from torchserve_lite.ipc.messages import Answers
 
 
 class WorkerPool:
@@ -172,7 +172,18 @@ class WorkerPool:
             self.queue.finished(batch.jobs)
             self.dispatch()
         for answer in update.answers:
-            _give(batch.jobs[answer.index], answer.reply, last=answer.last)
+            job, reply = batch.jobs[answer.index], answer.reply
+            if answer.last:
+                job.holder = None  # who knows that this one has ended
+            if reply.failure:
+                job.fail(failure_of(reply))
+                continue
+            assert not isinstance(reply.body, int)
+            response = InferenceResponse(reply.body, reply.status, reply.reason, reply.content_type, reply.headers)
+            if answer.last:
+                job.succeed(response)
+            else:
+                job.add_piece(response)
         if update.done is not None:
             seat.slot.restarts.proven()
             self._events.batch_done(self.spec, batch.jobs, update.done, self._loop.time() - batch.begun)
@@ -196,19 +207,3 @@ class WorkerPool:
                 for job in jobs:
                     job.fail(worker.death or WorkerDied("It was stopped."))
         self.dispatch()
-
-
-def _give(job: Job, reply: Reply, *, last: bool) -> None:
-    """Hands an answer, a piece of one, or the failure in its place to the job."""
-    body = reply.body
-    assert not isinstance(body, int)
-    if last:
-        job.holder = None  # who knows that this one has ended
-    if reply.failure:
-        job.fail(failure_of(reply))
-        return
-    response = InferenceResponse(body, reply.status, reply.reason, reply.content_type, reply.headers)
-    if last:
-        job.succeed(response)
-    else:
-        job.add_piece(response)

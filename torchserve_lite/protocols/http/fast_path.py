@@ -88,7 +88,7 @@ class Connection(Client):
     # fmt: off
     __slots__ = (
         "_aiohttp", "_asked", "_begun", "_body", "_filled", "_front", "_full", "_head", "_held", "_id", "_incoming",
-        "_job", "_room", "_stopped_reading", "_streaming", "_timer",
+        "_job", "_last_head", "_room", "_stopped_reading", "_streaming", "_timer",
     )
     # fmt: on
 
@@ -104,6 +104,7 @@ class Connection(Client):
         self._full = False  # the client is behind with taking its answers
         self._room: asyncio.Future[None] | None = None  # until it is not any more
         self._head: Head | None = None
+        self._last_head: Head | None = None
         self._asked = False
         self._begun = 0.0
         self._id = ""
@@ -170,7 +171,9 @@ class Connection(Client):
         elif self._full:
             self._hold(data)
         else:
-            head = self._front.plain.head(data)
+            head = self._last_head
+            if head is None or not data.startswith(head.raw):
+                head = self._last_head = self._front.plain.head(data)
             if head is None or len(data) > head.whole:
                 self._pass_on(data)
                 return
@@ -205,7 +208,8 @@ class Connection(Client):
     def _large_body_has_come(self, body: bytearray) -> None:
         assert self._head is not None
         self._incoming = None
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._ask(self._head, body)
 
     def _take_body(self, head: Head, data: bytes) -> None:

@@ -22,7 +22,8 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
-_MOST_BEGINNINGS = 256  # handlers that set another header each time must not fill the memory
+_MOST_KNOWN = 256  # handlers that set another header each time must not fill the memory
+_UNKNOWN = -1  # length of a streamed answer
 
 WITHOUT_A_BODY = (204, 304)
 
@@ -33,31 +34,33 @@ class Heads:
     def __init__(self, common: Mapping[str, str]) -> None:
         self._common = "".join(f"{name}: {value}\r\n" for name, value in common.items())
         self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *(name.lower() for name in common)}
-        self._beginnings: dict[tuple[int, str, str, Headers], str] = {}
         self._second = 0
-        self._rest = ("", "")  # what follows the length, without and with Connection: close; made once a second
+        self._known: dict[tuple[int, str, str, Headers, int, bool], bytes] = {}  # heads of this second but for the id
 
     def head(self, answer: InferenceResponse, request_id: str, *, close: bool) -> bytes:
-        facts = (answer.status, answer.reason, answer.content_type, answer.headers)
-        beginning = self._beginnings.get(facts)
-        if beginning is None:
-            lines = "".join([f"{name}: {value}\r\n" for name, value in self.own_headers(answer)])
-            reason = one_line(answer.reason) or _PHRASES.get(answer.status, "")
-            beginning = f"HTTP/1.1 {answer.status} {reason}\r\n{lines}"
-            if len(self._beginnings) >= _MOST_BEGINNINGS:
-                self._beginnings.clear()
-            self._beginnings[facts] = beginning
+        length = len(answer.body) if answer.stream is None else _UNKNOWN
+        facts = (answer.status, answer.reason, answer.content_type, answer.headers, length, close)
         now = int(time.time())
-        if now != self._second:
-            date = f"Date: {formatdate(now, usegmt=True)}\r\n"
-            self._second, self._rest = now, (date + self._common, f"{date}Connection: close\r\n{self._common}")
+        if now != self._second or len(self._known) >= _MOST_KNOWN:
+            self._second = now
+            self._known.clear()
+        beginning = self._known.get(facts)
+        if beginning is None:
+            beginning = self._known[facts] = self._all_but_the_id(answer, now, close).encode()
+        return b"%bx-request-id: %b\r\n\r\n" % (beginning, request_id.encode())
+
+    def _all_but_the_id(self, answer: InferenceResponse, now: int, close: bool) -> str:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.own_headers(answer)])
+        reason = one_line(answer.reason) or _PHRASES.get(answer.status, "")
         if answer.status in WITHOUT_A_BODY:
             length = ""
         elif answer.stream is not None:
             length = "Transfer-Encoding: chunked\r\n"
         else:
             length = f"Content-Length: {len(answer.body)}\r\n"
-        return f"{beginning}{length}{self._rest[close]}x-request-id: {request_id}\r\n\r\n".encode()
+        connection = "Connection: close\r\n" if close else ""
+        date = f"Date: {formatdate(now, usegmt=True)}\r\n"
+        return f"HTTP/1.1 {answer.status} {reason}\r\n{lines}{length}{date}{connection}{self._common}"
 
     def own_headers(self, answer: InferenceResponse) -> list[tuple[str, str]]:
         """The answer's, without those that are ours or the connection's, and those that are no headers at all."""
