@@ -39,6 +39,7 @@ class Job:
         "_stream",
         "_told",
         "arrived",
+        "batchable",
         "deadline",
         "holder",
         "key",
@@ -51,6 +52,8 @@ class Job:
 
     def __init__(self, request: InferenceRequest, key: ModelKey, arrived: float, deadline: float | None = None) -> None:
         self.request = request
+        # Explanations and descriptions run alone: handlers look at the first request's headers to tell them apart.
+        self.batchable = request.verb is Verb.PREDICT
         self.key = key
         self.arrived = arrived
         self.deadline = deadline
@@ -80,11 +83,6 @@ class Job:
             self._answer = asyncio.get_running_loop().create_future()
             self._settle_answer()
         return self._answer
-
-    @property
-    def batchable(self) -> bool:
-        """Explanations and descriptions run alone: handlers look at the first request's headers to tell them apart."""
-        return self.request.verb is Verb.PREDICT
 
     @property
     def is_open(self) -> bool:
@@ -149,15 +147,16 @@ class Job:
         self._stream.when_read(tell)
 
     def _settle(self, outcome: Outcome) -> None:
-        if not self.is_open:
+        if self._outcome is not None or self._abandoned:
             return
         self._outcome = outcome
         if self.timer is not None:
             self._end_timer()
         if self._answer is not None:
             self._settle_answer()
-        if self._told is not None:
-            self._tell()
+        told, self._told = self._told, None
+        if told is not None:
+            told(outcome)
 
     def _settle_answer(self) -> None:
         assert self._answer is not None

@@ -112,7 +112,7 @@ class ServerMetrics:
             figures.show_sums()
 
     def count_response(self, status: int) -> None:
-        self._by_class[0 if 200 <= status < 300 else 1 if 400 <= status < 500 else 2].inc()
+        self._by_class[0 if 200 <= status < 300 else 1 if 400 <= status < 500 else 2].value += 1
 
     def worker_loaded(self, key: ModelKey, worker_id: str, seconds: float) -> None:
         self._load_time.of(f"W-{worker_id}-{key}", "Host", self.hostname).set(round(seconds * 1000))

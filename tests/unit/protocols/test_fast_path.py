@@ -355,6 +355,7 @@ async def test_request_whose_body_has_come_is_not_given_away() -> None:
     await asyncio.sleep(1)
     assert (listener.aiohttp, connection.is_waiting) == ([], False)
     listener.engine.jobs[0].succeed(InferenceResponse(b"8"))
+    await turn()
     assert (transport.bodies, connection.is_waiting) == ([b"8"], True)
 
 
@@ -467,6 +468,7 @@ async def test_answer_that_fills_the_connection_is_the_last_for_now() -> None:
         connection.data_received(post(body=body))
     connection.pause_writing()
     listener.engine.jobs[0].succeed(InferenceResponse(b"a"))
+    await turn()
     assert len(listener.engine.jobs) == 1
     connection.resume_writing()
     assert len(listener.engine.jobs) == 2

@@ -60,10 +60,11 @@ class BatchAggregator:
         now = self._loop.time()
         self._policy.released(now, next(iter(self._jobs)).arrived, len(self._jobs), self.running)
         first = list(islice(self._jobs, self._size))
-        alone = next((index for index, job in enumerate(first) if not job.batchable), len(first))
         taken = perf_counter()
-        batch = []
-        for job in first[: max(alone, 1)]:
+        batch: list[Job] = []
+        for job in first:
+            if not job.batchable and job is not first[0]:
+                break
             del self._jobs[job]
             job.holder = None
             job.waited = taken - job.queued_at
@@ -71,6 +72,8 @@ class BatchAggregator:
                 job.fail(DeadlineExceeded(job.deadline - job.arrived))
             else:
                 batch.append(job)
+            if not job.batchable:
+                break
         self.running += len(batch)
         return batch
 

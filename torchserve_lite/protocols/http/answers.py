@@ -27,11 +27,12 @@ def common_headers(config: HttpConfig) -> dict[str, str]:
 
 
 def _request_ids() -> Iterator[str]:
+    endings = [f"{number:03x}" for number in range(0x1000)]
     while True:
         digits = f"{_random.getrandbits(128):032x}"
-        beginning = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:28]}"
-        for number in range(0x10000):
-            yield f"{beginning}{number:04x}"
+        beginning = f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:29]}"
+        for ending in endings:
+            yield beginning + ending
 
 
 new_request_id = _request_ids().__next__

@@ -39,7 +39,7 @@ class Exchange:
         self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog, clients: Clients
     ) -> None:
         self.in_progress = 0  # requests whose answer has not been written yet
-        self._health = health
+        self.health = health
         self._metrics = metrics
         self._access_log = access_log
         self._clients = clients
@@ -61,11 +61,6 @@ class Exchange:
         """What all answers leave behind. ``asked``: the line that ``request_line`` makes of method and target."""
         self._metrics.count_response(status)
         self._access_log.add(client.peer, asked, status, seconds)
-
-    @property
-    def stopping(self) -> bool:
-        """Every answer is now the last on its connection."""
-        return self._health.stopping
 
     def answer_to(self, outcome: InferenceResponse | Exception, form: ErrorForm, asked: str) -> InferenceResponse:
         """What the client gets for a route's outcome."""
@@ -112,7 +107,7 @@ class Exchange:
     async def _send(
         self, request: web.Request, client: Client, answer: InferenceResponse, *, close: bool
     ) -> web.StreamResponse:
-        close = close or self.stopping or awaits_continue(request) or request.content.exception() is not None
+        close = close or self.health.stopping or awaits_continue(request) or request.content.exception() is not None
         status = answer.status
         streamed = answer.stream if status not in raw_response.WITHOUT_A_BODY else None
         if raw_response.fits(request):

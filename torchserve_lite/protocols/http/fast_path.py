@@ -69,7 +69,7 @@ class Front:
                 connection.give_up()
         for connection, _, answer, close in unsent:
             try:
-                connection.sent(answer, close=close)
+                connection.answered(answer.status, close=close)
             except Exception:
                 connection.give_up()
 
@@ -284,7 +284,7 @@ class Connection(Client):
         exchange, transport = self._front.exchange, self.transport
         if transport is None or transport.is_closing():
             return  # connection_lost does the rest
-        close = exchange.stopping
+        close = exchange.health.stopping  # then every answer is the last on its connection
         answer = exchange.answer_to(outcome, head.form, head.asked)
         head_of_answer = exchange.heads.head(answer, self._id, close=close)
         if answer.stream is None:
@@ -308,12 +308,17 @@ class Connection(Client):
             self.written += len(body)
             self.transport.writelines((head, body))
 
-    def sent(self, answer: InferenceResponse, *, close: bool) -> None:
-        """What there is to be done when an answer has been written."""
-        if self._head is not None:
-            self._answered(self._head, answer.status, close)
-            if self._held:
-                self._take_held()
+    def answered(self, status: int, *, close: bool) -> None:
+        """What there is to be done when an answer has been written, and its client has not gone before that."""
+        if self._head is None:
+            return
+        self._front.exchange.record(self, self._head.asked, status, perf_counter() - self._begun)
+        self._end()
+        if close:
+            self._held.clear()
+            self.close()
+        elif self._held:
+            self._take_held()
 
     async def _stream(self, head: bytes, answer: InferenceResponse, pieces: AnswerStream, close: bool) -> None:
         assert self.transport is not None
@@ -321,8 +326,7 @@ class Connection(Client):
         try:
             self.transport.write(head)
             await stream(self, in_chunks(self.transport, self._drain), answer.body, pieces, self._id)
-            self._answered(self._head, answer.status, close or self.transport.is_closing())
-            self._take_held()
+            self.answered(answer.status, close=close or self.transport.is_closing())
         except Exception:
             log.exception("A streamed answer to %s failed unexpectedly", self.peer)
             self.cut()
@@ -331,13 +335,6 @@ class Connection(Client):
         if self._full:
             self._room = asyncio.get_running_loop().create_future()
             await self._room
-
-    def _answered(self, head: Head, status: int, close: bool) -> None:
-        self._front.exchange.record(self, head.asked, status, perf_counter() - self._begun)
-        self._end()
-        if close:
-            self._held.clear()
-            self.close()
 
     def _end(self) -> None:
         """The request is not ours any more."""
