@@ -66,15 +66,12 @@ PROMISES = (
         promise
         for form in ("mnist-png", "mnist-json")
         for promise in (
-            at_least(form, 32, "rate", "mosec", 1.0),
-            at_least(form, 128, "rate", "mosec", 1.0),
             at_least(form, 32, "rate", "torchserve", 3.0),
             at_least(form, 32, "rate", "torchserve-omp1", 1.6),
             at_most(form, 32, "p99", "mosec", 1.0),
+            *(at_least(form, clients, "rate", "mosec", 0.9) for clients in (32, 128)),
             *(
-                Promise(
-                    scenario=form, series=clients, figure="rate", target="ours-affinity-off", other="mosec", least=0.9
-                )
+                Promise(scenario=form, series=clients, figure="rate", target="ours-affinity", other="mosec", least=1.0)
                 for clients in (32, 128)
             ),
             *(Promise(scenario=form, series=clients, figure="rate", other="loop") for clients in (32, 128)),

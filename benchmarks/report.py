@@ -23,7 +23,7 @@ PAGE = HERE.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: written by benchmarks/report.py -->", "<!-- end of figures -->"
 COLOURS = {
     "ours": "#1f77b4",
-    "ours-affinity-off": "#aec7e8",
+    "ours-affinity": "#aec7e8",
     "ours-500-models": "#17becf",
     "torchserve": "#d62728",
     "torchserve-omp1": "#ff9896",

@@ -82,7 +82,7 @@ def mnist(name: str, form: str, body: bytes, answer: bytes, *, v1: bool) -> Scen
         model="mnist",
         body=body,
         answer=answer,
-        targets=("ours", "ours-affinity-off", *SERVERS[1:], "loop"),
+        targets=("ours", "ours-affinity", *SERVERS[1:], "loop"),
         series=(32, 128),
         workers=2,
         batch_size=16,

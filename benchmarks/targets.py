@@ -21,7 +21,7 @@ QUEUE = 4096  # jobs that may wait: the load has up to a thousand clients, and r
 
 TITLES = {
     "ours": "torchserve-lite",
-    "ours-affinity-off": "torchserve-lite, `worker_affinity=off`",
+    "ours-affinity": "torchserve-lite, `worker_affinity=auto`",
     "ours-500-models": "torchserve-lite, 500 models",
     "torchserve": "TorchServe 0.12",
     "torchserve-omp1": "TorchServe 0.12, `OMP_NUM_THREADS=1`",
@@ -119,8 +119,8 @@ def ours(scenario: Scenario, place: Place, **more: str) -> Command:
     )
 
 
-def ours_affinity_off(scenario: Scenario, place: Place) -> Command:
-    return ours(scenario, place, worker_affinity="off")
+def ours_affinity(scenario: Scenario, place: Place) -> Command:
+    return ours(scenario, place, worker_affinity="auto")
 
 
 def ours_500_models(scenario: Scenario, place: Place) -> Command:
@@ -242,7 +242,7 @@ def loop(scenario: Scenario, place: Place) -> Command:
 
 COMMANDS: Mapping[str, Callable[[Scenario, Place], Command]] = {
     "ours": ours,
-    "ours-affinity-off": ours_affinity_off,
+    "ours-affinity": ours_affinity,
     "ours-500-models": ours_500_models,
     "torchserve": torchserve,
     "torchserve-omp1": torchserve_one_thread,

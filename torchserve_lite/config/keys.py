@@ -118,7 +118,7 @@ _TABLE = (
     _key("install_py_dep_per_model", boolean, "false", "workers.install_dependencies"),
     _key("blacklist_env_vars", regular_expression, "", "workers.hidden_environment"),
     _key("python", text, "", "workers.python", variable=_FILE_ONLY),
-    _key("worker_affinity", choice("auto", "off"), "auto", "workers.affinity"),
+    _key("worker_affinity", choice("auto", "off"), "off", "workers.affinity"),
     _key("worker_launcher", choice("forked", "shared", "exec", "inline"), "forked", "workers.launcher"),
     _key("v2_output_names", choice("predict", "inputs"), "predict", "workers.v2_output_names"),
     # Metrics. The modes to come have a notice of their own, because this key does something today
