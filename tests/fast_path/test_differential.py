@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ import pytest
 
 from tests.e2e.server import Server, running
 from tests.fast_path.conversation import Watch, masked, transcript, watching
-from tests.fast_path.corpus import LIMIT, Case, all_cases, in_one_piece
+from tests.fast_path.corpus import LIMIT, Case, all_cases
 from tests.fast_path.models import write_models
 
 AT_ONCE = 48  # conversations
@@ -32,11 +31,9 @@ COUNTER = re.compile(r"(?m)^((?:ts_\w+_requests_total|Requests\dXX)(?:\{[^}]*\})
 
 @dataclass(frozen=True)
 class Record:
-    """What one server did with all cases. ``in_one_piece`` are those that stand apart, as they may be answered in two
-    ways; their log lines and counts are left out."""
+    """What one server did with all cases."""
 
     transcripts: Mapping[str, bytes]
-    in_one_piece: Mapping[str, bytes]
     log_lines: Counter[str]
     counters: Mapping[str, float]
 
@@ -52,9 +49,8 @@ async def recorded(folder: Path, *, fast_path: str) -> Record:
             after = await counters(server)
             successes = next(name for name in after if name.startswith("Requests2XX"))
             after[successes] -= watch.requests + 1  # and the first reading of the counters
-            pieces = await played(server, watch, itertools.chain.from_iterable(in_one_piece()))
     counted = {name: after[name] - before.get(name, 0) for name in after}
-    return Record(transcripts, pieces, Counter(log_lines(folder)), counted)
+    return Record(transcripts, Counter(log_lines(folder)), counted)
 
 
 async def played(server: Server, watch: Watch, cases: Iterable[Case]) -> dict[str, bytes]:
@@ -75,7 +71,7 @@ def log_lines(folder: Path) -> list[str]:
     """Without times, and the client's port."""
     lines = (folder / "logs" / "access_log.log").read_bytes().splitlines()
     told = [re.sub(rb"^\S+ - |\d+$", b"", masked(line)).decode() for line in lines]
-    return [line for line in told if "?watch" not in line and "/apart" not in line]
+    return [line for line in told if "?watch" not in line]
 
 
 def difference(off: bytes, on: bytes) -> str:
@@ -86,7 +82,7 @@ def difference(off: bytes, on: bytes) -> str:
 
 def test_cases_have_names_of_their_own() -> None:
     """And there are many."""
-    names = Counter(case.name for case in (*all_cases(), *itertools.chain.from_iterable(in_one_piece())))
+    names = Counter(case.name for case in all_cases())
     assert len(names) > 3000
     assert [name for name, count in names.items() if count > 1] == []
 
@@ -96,10 +92,6 @@ async def test_nobody_can_tell_whether_the_fast_path_is_on(tmp_path: Path) -> No
         recorded(tmp_path / "off", fast_path="false"), recorded(tmp_path / "on", fast_path="true")
     )
     pairs = {name: (received, on.transcripts[name]) for name, received in off.transcripts.items()}
-    for together, apart in in_one_piece():
-        pairs[apart.name] = (off.in_one_piece[apart.name], on.in_one_piece[apart.name])
-        if on.in_one_piece[together.name] != off.in_one_piece[apart.name]:
-            pairs[together.name] = (off.in_one_piece[together.name], on.in_one_piece[together.name])
     different = [f"{name}:\n{difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1]]
     if different:
         told = "\n\n".join(different[:SHOWN])
