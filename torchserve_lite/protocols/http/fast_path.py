@@ -208,8 +208,7 @@ class Connection(Client):
     def _large_body_has_come(self, body: bytearray) -> None:
         assert self._head is not None
         self._incoming = None
-        if self._timer is not None:
-            self._stop_timer()
+        self._stop_timer()
         self._ask(self._head, body)
 
     def _take_body(self, head: Head, data: bytes) -> None:
@@ -287,14 +286,13 @@ class Connection(Client):
         close = exchange.health.stopping  # then every answer is the last on its connection
         answer = exchange.answer_to(outcome, head.form, head.asked)
         head_of_answer = exchange.heads.head(answer, self._id, close=close)
-        if answer.stream is None:
-            self._front.send_soon(self, head_of_answer, answer, close=close)
-        elif answer.status in raw_response.WITHOUT_A_BODY:
-            answer.stream.close()
-            self._front.send_soon(self, head_of_answer, answer, close=close)
-        else:
+        if answer.stream is not None and answer.status not in raw_response.WITHOUT_A_BODY:
             streaming = self._stream(head_of_answer, answer, answer.stream, close)
             self._streaming = asyncio.get_running_loop().create_task(streaming)
+            return
+        if answer.stream is not None:
+            answer.stream.close()
+        self._front.send_soon(self, head_of_answer, answer, close=close)
 
     def give_up(self) -> None:
         """An error in our own code is the end of this connection, and harms no other."""
@@ -328,8 +326,7 @@ class Connection(Client):
             await stream(self, in_chunks(self.transport, self._drain), answer.body, pieces, self._id)
             self.answered(answer.status, close=close or self.transport.is_closing())
         except Exception:
-            log.exception("A streamed answer to %s failed unexpectedly", self.peer)
-            self.cut()
+            self.give_up()
 
     async def _drain(self) -> None:
         if self._full:
