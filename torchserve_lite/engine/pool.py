@@ -46,8 +46,8 @@ class WorkerPool:
         self._most_in_workers = 0  # how many jobs may wait there at most
         self._dispatching = False
         self._dispatch_soon = False
-        self._due: asyncio.TimerHandle | None = None  # when the next batch is, which is at
-        self._due_at = 0.0
+        self._due: asyncio.TimerHandle | None = None  # dispatches when the next batch is due, which is at
+        self._due_at = 0.0  # by the event loop's clock
 
     @property
     def wanted(self) -> int:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -715,6 +716,29 @@ async def test_batch_goes_when_its_delay_ends_though_nothing_else_happens(new_jo
         begun = now()
         await asked(pool, new_job())[0].answer
         assert now() == begun + 60 + 1
+
+
+@pytest.mark.parametrize("delay", [0.0001, 0.0009])
+def test_delay_below_the_event_loops_grain_harms_no_worker(delay: float) -> None:
+    """uvloop's handle for such a timer does not know its time, and to ask it failed a worker's slot."""
+
+    failures: list[dict[str, Any]] = []
+
+    async def ask_one_after_the_other() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        new_job = job_maker()
+        async with pool_of(FakeLauncher(echo_after(0)), batch=BatchPolicy(size=8, delay=delay)) as pool:
+            for job in asked(pool, *(new_job() for _ in range(8))):  # as many clients are waited for
+                await job.answer
+            jobs: list[Job] = []
+            for _ in range(4):
+                jobs += asked(pool, new_job())
+                await asyncio.sleep(0)
+            assert [await body(job) for job in jobs] == [b""] * 4
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask_one_after_the_other())
+    assert failures == []
 
 
 @virtual_time
