@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from torchserve_lite.core.shutdown import Interruption
+
 MANIFEST = (
     '{"createdOn": "x", "runtime": "python", "model": {"modelName": "m", "handler": "h.py"}, "archiverVersion": "1"}'
 )
@@ -185,3 +187,17 @@ def wrong_tar_checksum(folder: Path) -> Path:
 def wrong_gzip_checksum(folder: Path) -> Path:
     path = tar_of(folder, ("m/h.py", b"pass"))
     return changed(path, lambda data: data[:-8] + struct.pack("<L", zlib.crc32(b"other")) + data[-4:])
+
+
+class InterruptedAfter(Interruption):
+    """The server's stop, which comes when whoever is to look at it has done so ``steps`` times."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def check(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self.interrupt()
+        super().check()

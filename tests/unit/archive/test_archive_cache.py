@@ -18,7 +18,7 @@ from torchserve_lite.archive.unpacking.unpack import digest_of, unpack
 from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive, NoRoom, ShuttingDown
 
-from .hostile import tar_of, zip_of
+from .hostile import InterruptedAfter, tar_of, zip_of
 
 TEXT = b"shrinks well " * 100_000
 
@@ -203,20 +203,9 @@ def test_leftovers_of_a_server_that_was_killed_are_removed_and_those_of_a_runnin
 
 @pytest.mark.parametrize("steps", range(1, 8))
 def test_stop_leaves_neither_model_nor_half_an_archive(steps: int, cache: ArchiveCache, archive: Path) -> None:
-    class After(Interruption):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left = steps
-
-        def check(self) -> None:
-            self.left -= 1
-            if self.left < 0:
-                self.interrupt()
-            super().check()
-
     target = cache.folder.parent / "model"
     with pytest.raises(ShuttingDown):
-        cache.unpack(archive, target, UnpackLimits(), After())
+        cache.unpack(archive, target, UnpackLimits(), InterruptedAfter(steps))
     assert not target.exists()
     assert kept(cache) == []
 

@@ -26,7 +26,7 @@ from torchserve_lite.core.shutdown import Interruption
 from torchserve_lite.errors import InvalidArchive, NoRoom, ShuttingDown
 
 from . import hostile
-from .hostile import tar_member, tar_of, zip_entry, zip_of
+from .hostile import InterruptedAfter, tar_member, tar_of, zip_entry, zip_of
 
 MIB = 2**20
 Maker = Callable[[Path], Path]
@@ -286,20 +286,9 @@ def test_archive_that_changes_while_it_is_unpacked_is_refused(
 def test_unpacking_that_is_interrupted_leaves_nothing(steps: int, pack: Callable[..., Path], tmp_path: Path) -> None:
     """The stop of a server waited until gigabytes had been unpacked."""
 
-    class After(Interruption):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left = steps
-
-        def check(self) -> None:
-            self.left -= 1
-            if self.left < 0:
-                self.interrupt()
-            super().check()
-
     archive = pack(tmp_path, *((f"{name}.bin", os.urandom(2_000_000)) for name in "abc"))
     with pytest.raises(ShuttingDown):
-        unpack(archive, tmp_path / "models/target", interruption=After())
+        unpack(archive, tmp_path / "models/target", interruption=InterruptedAfter(steps))
     assert not (tmp_path / "models/target").exists()
 
 
