@@ -16,7 +16,8 @@ from tests.fuzz.target import Choices, Target
 from torchserve_lite.archive.inspection import inspect_archive
 from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
-from torchserve_lite.config.settings import ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import WorkerConfig
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import ServingError
 from torchserve_lite.management.specs import build_spec
 

@@ -12,8 +12,9 @@ from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.archive.unpacking.entries import ArchiveError
-from torchserve_lite.config.settings import ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import InvalidArchive
 from torchserve_lite.ipc.messages import Load, decode_to_worker, encode
 from torchserve_lite.management.specs import build_spec, features_to_come

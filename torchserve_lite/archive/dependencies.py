@@ -55,7 +55,7 @@ def install(archive: Archive, *, python: str, cache: Path, interruption: Interru
     try:
         requirements = read_requirements(archive.path, name)
         installation = _Installation(archive, requirements, interruption or Interruption())
-        if archive.config.use_venv and archive.manifest.runtime == "python":
+        if archive.config.options.use_venv and archive.manifest.runtime == "python":
             return installation.into_virtual_environment(python or sys.executable, cache)
         return installation.into_folder(python)
     except ArchiveError as error:

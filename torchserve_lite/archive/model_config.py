@@ -14,6 +14,7 @@ from typing import Any
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.yaml_guard import read_yaml
+from torchserve_lite.core.options import ServingOptions, Torchrun
 from torchserve_lite.errors import InvalidArchive
 
 _ASKS = "its model config asks for what this server does not have yet, "
@@ -21,46 +22,10 @@ _LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Torchrun:
-    """How the processes of a parallel model are started; None where the file leaves it to the default."""
-
-    nnodes: int | None = None
-    nproc_per_node: int | None = None
-    rdzv_backend: str | None = None
-    rdzv_endpoint: str | None = None
-    rdzv_conf: str | None = None
-    monitor_interval: int | None = None
-    node_rank: int | None = None
-    omp_threads: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The serving keys, times in seconds; None where the file does not say. ``raw`` is the whole file."""
+    """``options``: what the file says about serving. ``raw`` is the whole file."""
 
-    min_workers: int | None = None
-    max_workers: int | None = None
-    batch_size: int | None = None
-    max_batch_delay: float | None = None
-    response_timeout: float | None = None
-    startup_timeout: float | None = None
-    client_timeout: float | None = None
-    max_retry_timeout: float | None = None
-    job_queue_size: int | None = None
-    device_type: str | None = None
-    device_ids: tuple[int, ...] | None = None
-    parallel_type: str | None = None
-    parallel_level: int | None = None
-    torchrun: Torchrun | None = None
-    use_venv: bool | None = None
-    use_job_ticket: bool | None = None
-    async_communication: bool | None = None
-    continuous_batching: bool | None = None
-    sequence_batching: bool | None = None
-    sequence_max_idle: float | None = None
-    sequence_timeout: float | None = None
-    max_num_sequence: int | None = None
-    max_sequence_job_queue_size: int | None = None
+    options: ServingOptions = field(default_factory=ServingOptions)
     raw: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -83,9 +48,9 @@ class ModelConfig:
 
         Its handler counts on more than its figures: served in plain batches, it would answer wrongly, and with 200.
         """
-        if self.continuous_batching:
+        if self.options.continuous_batching:
             return f"{_ASKS}continuousBatching: true. Its requests would be answered after their first step"
-        if self.sequence_batching:
+        if self.options.sequence_batching:
             return (
                 f"{_ASKS}sequenceBatching: true. The requests of a sequence would not come in their order to one worker"
             )
@@ -102,7 +67,7 @@ class ModelConfig:
         least, most = values.get("min_workers"), values.get("max_workers")
         if least and most and least > most:
             raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
-        return cls(raw=raw, warnings=warnings, **values)
+        return cls(options=ServingOptions(**values), raw=raw, warnings=warnings)
 
 
 class _BadValue(Exception):
@@ -214,12 +179,12 @@ _KEYS: Keys = {
     "minWorkers": ("min_workers", _raised_to_one),
     "maxWorkers": ("max_workers", _unless_zero),
     "batchSize": ("batch_size", _raised_to_one),
-    "maxBatchDelay": ("max_batch_delay", _milliseconds),
+    "maxBatchDelay": ("batch_delay", _milliseconds),
     "responseTimeout": ("response_timeout", _seconds(1)),
     "startupTimeout": ("startup_timeout", _seconds(1)),
     "clientTimeoutInMills": ("client_timeout", _milliseconds),
-    "maxRetryTimeoutInSec": ("max_retry_timeout", _seconds(0)),
-    "jobQueueSize": ("job_queue_size", _unless_zero),
+    "maxRetryTimeoutInSec": ("recovery_window", _seconds(0)),
+    "jobQueueSize": ("queue_size", _unless_zero),
     "deviceType": ("device_type", _one_of("cpu", "gpu")),
     "deviceIds": ("device_ids", _device_ids),
     "parallelType": ("parallel_type", _one_of("pp", "tp", "pptp", "custom")),

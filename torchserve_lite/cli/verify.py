@@ -59,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _verify(arguments: argparse.Namespace, data: bytes | None) -> None:
-    from torchserve_lite.config.settings import Config, ModelsConfig, ServingOptions, WorkerConfig
+    from torchserve_lite.config.settings import Config, ModelsConfig, WorkerConfig
+    from torchserve_lite.core.options import ServingOptions
     from torchserve_lite.server import serving_core
 
     file = arguments.file.resolve()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS, MetricDefinition
+from torchserve_lite.core.options import ServingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +66,6 @@ class WorkerConfig:
     install_dependencies: bool = False  # install_py_dep_per_model
     unregister_timeout: float = 120.0
     model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that handlers find in their cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServingOptions:
-    """A model to load at start. None means: the archive's own value, or the default.
-
-    ``batch_delay`` and the timeouts are seconds.
-    """
-
-    url: str
-    name: str | None = None
-    version: str | None = None
-    default_version: bool = False
-    min_workers: int | None = None
-    max_workers: int | None = None
-    batch_size: int | None = None
-    batch_delay: float | None = None
-    response_timeout: float | None = None
-    startup_timeout: float | None = None
-    runtime: str | None = None
-    parallel_level: int | None = None
-    from_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchserve_lite.config.settings import ServingOptions
 from torchserve_lite.config.values import Unacceptable
+from torchserve_lite.core.options import ServingOptions
 
 _PLACEHOLDER = re.compile(r"<[^<>]*>")
 
@@ -45,7 +45,7 @@ def parse_models(value: str) -> Mapping[tuple[str, str], ServingOptions]:
         numbers = {field: number for field, number in _whole_numbers(where, fields).items() if number > 0}
         numbers.pop("parallelLevel", None)  # TorchServe reads it from snapshots only
         attributes: dict[str, Any] = _attributes(where, numbers) | _runtime(fields)
-        models[name, version] = ServingOptions(url="", name=name, version=version, **attributes)
+        models[name, version] = ServingOptions(name=name, version=version, **attributes)
     return models
 
 

@@ -15,8 +15,9 @@ import psutil
 
 from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.config.settings import ModelsConfig, ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import ModelsConfig, WorkerConfig
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, NoRoom, ServingError, WorkerFailure

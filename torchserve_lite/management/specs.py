@@ -12,15 +12,16 @@ from typing import TypeVar
 
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.config.settings import ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import BatchPolicy, DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import InvalidArchive
 
 T = TypeVar("T")
 
 _DEFAULT_DELAY = 0.1
 _ASYNC_LANES = 64  # requests that a coroutine handler (asyncCommunication) has under way at most
-_NO_OVERRIDE = ServingOptions(url="")
+_NO_OVERRIDE = ServingOptions()
 
 
 def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
@@ -45,33 +46,40 @@ def build_spec(
     """``override``: the entry of the ``models`` key for this version."""
     if archive.config.unserved:
         raise InvalidArchive(archive.url, f"{archive.config.unserved}.")
-    order = _sources(archive, wanted, override or _NO_OVERRIDE)
-    fewest, most = _worker_range(archive.url, order, default_workers)
-    own = archive.config
+    of_the_manifest = ServingOptions(handler=archive.manifest.handler or None, runtime=archive.manifest.runtime)
+    of_the_server = ServingOptions(
+        handler=workers.service_handler,
+        batch_size=1,
+        batch_delay=_DEFAULT_DELAY,
+        response_timeout=workers.response_timeout,
+        startup_timeout=workers.startup_timeout,
+        recovery_window=RecoveryPolicy().window,
+        queue_size=workers.queue_size,
+    )
+    options = wanted.over(archive.config.options).over(override or _NO_OVERRIDE)
+    fewest, most = _worker_range(archive.url, options, default_workers)
+    options = options.over(of_the_manifest).over(of_the_server)
     return ModelSpec(
         key=model_key(archive, wanted),
         archive_url=archive.url,
         digest=archive.digest,
-        handler=_handler(archive, workers),
-        runtime=wanted.runtime or archive.manifest.runtime,
+        handler=_said(options.handler) or _no_handler(archive),
+        runtime=_said(options.runtime),
         envelope=workers.service_envelope,
         min_workers=fewest,
         max_workers=most,
-        batch=BatchPolicy(
-            size=_or(_first(*(s.batch_size for s in order)), 1),
-            delay=_or(_first(*(s.batch_delay for s in order)), _DEFAULT_DELAY),
-        ),
-        lanes=_ASYNC_LANES if own.async_communication else 1,
-        queue_size=_or(own.job_queue_size, workers.queue_size),
-        response_timeout=_or(_first(*(s.response_timeout for s in order)), workers.response_timeout),
-        startup_timeout=_or(_first(*(s.startup_timeout for s in order)), workers.startup_timeout),
-        client_timeout=own.client_timeout or None,
-        recovery=RecoveryPolicy() if own.max_retry_timeout is None else RecoveryPolicy(window=own.max_retry_timeout),
-        device=DevicePolicy(type=own.device_type, ids=own.device_ids or ()),
-        parallel_type=own.parallel_type or "",
-        parallel_level=own.parallel_level or 0,
+        batch=BatchPolicy(size=_said(options.batch_size), delay=_said(options.batch_delay)),
+        lanes=_ASYNC_LANES if options.async_communication else 1,
+        queue_size=_said(options.queue_size),
+        response_timeout=_said(options.response_timeout),
+        startup_timeout=_said(options.startup_timeout),
+        client_timeout=options.client_timeout or None,
+        recovery=RecoveryPolicy(window=_said(options.recovery_window)),
+        device=DevicePolicy(type=options.device_type, ids=options.device_ids or ()),
+        parallel_type=options.parallel_type or "",
+        parallel_level=options.parallel_level or 0,
         manifest=archive.manifest.raw,
-        model_config=own.raw,
+        model_config=archive.config.raw,
         loaded_at_startup=not wanted.from_snapshot,
     )
 
@@ -79,48 +87,29 @@ def build_spec(
 def features_to_come(config: ModelConfig) -> tuple[str, ...]:
     """What a model config asks for that is not built yet, as lines for the log: nothing of it is ignored in silence."""
     asked = {
-        "useJobTicket": (config.use_job_ticket, "requests wait in the job queue"),
-        "parallelType": (config.parallel_type, "each worker is one process"),
+        "useJobTicket": (config.options.use_job_ticket, "requests wait in the job queue"),
+        "parallelType": (config.options.parallel_type, "each worker is one process"),
     }
     return tuple(f"{key} comes later and has no effect: {instead}." for key, (value, instead) in asked.items() if value)
 
 
-def _sources(archive: Archive, wanted: ServingOptions, override: ServingOptions) -> tuple[ServingOptions, ...]:
-    """Who says how many, how long and how large: strongest first."""
-    config = archive.config
-    yaml = ServingOptions(
-        url="",
-        min_workers=config.min_workers,
-        max_workers=config.max_workers,
-        batch_size=config.batch_size,
-        batch_delay=config.max_batch_delay,
-        response_timeout=config.response_timeout,
-        startup_timeout=config.startup_timeout,
-    )
-    return (wanted, yaml, override)
-
-
-def _worker_range(url: str, order: tuple[ServingOptions, ...], default: int) -> tuple[int, int]:
-    low, high = _first(*(s.min_workers for s in order)), _first(*(s.max_workers for s in order))
+def _worker_range(url: str, options: ServingOptions, default: int) -> tuple[int, int]:
+    low, high = options.min_workers, options.max_workers
     if low is not None and high is not None and low > high:
         raise InvalidArchive(url, f"minWorkers={low} is more than maxWorkers={high}: raise the one or lower the other.")
-    fewest = _or(low, default if high is None else min(default, high))
-    return fewest, _or(high, fewest)
+    if low is None:
+        low = default if high is None else min(default, high)
+    return low, low if high is None else high
 
 
-def _handler(archive: Archive, workers: WorkerConfig) -> str:
-    handler = archive.manifest.handler or workers.service_handler
-    if not handler:
-        raise InvalidArchive(
-            archive.url,
-            "its manifest names no handler; name one there or set default_service_handler in config.properties.",
-        )
-    return handler
+def _no_handler(archive: Archive) -> str:
+    raise InvalidArchive(
+        archive.url,
+        "its manifest names no handler; name one there or set default_service_handler in config.properties.",
+    )
 
 
-def _first(*values: T | None) -> T | None:
-    return next((value for value in values if value is not None), None)
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
+def _said(value: T | None) -> T:
+    """Of an option that the server itself has a value for."""
+    assert value is not None
+    return value

@@ -62,7 +62,7 @@ def test_archive_opens_in_our_store_whatever_its_format(form: str, sources: Path
     with ModelStore(folder=target, scratch=target.parent / "scratch").open(built.name) as archive:
         assert (archive.path / "sub/deeper/file.txt").read_text() == "deeper"
         assert archive.manifest.model_name == "mnist"
-        assert archive.config.min_workers == 1
+        assert archive.config.options.min_workers == 1
 
 
 def test_weights_that_hardly_shrink_are_stored_and_the_rest_is_compressed(sources: Path, target: Path) -> None:

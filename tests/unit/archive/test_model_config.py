@@ -11,7 +11,8 @@ import yaml
 from torchserve_lite.archive import yaml_guard
 from torchserve_lite.archive.config_message import from_message, to_message
 from torchserve_lite.archive.manifest import Manifest
-from torchserve_lite.archive.model_config import ModelConfig, Torchrun
+from torchserve_lite.archive.model_config import ModelConfig
+from torchserve_lite.core.options import ServingOptions, Torchrun
 from torchserve_lite.errors import InvalidArchive
 
 WITH_CONFIG = Manifest(config_file="model-config.yaml")
@@ -55,28 +56,30 @@ maxNumSequence: 3
 maxSequenceJobQueueSize: 5
 """
     assert read(text, tmp_path) == ModelConfig(
-        min_workers=1,
-        max_workers=4,
-        batch_size=8,
-        max_batch_delay=0.25,
-        response_timeout=60.0,
-        startup_timeout=30.0,
-        client_timeout=1.5,
-        max_retry_timeout=10.0,
-        job_queue_size=20,
-        device_type="gpu",
-        device_ids=(0, 2),
-        parallel_type="tp",
-        parallel_level=2,
-        use_venv=True,
-        use_job_ticket=False,
-        async_communication=True,
-        continuous_batching=True,
-        sequence_batching=True,
-        sequence_max_idle=2.0,
-        sequence_timeout=0.5,
-        max_num_sequence=3,
-        max_sequence_job_queue_size=5,
+        options=ServingOptions(
+            min_workers=1,
+            max_workers=4,
+            batch_size=8,
+            batch_delay=0.25,
+            response_timeout=60.0,
+            startup_timeout=30.0,
+            client_timeout=1.5,
+            recovery_window=10.0,
+            queue_size=20,
+            device_type="gpu",
+            device_ids=(0, 2),
+            parallel_type="tp",
+            parallel_level=2,
+            use_venv=True,
+            use_job_ticket=False,
+            async_communication=True,
+            continuous_batching=True,
+            sequence_batching=True,
+            sequence_max_idle=2.0,
+            sequence_timeout=0.5,
+            max_num_sequence=3,
+            max_sequence_job_queue_size=5,
+        ),
         raw=yaml.safe_load(text),
     )
 
@@ -100,10 +103,10 @@ def test_keys_of_the_handler_pass_unchanged_and_unwarned(tmp_path: Path) -> None
         pytest.param("minWorkers: 2", "min_workers", 2, id="minWorkers alone counts"),
         pytest.param("minWorkers: 0", "min_workers", 1, id="minWorkers below one"),
         pytest.param("batchSize: -3", "batch_size", 1, id="batchSize below one"),
-        pytest.param("maxBatchDelay: 0", "max_batch_delay", None, id="maxBatchDelay zero is not set"),
+        pytest.param("maxBatchDelay: 0", "batch_delay", None, id="maxBatchDelay zero is not set"),
         pytest.param("clientTimeoutInMills: 0", "client_timeout", None, id="clientTimeoutInMills off"),
-        pytest.param("jobQueueSize: 0", "job_queue_size", None, id="jobQueueSize zero is not set"),
-        pytest.param("maxRetryTimeoutInSec: 0", "max_retry_timeout", 0.0, id="no recovery window"),
+        pytest.param("jobQueueSize: 0", "queue_size", None, id="jobQueueSize zero is not set"),
+        pytest.param("maxRetryTimeoutInSec: 0", "recovery_window", 0.0, id="no recovery window"),
         pytest.param("maxNumSequence: 3", "max_num_sequence", None, id="sequence limits need an idle time"),
         pytest.param("batchSize: 4", "response_timeout", None, id="absent timeout is absent"),
     ],
@@ -111,7 +114,7 @@ def test_keys_of_the_handler_pass_unchanged_and_unwarned(tmp_path: Path) -> None
 def test_value_is_settled_by_torchserves_rule(text: str, field: str, value: object, tmp_path: Path) -> None:
     config = read(text, tmp_path)
 
-    assert getattr(config, field) == value
+    assert getattr(config.options, field) == value
     assert config.warnings == ()
 
 
@@ -136,7 +139,7 @@ def test_value_is_settled_by_torchserves_rule(text: str, field: str, value: obje
 def test_value_of_the_wrong_kind_is_ignored_with_a_warning(text: str, warning: str, tmp_path: Path) -> None:
     config = read(f"maxWorkers: 7\n{text}\n", tmp_path)
 
-    assert config.max_workers == 7
+    assert config.options.max_workers == 7
     assert len(config.warnings) == 1
     assert warning in config.warnings[0]
 
@@ -151,14 +154,14 @@ def test_value_of_the_wrong_kind_is_ignored_with_a_warning(text: str, warning: s
     ],
 )
 def test_torchrun_sets_the_parallel_level_when_it_comes_later(text: str, level: int, tmp_path: Path) -> None:
-    assert read(text, tmp_path).parallel_level == level
+    assert read(text, tmp_path).options.parallel_level == level
 
 
 def test_torchrun_keys_are_read(tmp_path: Path) -> None:
     text = "torchrun: {nproc-per-node: 2, rdzv-backend: c10d, OMP_NUMBER_THREADS: 3, monitor-interval: 7}"
 
     expected = Torchrun(nproc_per_node=2, rdzv_backend="c10d", omp_threads=3, monitor_interval=7)
-    assert read(text, tmp_path).torchrun == expected
+    assert read(text, tmp_path).options.torchrun == expected
 
 
 def test_archive_without_config_file_has_an_empty_config(tmp_path: Path) -> None:

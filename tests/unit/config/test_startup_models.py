@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from torchserve_lite.config.settings import ServingOptions
 from torchserve_lite.config.startup_models import StartupList, parse_load_models, parse_model_snapshot, parse_models
 from torchserve_lite.config.values import Unacceptable
+from torchserve_lite.core.options import ServingOptions
 
 
 def _snapshot(fields: dict[str, Any], **more: Any) -> str:

@@ -14,8 +14,9 @@ import pytest
 
 from tests.fake_engine import FakeEngine
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.config.settings import ModelsConfig, ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import ModelsConfig, WorkerConfig
 from torchserve_lite.core.models import ModelKey
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import (
     ConfigurationError,
     LoadFailed,

@@ -10,14 +10,15 @@ import pytest
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
-from torchserve_lite.config.settings import ServingOptions, WorkerConfig
+from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import InvalidArchive
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
 
 
 def model_config(**values: Any) -> ModelConfig:
-    return ModelConfig(**values)
+    return ModelConfig(options=ServingOptions(**values))
 
 
 def archive(config: ModelConfig | None = None, url: str = "m.mar", **manifest: Any) -> Archive:
@@ -56,7 +57,7 @@ WORKERS = WorkerConfig(response_timeout=10.0, startup_timeout=10.0)
 NUMBERS = [
     # name in our spec, name in model-config.yaml, what holds when nobody says anything
     pytest.param("batch_size", "batch_size", 1, id="batch size"),
-    pytest.param("batch_delay", "max_batch_delay", 0.1, id="batch delay"),
+    pytest.param("batch_delay", "batch_delay", 0.1, id="batch delay"),
     pytest.param("response_timeout", "response_timeout", 10.0, id="response timeout"),
     pytest.param("startup_timeout", "startup_timeout", 10.0, id="startup timeout"),
     pytest.param("min_workers", "min_workers", 7, id="min workers"),
@@ -97,14 +98,14 @@ def test_management_call_or_snapshot_is_the_strongest(name: str, yaml: str, defa
     ],
 )
 def test_workers_are_between_min_and_max(low: int | None, high: int | None, expected: tuple[int, int]) -> None:
-    made = spec(ModelConfig(min_workers=low, max_workers=high), default_workers=4)
+    made = spec(model_config(min_workers=low, max_workers=high), default_workers=4)
     assert (made.min_workers, made.max_workers) == expected
 
 
 def test_min_above_max_is_an_error_that_names_both() -> None:
     """They may come from different places: here the least from a call and the most from model-config.yaml."""
     with pytest.raises(InvalidArchive, match=r"m\.mar: minWorkers=4 is more than maxWorkers=2"):
-        spec(ModelConfig(max_workers=2), wanted=said(min_workers=4))
+        spec(model_config(max_workers=2), wanted=said(min_workers=4))
 
 
 @pytest.mark.parametrize(
@@ -132,11 +133,9 @@ def test_handler_comes_from_the_manifest_or_the_server() -> None:
 
 def test_rest_of_the_model_config_is_passed_on() -> None:
     config = ModelConfig(
-        client_timeout=0.3,
-        max_retry_timeout=20.0,
-        job_queue_size=7,
-        device_type="gpu",
-        device_ids=(1, 3),
+        options=ServingOptions(
+            client_timeout=0.3, recovery_window=20.0, queue_size=7, device_type="gpu", device_ids=(1, 3)
+        ),
         raw={"handler": {"topk": 5}},
     )
     made = spec(config)
