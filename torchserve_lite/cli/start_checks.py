@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torchserve_lite.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from torchserve_lite.config.settings import Config, ModelsConfig
+    from torchserve_lite.config.settings import Config
 
 _FEWEST_DESCRIPTORS = 64  # what an idle server and one worker need, and some clients
 
@@ -68,27 +68,30 @@ def preload() -> None:
 
 
 def check_configured(config: Config, environ: Mapping[str, str]) -> None:
-    _check_model_store(config.models)
+    _check_model_store(config)
     if config.models.watch:
         from torchserve_lite.management.watching import check_watching
 
-        check_watching(config.models)
+        check_watching()
     if (folder := config.logs.folder) is not None and environ.get("LOG_LOCATION"):
         _check_log_folder(folder)
     if config.workers.python and shutil.which(config.workers.python) is None:
         raise ConfigurationError(f"python={config.workers.python} is not a program that can be run.")
 
 
-def _check_model_store(models: ModelsConfig) -> None:
-    """A store from which nothing is loaded yet may appear later; the configuration has a notice for that."""
-    store = models.store
-    if store is None or (not os.path.lexists(store) and not models.load_all and not models.startup):
+def _check_model_store(config: Config) -> None:
+    """Whether or not models are loaded from it now: a server without its store looks alive and can serve nothing."""
+    store = config.models.store
+    if store is None:
         return
     try:
         os.scandir(store).close()
+        os.stat(store / ".")  # a folder that may be listed, but in which no file may be looked at
     except OSError as error:
+        source = config.sources.get("model_store", "configuration")
         raise ConfigurationError(
-            f"model_store={store} cannot be read: {error.strerror}. Name the folder that holds the archives."
+            f"model_store={store} ({source}) cannot be read: {error.strerror}. "
+            "Name a folder that exists and that this user may read; it holds the archives."
         ) from error
 
 

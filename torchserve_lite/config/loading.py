@@ -28,9 +28,6 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     models = _models(values, pieces["models"], file)
     server_metrics, model_metrics = _metrics(settings, file)
     lines = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
-    if models.store is not None and not os.path.isdir(models.store):
-        # No error by itself: storage that is mounted beside a container may appear after the server has started.
-        lines.append(f"model_store={models.store} does not exist; its models cannot be loaded until it does.")
     return Config(
         http=HttpConfig(**pieces["http"]),
         workers=WorkerConfig(
@@ -47,6 +44,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         notices=tuple(lines),
         # Nothing secret is kept, and nothing unknown, since that could be anything.
         values={name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret},
+        sources={name: setting.source for name, setting in settings.items() if setting.key},
     )
 
 

@@ -111,3 +111,4 @@ class Config:
     source: Path | None = None
     notices: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)  # effective properties, as text
+    sources: Mapping[str, str] = field(default_factory=dict)  # where each of them was said, in words for a message

@@ -18,11 +18,13 @@ _LONGEST_SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The text somebody gave a property; ``source`` is where, in words for a message."""
+    """The text somebody gave a property; ``source`` is where, in words for a message, and ``origin`` which of
+    "file", "command line" and "environment" that is."""
 
     name: str
     text: str
     source: str
+    origin: str = "file"
 
     @property
     def key(self) -> Key | None:
@@ -67,12 +69,12 @@ def gather_settings(file: Path | None, command_line: Mapping[str, str], environ:
     settings = {name: Setting(name, text, str(file)) for name, text in properties.items()}
     open_to_urls = _is_on(settings, "use_env_allowed_urls")
     for name, text in command_line.items():
-        settings[name] = Setting(name, text.strip(), f"command line, {KEYS[name].flag}")
+        settings[name] = Setting(name, text.strip(), f"command line, {KEYS[name].flag}", "command line")
     if _is_on(settings, "enable_envvars_config"):
         for key in KEYS.values():
             if key.variable in environ and (key.name != "allowed_urls" or open_to_urls):
                 text = environ[key.variable].strip()
-                settings[key.name] = Setting(key.name, text, f"environment, {key.variable}")
+                settings[key.name] = Setting(key.name, text, f"environment, {key.variable}", "environment")
     if "metrics_mode" not in settings and "metrics_format" in settings:
         # TorchServe's old name of it, which KServe's guide still writes.
         settings["metrics_mode"] = settings["metrics_format"]

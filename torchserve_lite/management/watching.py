@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchserve_lite.config.settings import ModelsConfig
 from torchserve_lite.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def check_watching(models: ModelsConfig) -> None:
+def check_watching() -> None:
     """ConfigurationError when ``--watch`` cannot do what it is to do. For the start: later would be too late."""
     try:
         importlib.import_module("watchfiles")
@@ -24,8 +23,6 @@ def check_watching(models: ModelsConfig) -> None:
         raise ConfigurationError(
             "--watch needs the package watchfiles: pip install 'torchserve-lite[watch]'."
         ) from error
-    if models.store is None or not models.store.is_dir():
-        raise ConfigurationError(f"--watch needs a model store to watch, and {models.store} is not a folder.")
 
 
 async def reload_on_changes(store: Path, manager: ModelManager) -> None:

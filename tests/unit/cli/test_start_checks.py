@@ -47,13 +47,6 @@ def _without_watchfiles(folder: Path) -> None:
             id="watching without its package",
         ),
         pytest.param(
-            lambda folder: (folder / "c").write_text("model_store=nowhere"),
-            ["--watch", "--ts-config=c"],
-            {},
-            "--watch needs a model store to watch",
-            id="watching nothing",
-        ),
-        pytest.param(
             lambda folder: None, ["--model-store=."], {"TMPDIR": "/nowhere"}, "TMPDIR=/nowhere is no", id="no TMPDIR"
         ),
         pytest.param(
@@ -78,31 +71,31 @@ def _without_watchfiles(folder: Path) -> None:
             id="logs where a file is",
         ),
         pytest.param(
-            lambda folder: (folder / "c").write_text("model_store=nowhere\nload_models=all"),
+            lambda folder: (folder / "c").write_text("model_store=nowhere"),
             ["--ts-config=c"],
             {},
-            "nowhere cannot be read: No such file or directory.",
-            id="no store, and all of it wanted",
+            "nowhere (c) cannot be read: No such file or directory. Name a folder that exists",
+            id="no store",
         ),
         pytest.param(
-            lambda folder: (folder / "c").write_text("model_store=nowhere\nload_models=m.mar"),
+            lambda folder: (folder / "c").write_text("enable_envvars_config=true\nmodel_store=."),
             ["--ts-config=c"],
-            {},
-            "nowhere cannot be read: No such file or directory.",
-            id="no store, and a model wanted",
+            {"TS_MODEL_STORE": "nowhere"},
+            "nowhere (environment, TS_MODEL_STORE) cannot be read: No such file or directory.",
+            id="no store where the environment says it is",
         ),
         pytest.param(
             lambda folder: (folder / "c").write_text("model_store=c"),
             ["--ts-config=c"],
             {},
-            "c cannot be read: Not a directory.",
+            "c (c) cannot be read: Not a directory.",
             id="store is a file",
         ),
         pytest.param(
             lambda folder: (folder / "c").write_text(f"model_store={'x' * 300}\nload_models=all"),
             ["--ts-config=c"],
             {},
-            "cannot be read: File name too long.",
+            "(c) cannot be read: File name too long.",
             id="store with an impossible name",
         ),
         pytest.param(
@@ -160,30 +153,10 @@ def test_start_fails_with_one_sentence(
     assert "torchserve-lite 0" not in result.stdout  # the display of a start that goes on
 
 
-@pytest.mark.parametrize(
-    ("prepare", "flags", "environ", "notice"),
-    [
-        pytest.param(
-            lambda folder: (folder / "c").write_text("model_store=nowhere"),
-            ["--ts-config=c"],
-            {},
-            "nowhere does not exist; its models cannot be loaded until it does.",
-            id="store that may appear later",
-        ),
-        pytest.param(
-            lambda folder: (folder / ".model_server.pid").mkdir(),
-            ["--model-store=."],
-            {},
-            ".model_server.pid cannot be written (File exists); the stop command will not find this server.",
-            id="pid file of a server in the foreground",
-        ),
-    ],
-)
-def test_start_goes_on_with_a_notice(
-    prepare: Prepare, flags: list[str], environ: dict[str, str], notice: str, tmp_path: Path
-) -> None:
-    prepare(tmp_path)
-    assert notice in _start(tmp_path, *flags, **environ).stdout
+def test_start_in_the_foreground_goes_on_without_a_pid_file(tmp_path: Path) -> None:
+    (tmp_path / ".model_server.pid").mkdir()
+    notice = ".model_server.pid cannot be written (File exists); the stop command will not find this server."
+    assert notice in _start(tmp_path, "--model-store=.").stdout
 
 
 @pytest.mark.parametrize("command", ["start --model-store=.", "start --background --model-store=.", "verify ."])
