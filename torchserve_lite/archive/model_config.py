@@ -1,7 +1,7 @@
 """Reads model-config.yaml: the keys that say how a model is served. The handler gets the whole mapping besides.
 
-A value of the wrong type or outside its range is ignored with a warning, as in TorchServe; a file that is no YAML, or
-that contradicts itself, is an error, where TorchServe went on in silence as if there were none.
+A file that is no YAML, that contradicts itself or that has a value of the wrong type is an error, where TorchServe went
+on as if it said nothing. A value outside its range is ignored with a warning, as in TorchServe. Empty means absent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torchserve_lite.errors import InvalidArchive
 
 _ASKS = "its model config asks for what this server does not have yet, "
 _LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,11 @@ class ModelConfig:
         return cls(options=ServingOptions(**values), raw=raw, warnings=warnings)
 
 
-class _BadValue(Exception):
+class _WrongType(Exception):
+    """What was expected."""
+
+
+class _OutOfRange(Exception):
     """Why a value is ignored."""
 
 
@@ -79,47 +84,61 @@ Keys = Mapping[str, tuple[str, Reader]]
 
 
 def _serving_values(raw: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    values, warnings = _read(raw, _KEYS)
+    values, warnings, wrong = _read(raw, _KEYS)
     if isinstance(torchrun := raw.get("torchrun"), dict):
-        found, more = _read(torchrun, _TORCHRUN_KEYS)
+        found, more, also_wrong = _read(torchrun, _TORCHRUN_KEYS)
         unknown = [f"{key} is not known" for key in torchrun if key not in _TORCHRUN_KEYS]
         values["torchrun"] = Torchrun(**found)
         warnings += [f"torchrun: {warning}" for warning in more + unknown]
+        wrong += [f"torchrun: {problem}" for problem in also_wrong]
         # nproc-per-node is the level too; of the two the one that comes later in the file counts.
         keys = list(raw)
         later = "parallelLevel" not in raw or keys.index("torchrun") > keys.index("parallelLevel")
         if values["torchrun"].nproc_per_node and later:
             values["parallel_level"] = values["torchrun"].nproc_per_node
+    if wrong:
+        raise ArchiveError(f"has {'; '.join(wrong)}")
+    if values.get("device_type") == "cpu" and values.get("device_ids"):
+        warnings.append("deviceIds is ignored, since deviceType is cpu")
     if not values.get("sequence_max_idle"):  # without which the other limits of sequences do not count
         for name in ("sequence_timeout", "max_num_sequence", "max_sequence_job_queue_size"):
             values.pop(name, None)
     return values, tuple(warnings)
 
 
-def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str]]:
+def _read(raw: Mapping[str, Any], keys: Keys) -> tuple[dict[str, Any], list[str], list[str]]:
+    """The values, warnings of those that are ignored, and what is wrong with others."""
     values: dict[str, Any] = {}
-    warnings = []
+    warnings, wrong = [], []
     for key, (name, reader) in keys.items():
         try:
-            if key in raw:
+            if raw.get(key) is not None:
                 values[name] = reader(raw[key])
-        except _BadValue as error:
+        except _OutOfRange as error:
             warnings.append(f"{key}: {str(raw[key])[:80]} is ignored, {error}")
-    return values, warnings
+        except _WrongType as error:
+            wrong.append(f"{key}: {_shown(raw[key])} where {error} is expected")
+    return values, warnings, wrong
+
+
+def _shown(value: object) -> str:
+    """With the quotes that make "2" a text."""
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _integer(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise _BadValue("it must be an integer")
+        raise _WrongType("a whole number")
     if abs(value) > _LARGEST_INT:
-        raise _BadValue("it is too large")
+        raise _WrongType(f"a whole number up to {_LARGEST_INT}")
     return value
 
 
 def _at_least(least: int) -> Reader:
     def read(value: object) -> int:
         if (number := _integer(value)) < least:
-            raise _BadValue(f"it must be at least {least}")
+            raise _OutOfRange(f"it must be at least {least}")
         return number
 
     return read
@@ -145,34 +164,34 @@ def _seconds(least: int) -> Reader:
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _BadValue("it must be true or false")
+        raise _WrongType("true or false")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise _BadValue("it must be a string")
+        raise _WrongType("text")
     return value
 
 
 def _one_of(*known: str) -> Reader:
     def read(value: object) -> str:
         if (word := _text(value).lower()) not in known:
-            raise _BadValue(f"it must be one of {', '.join(known)}")
+            raise _OutOfRange(f"it must be one of {', '.join(known)}")
         return word
 
     return read
 
 
 def _device_ids(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise _BadValue("it must be a list of integers")
+    if not isinstance(value, list) or not all(type(number) is int for number in value):
+        raise _WrongType("a list of whole numbers")
     return tuple(_at_least(0)(number) for number in value)
 
 
 def _mapping(value: object) -> None:
     if not isinstance(value, dict):
-        raise _BadValue("it must be a mapping")
+        raise _WrongType("a mapping")
 
 
 _KEYS: Keys = {

@@ -121,27 +121,56 @@ def test_value_is_settled_by_torchserves_rule(text: str, field: str, value: obje
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        pytest.param('minWorkers: "2"', "minWorkers: 2 is ignored, it must be an integer", id="text"),
-        pytest.param("batchSize: 2.5", "batchSize: 2.5 is ignored, it must be an integer", id="float"),
-        pytest.param("batchSize: true", "batchSize: True is ignored, it must be an integer", id="boolean"),
-        pytest.param("batchSize: 4294967296", "batchSize: 4294967296 is ignored, it is too large", id="long"),
         pytest.param("responseTimeout: 0", "responseTimeout: 0 is ignored, it must be at least 1", id="no time"),
         pytest.param("maxBatchDelay: -1", "maxBatchDelay: -1 is ignored, it must be at least 0", id="negative"),
         pytest.param("deviceType: tpu", "deviceType: tpu is ignored, it must be one of cpu, gpu", id="device"),
-        pytest.param("deviceIds: [0, x]", "it must be an integer", id="one bad device id"),
-        pytest.param("deviceIds: 0", "it must be a list of integers", id="bare device id"),
-        pytest.param("useVenv: 1", "useVenv: 1 is ignored, it must be true or false", id="flag"),
-        pytest.param("torchrun: 2", "torchrun: 2 is ignored, it must be a mapping", id="torchrun"),
-        pytest.param("torchrun: {nnodes: x}", "torchrun: nnodes: x is ignored, it must be an integer", id="nnodes"),
+        pytest.param("deviceIds: [0, -1]", "deviceIds: [0, -1] is ignored, it must be at least 0", id="device id"),
+        pytest.param(
+            "deviceType: cpu\ndeviceIds: [0]", "deviceIds is ignored, since deviceType is cpu", id="ids of a CPU"
+        ),
+        pytest.param("torchrun: {nnodes: 0}", "torchrun: nnodes: 0 is ignored, it must be at least 1", id="nnodes"),
         pytest.param("torchrun: {speed: 1}", "torchrun: speed is not known", id="unknown torchrun key"),
     ],
 )
-def test_value_of_the_wrong_kind_is_ignored_with_a_warning(text: str, warning: str, tmp_path: Path) -> None:
+def test_value_outside_its_range_is_ignored_with_a_warning(text: str, warning: str, tmp_path: Path) -> None:
     config = read(f"maxWorkers: 7\n{text}\n", tmp_path)
 
     assert config.options.max_workers == 7
     assert len(config.warnings) == 1
     assert warning in config.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param('minWorkers: "2"', 'minWorkers: "2" where a whole number is expected', id="text"),
+        pytest.param("batchSize: 2.5", "batchSize: 2.5 where a whole number is expected", id="float"),
+        pytest.param("batchSize: true", "batchSize: true where a whole number is expected", id="boolean"),
+        pytest.param("responseTimeout: 4294967296", "4294967296 where a whole number up to 2147483647 is", id="long"),
+        pytest.param("maxBatchDelay: [50]", "maxBatchDelay: [50] where a whole number is expected", id="list"),
+        pytest.param("deviceIds: [0, x]", "where a list of whole numbers is expected", id="one bad device id"),
+        pytest.param("deviceIds: 0", "deviceIds: 0 where a list of whole numbers is expected", id="bare device id"),
+        pytest.param("deviceType: 1", "deviceType: 1 where text is expected", id="device"),
+        pytest.param("useVenv: 1", "useVenv: 1 where true or false is expected", id="flag"),
+        pytest.param("torchrun: 2", "torchrun: 2 where a mapping is expected", id="torchrun"),
+        pytest.param("torchrun: {nnodes: x}", 'torchrun: nnodes: "x" where a whole number is expected', id="nnodes"),
+        pytest.param(f"jobQueueSize: {'x' * 999}", f'jobQueueSize: "{"x" * 79}... where', id="long text is cut"),
+        pytest.param(
+            'batchSize: "2"\nuseVenv: 1',
+            'batchSize: "2" where a whole number is expected; useVenv: 1',
+            id="all at once",
+        ),
+    ],
+)
+def test_value_of_the_wrong_type_is_an_error_naming_file_key_value_and_what_is_expected(
+    text: str, problem: str, tmp_path: Path
+) -> None:
+    assert problem in fault(text, tmp_path)
+
+
+def test_key_without_a_value_is_absent(tmp_path: Path) -> None:
+    config = read("minWorkers:\ndeviceIds: ~\ntorchrun:\n", tmp_path)
+    assert (config.options, config.warnings) == (ServingOptions(), ())
 
 
 @pytest.mark.parametrize(
