@@ -87,15 +87,24 @@ class ErrorReply:
         return (json.dumps(self.body, indent=2, ensure_ascii=False) + "\n").encode(errors="replace")
 
 
+def status_of(kind: type[errors.ServingError], form: ErrorForm) -> int | None:
+    """The status of all errors of one kind; None when the handler chooses it."""
+    status = TABLE[kind].status
+    return None if status is None else _in_form(status, kind, form)
+
+
+def _in_form(status: int, kind: type[Exception], form: ErrorForm) -> int:
+    """In KServe 503 means "try another pod", so that a handler's own failure is 500 in its form."""
+    return 500 if form is ErrorForm.KSERVE and status == 503 and issubclass(kind, errors.PredictionFailed) else status
+
+
 def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorReply:
-    """The reply that tells of ``error``. In KServe 503 means "try another pod", so that a handler's own failure is 500
-    in its form."""
+    """The reply that tells of ``error``."""
     mapping = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
     status = mapping.status if mapping.status is not None else int(getattr(error, "code", 500))
     if not 200 <= status <= 599:
         status = 500  # a code that a handler raised, which is no status of an HTTP answer
-    if form is ErrorForm.KSERVE and status == 503 and isinstance(error, errors.PredictionFailed):
-        status = 500
+    status = _in_form(status, type(error), form)
     message = str(error) if isinstance(error, errors.ServingError) else "The server failed; its log says why."
     body: dict[str, object] = {"code": status, "type": mapping.type, "message": message}
     if form is ErrorForm.KSERVE:

@@ -134,9 +134,9 @@ class Listener:
         plane = LocalDataPlane(self.engine, self.registry, self.metrics)
         self.health = Health(plane)
         self.clients = Clients(most_clients, 75.0)
-        refusals = Refusals(settings, self.metrics)
         self.exchange = Exchange(settings, self.health, self.metrics, self.access_log, self.clients)
         table = RouteTable(self.exchange.answer)
+        refusals = Refusals(settings, self.metrics, table.description)
         shared = (plane, self.health, Bodies(settings))
         for routes in (TorchServeRoutes, SageMakerRoutes, KServeV1Routes, KServeV2Routes):
             routes(*shared).add_to(table)

@@ -512,7 +512,7 @@ async def test_preflight_is_answered_on_every_listener_and_path(role: str, path:
     async with listening(inference=ports[0], management=ports[1], metrics=ports[2], cors=CORS) as front:
         asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
         async with front.client.options(front.http.addresses[role] + path, headers=asked) as response:
-            assert (response.status, await response.read()) == (200, b"")
+            assert response.status == 200
             assert {name: response.headers[name] for name in CORS} == CORS
         assert front.engine.jobs == []
 

@@ -1,4 +1,4 @@
-"""What KServe's two REST protocols have in common: how they tell of a model's readiness."""
+"""What KServe's two REST protocols have in common: how they tell of a model's readiness, and of their models' names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import json_answer
+from torchserve_lite.protocols.http.openapi import KSERVE_ERROR, TEXT, YES_OR_NO, Answer, Named, lists, objects
+
+_READINESS = Named("ModelReadiness", objects({"name": TEXT, "ready": YES_OR_NO}))
+READINESS = {
+    200: Answer("The model can answer.", _READINESS),
+    503: Answer("It cannot, and why: an error, with name and ready where the model is known.", KSERVE_ERROR),
+}
+MODEL_NAMES = {200: Answer("The names of all models.", Named("ModelNames", objects({"models": lists(TEXT)})))}
 
 
 async def readiness(health: Health, name: str, version: str | None = None) -> InferenceResponse:

@@ -6,6 +6,7 @@ The body goes to the worker as it came; the ``kserve`` envelope there splits ``i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -16,11 +17,59 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.kserve import readiness
-from torchserve_lite.protocols.http.requests import READ, Target, check_method, make_request
+from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
+from torchserve_lite.protocols.http.openapi import (
+    ANYTHING,
+    OF_A_MODEL,
+    OF_AN_INFERENCE,
+    TIME_LIMIT,
+    Answer,
+    Body,
+    Named,
+    Operation,
+    lists,
+    objects,
+)
+from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
+
+_ALIVE = Operation(
+    id="v1_alive",
+    path="/",
+    summary="That the server runs.",
+    answers={200: Answer("It does.", objects({"status": {"type": "string", "enum": ["alive"]}}))},
+    tag="KServe V1",
+)
+_MODELS = Operation(
+    id="v1_models", path="/v1/models", summary="The models' names.", answers=MODEL_NAMES, tag="KServe V1"
+)
+_READY = Operation(
+    id="v1_model_ready",
+    path="/v1/models/{model_name}",
+    summary="Whether the model can answer.",
+    answers=READINESS,
+    raises=OF_A_MODEL,
+    tag="KServe V1",
+)
+_PREDICT = Operation(
+    id="v1_predict",
+    path="/v1/models/{model_name}:predict",
+    summary="A prediction for each instance.",
+    answers={200: Answer("An entry for each instance, in order. A body of V2's is answered as there.", ANYTHING)},
+    raises=OF_AN_INFERENCE,
+    parameters=(TIME_LIMIT,),
+    body=Body("V1Instances", "The instances.", {JSON: Named("V1Request", objects({"instances": lists(ANYTHING)}))}),
+    tag="KServe V1",
+    methods=INFER_METHODS,
+)
+_EXPLAIN = replace(
+    _PREDICT,
+    id="v1_explain",
+    path="/v1/models/{model_name}:explain",
+    summary="An explanation for each instance.",
+)
 
 
 class KServeV1Routes:
@@ -31,9 +80,9 @@ class KServeV1Routes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.KSERVE)
-        group.add(READ, "/", self.alive)
-        group.add(READ, "/v1/models", self.models)
-        group.add(ANY, "/v1/models/{target:.+}", self.model)
+        group.add(READ, "/", self.alive, _ALIVE)
+        group.add(READ, "/v1/models", self.models, _MODELS)
+        group.add(ANY, "/v1/models/{target:.+}", self.model, _READY, _PREDICT, _EXPLAIN)
         group.add_plain("/v1/models/{target:.+}", call)
         group.add_unknown("/v1/{path:.*}")
 

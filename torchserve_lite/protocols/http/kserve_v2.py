@@ -6,6 +6,7 @@ The body goes to the worker as it came; the ``kservev2`` envelope there reads th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -17,12 +18,114 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
-from torchserve_lite.protocols.http.kserve import readiness
+from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
+from torchserve_lite.protocols.http.openapi import (
+    ANYTHING,
+    NUMBER,
+    OF_A_MODEL,
+    OF_AN_INFERENCE,
+    TEXT,
+    TIME_LIMIT,
+    YES_OR_NO,
+    Answer,
+    Body,
+    Named,
+    Operation,
+    lists,
+    objects,
+)
 from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
 
 _BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
+
+_TAG = "KServe V2"
+_SERVER = Operation(
+    id="v2_server",
+    path="/v2",
+    summary="What this server is.",
+    answers={
+        200: Answer("Name, version, extensions.", objects({"name": TEXT, "version": TEXT, "extensions": lists(TEXT)}))
+    },
+    tag=_TAG,
+)
+_LIVE = Operation(
+    id="v2_live",
+    path="/v2/health/live",
+    summary="That the server runs.",
+    answers={200: Answer("It does.", objects({"live": YES_OR_NO}))},
+    tag=_TAG,
+)
+_SERVER_READINESS = Named(
+    "ServerReadiness",
+    objects({"ready": YES_OR_NO}, reason=TEXT, models={"type": "object", "additionalProperties": TEXT}),
+)
+_READY = Operation(
+    id="v2_ready",
+    path="/v2/health/ready",
+    summary="Whether every model has its workers.",
+    answers={
+        200: Answer("It has, or was scaled to 0 on purpose.", _SERVER_READINESS),
+        503: Answer("It has not; models has the cause for each one that is not ready.", ANYTHING),
+    },
+    tag=_TAG,
+)
+_MODELS = Operation(id="v2_models", path="/v2/models", summary="The models' names.", answers=MODEL_NAMES, tag=_TAG)
+_TENSOR = objects({"name": TEXT, "datatype": TEXT, "shape": lists(NUMBER)})
+_METADATA = Operation(
+    id="model_metadata",
+    path="",
+    summary="What is known of the model's tensors, and its versions.",
+    answers={
+        200: Answer(
+            "Archives have no signature: inputs and outputs are empty.",
+            Named(
+                "V2Metadata",
+                objects(
+                    {"name": TEXT, "platform": TEXT, "inputs": lists(_TENSOR), "outputs": lists(_TENSOR)},
+                    versions=lists(TEXT),
+                ),
+            ),
+        )
+    },
+    raises=OF_A_MODEL,
+    tag=_TAG,
+)
+_MODEL_READY = Operation(
+    id="model_ready",
+    path="/ready",
+    summary="Whether the model can answer.",
+    answers=READINESS,
+    raises=OF_A_MODEL,
+    tag=_TAG,
+)
+_INPUT = objects(
+    {"name": TEXT, "datatype": TEXT, "shape": lists(NUMBER), "data": ANYTHING}, parameters={"type": "object"}
+)
+_REQUEST = objects(
+    {"inputs": lists(_INPUT)}, id=TEXT, parameters={"type": "object"}, outputs=lists(objects({"name": TEXT}))
+)
+_INFER = Operation(
+    id="infer",
+    path="/infer",
+    summary="A prediction for tensors.",
+    answers={200: Answer("The output tensors.", Named("V2Response", {"type": "object"}))},
+    raises=OF_AN_INFERENCE,
+    parameters=(TIME_LIMIT,),
+    body=Body("V2Tensors", "The input tensors, as JSON.", {JSON: Named("V2Request", _REQUEST)}),
+    tag=_TAG,
+)
+_EXPLAIN = replace(_INFER, id="explain", path="/explain", summary="An explanation for tensors.")
+
+
+def _of_model(operation: Operation) -> Operation:
+    return replace(operation, id=f"v2_{operation.id}", path=f"/v2/models/{{model_name}}{operation.path}")
+
+
+def _of_version(operation: Operation) -> Operation:
+    path = f"/v2/models/{{model_name}}/versions/{{model_version}}{operation.path}"
+    return replace(operation, id=f"v2_version_{operation.id}", path=path)
 
 
 class KServeV2Routes:
@@ -33,15 +136,17 @@ class KServeV2Routes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.KSERVE)
-        group.add(READ, "/v2", self.server)
-        group.add(READ, "/v2/", self.server)
-        group.add(READ, "/v2/health/live", self.live)
-        group.add(READ, "/v2/health/ready", self.ready)
-        group.add(READ, "/v2/models", self.models)
+        group.add(READ, "/v2", self.server, _SERVER)
+        group.add(READ, "/v2/", self.server, _SERVER)
+        group.add(READ, "/v2/health/live", self.live, _LIVE)
+        group.add(READ, "/v2/health/ready", self.ready, _READY)
+        group.add(READ, "/v2/models", self.models, _MODELS)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            group.add(READ, model, self.metadata)
-            group.add(READ, f"{model}/ready", self.model_ready)
-            group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer)
+            described = _of_model if model.endswith("{model}") else _of_version
+            group.add(READ, model, self.metadata, described(_METADATA))
+            group.add(READ, f"{model}/ready", self.model_ready, described(_MODEL_READY))
+            calls = (described(_INFER), described(_EXPLAIN))
+            group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer, *calls)
             group.add_plain(f"{model}/{{verb:infer|explain}}", call)
         group.add_unknown("/v2/{path:.*}")
 

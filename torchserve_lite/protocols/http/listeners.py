@@ -17,6 +17,7 @@ from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.api_description import ApiDescriptionRoutes
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
@@ -26,7 +27,7 @@ from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
 from torchserve_lite.protocols.http.plain import PlainHeads
 from torchserve_lite.protocols.http.refusals import Refusals
-from torchserve_lite.protocols.http.routing import PlainRoute, Routes, RouteTable
+from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -144,16 +145,16 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            connect = self._connector(runner, exchange, table.plain)
+            connect = self._connector(runner, exchange, table)
             socket = await _open_socket(address, roles[0], connect)
             stack.callback(socket.close)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
             yield Listener(socket, exchange, connect)
 
-    def _connector(self, runner: web.AppRunner, exchange: Exchange, plain: Sequence[PlainRoute]) -> Connect:
+    def _connector(self, runner: web.AppRunner, exchange: Exchange, table: RouteTable) -> Connect:
         loop = asyncio.get_running_loop()
-        refusals = Refusals(self._config, self._metrics)
+        refusals = Refusals(self._config, self._metrics, table.description)
         server = runner.server
         assert server is not None
 
@@ -169,7 +170,7 @@ class HttpFrontEnd:
                 keepalive_timeout=_NEVER,  # idle clients are closed by Clients, which knows of both ways
             )
 
-        heads = PlainHeads(plain if self._config.fast_path else (), self._config.max_request_size)
+        heads = PlainHeads(table.plain if self._config.fast_path else (), self._config.max_request_size)
         front = Front(self._clients, refusals, exchange, self._plane, heads, speak_aiohttp)
         return lambda: Connection(front)
 
@@ -183,6 +184,7 @@ class HttpFrontEnd:
             routes.append(ManagementRoutes(self._manager, self._plane))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
+        routes.append(ApiDescriptionRoutes())
         return routes
 
 

@@ -12,6 +12,7 @@ from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
 from torchserve_lite.protocols.errors import reply_to
 from torchserve_lite.protocols.http.answers import JSON, common_headers, new_request_id
+from torchserve_lite.protocols.http.openapi import ApiDescription
 from torchserve_lite.protocols.http.raw_response import one_line
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 class Refusals:
     """One for each listener. They are counted as all answers are."""
 
-    def __init__(self, config: HttpConfig, metrics: ServerMetrics) -> None:
+    def __init__(self, config: HttpConfig, metrics: ServerMetrics, description: ApiDescription) -> None:
         self._common = common_headers(config)
         self._metrics = metrics
+        self._description = description
 
     def refuse(
         self, request: web.BaseRequest, status: int, error: BaseException | None, message: str
@@ -32,7 +34,7 @@ class Refusals:
         headers = CIMultiDict({**self._common, "Content-Type": JSON, "x-request-id": new_request_id()})
         if status == 404 and request.method == "OPTIONS":
             self._metrics.count_response(200)
-            return web.Response(headers=headers)
+            return web.Response(body=self._description.whole, headers=headers)
         if status == 404:
             reply = reply_to(RouteNotFound())
         elif status == 400:

@@ -11,10 +11,15 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
 from torchserve_lite.protocols.errors import ErrorForm
-from torchserve_lite.protocols.http.requests import READ, Target
+from torchserve_lite.protocols.http.answers import JSON
+from torchserve_lite.protocols.http.openapi import ApiDescription, Operation
+from torchserve_lite.protocols.http.requests import Target
 
 Handler = Callable[[web.Request], Awaitable[InferenceResponse]]
 """A route: it takes a request and gives the answer, which the exchange sends."""
+
+Check = Callable[[web.Request], Awaitable[None]]
+"""Raises the ServingError that a request is to be answered with."""
 
 Answering = Callable[[web.Request, Handler, ErrorForm], Awaitable[web.StreamResponse]]
 """The exchange: it sends what the handler answers, or the error that stands for it."""
@@ -50,43 +55,80 @@ class RouteTable:
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._paths: dict[str, tuple[dict[str, Handler], ErrorForm]] = {}
+        self._checks: dict[str, Check] = {}
         self.plain: list[PlainRoute] = []
+        self.description = ApiDescription()
 
     def group(self, form: ErrorForm) -> RouteGroup:
         """Routes that tell of their errors, refusals included, in one form."""
-        return RouteGroup(self._paths, self.plain, form)
+        return RouteGroup(self._paths, self._checks, self.plain, self.description, form)
 
     def fill(self, app: web.Application) -> None:
         unknown: tuple[dict[str, Handler], ErrorForm] = ({ANY: _not_found}, ErrorForm.TORCHSERVE)
         for path, (by_method, form) in {**self._paths, "/{path:.*}": unknown}.items():
-            app.router.add_route(ANY, path, self._endpoint(by_method, form), expect_handler=_leave_to_the_exchange)
+            endpoint = self._endpoint(by_method, form, self._checks.get(path))
+            app.router.add_route(ANY, path, endpoint, expect_handler=_leave_to_the_exchange)
 
-    def _endpoint(self, by_method: dict[str, Handler], form: ErrorForm) -> Callable[..., Awaitable[web.StreamResponse]]:
+    def _endpoint(
+        self, by_method: dict[str, Handler], form: ErrorForm, check: Check | None
+    ) -> Callable[..., Awaitable[web.StreamResponse]]:
         answering = self._answering
         for_any = by_method.get(ANY) or _refusal(tuple(by_method))
-        by_method = {
-            "OPTIONS": _allowing((*READ, "POST", "PUT") if ANY in by_method else tuple(by_method)),
-            **by_method,
-        }
+        by_method = {"OPTIONS": self._options(tuple(by_method), check), **by_method}
 
         async def endpoint(request: web.Request) -> web.StreamResponse:
             return await answering(request, by_method.get(request.method, for_any), form)
 
         return endpoint
 
+    def _options(self, methods: tuple[str, ...], check: Check | None) -> Handler:
+        """OPTIONS, on every path: the part of the API description that is about it. A browser asks it before it sends
+        what crosses origins; what it wants to see are the headers of CORS, which are on every answer."""
+
+        async def answer_options(request: web.Request) -> InferenceResponse:
+            path = request.path
+            allowed = methods if ANY not in methods else self.description.methods_at(path)
+            headers = (("Allow", ", ".join((*allowed, "OPTIONS"))),)
+            if "Access-Control-Request-Method" in request.headers:
+                return InferenceResponse(b"", headers=headers)
+            if check is not None:
+                await check(request)
+            return InferenceResponse(self.description.at(path, request.query), content_type=JSON, headers=headers)
+
+        return answer_options
+
 
 class RouteGroup:
     def __init__(
-        self, paths: dict[str, tuple[dict[str, Handler], ErrorForm]], plain: list[PlainRoute], form: ErrorForm
+        self,
+        paths: dict[str, tuple[dict[str, Handler], ErrorForm]],
+        checks: dict[str, Check],
+        plain: list[PlainRoute],
+        description: ApiDescription,
+        form: ErrorForm,
     ) -> None:
         self._paths = paths
+        self._checks = checks
         self._plain = plain
+        self._description = description
         self._form = form
 
-    def add(self, methods: str | Sequence[str], path: str, handler: Handler) -> None:
-        """``methods``: one, several, or ANY."""
+    def add(self, methods: str | Sequence[str], path: str, handler: Handler, *described: Operation) -> None:
+        """``methods``: one, several, or ANY. ``described``: what the route does, once for each path that the API
+        description is to have for it."""
+        if not described:
+            raise TypeError(
+                f"The route {path} has no description. Give add() an Operation for it, as the routes beside it have "
+                "(openapi.py): its id, its path as clients write it, a summary, its parameters, and what it answers."
+            )
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
+        self._answer(methods, path, handler)
+        for operation in described:
+            self._description.add(("GET",) if methods == (ANY,) else methods, operation, self._form)
+
+    def _answer(self, methods: Sequence[str], path: str, handler: Handler) -> None:
         by_method, _ = self._paths.setdefault(path, ({}, self._form))
-        for method in (methods,) if isinstance(methods, str) else methods:
+        for method in methods:
             by_method[method] = handler
 
     def add_plain(self, path: str, target_of: TargetOf) -> None:
@@ -95,7 +137,11 @@ class RouteGroup:
 
     def add_unknown(self, path: str) -> None:
         """Refuse what is under this path and is no route, in this group's form."""
-        self.add(ANY, path, _not_found)
+        self._answer((ANY,), path, _not_found)
+
+    def check_options(self, path: str, check: Check) -> None:
+        """OPTIONS is refused where ``check`` raises."""
+        self._checks[path] = check
 
 
 def _refusal(allowed: tuple[str, ...]) -> Handler:
@@ -103,17 +149,6 @@ def _refusal(allowed: tuple[str, ...]) -> Handler:
         raise MethodNotAllowed(allowed)
 
     return refuse
-
-
-def _allowing(methods: tuple[str, ...]) -> Handler:
-    """OPTIONS, on every path: a browser asks it before it sends what crosses origins, and the headers of CORS that it
-    wants to see are on every answer."""
-    allow = ", ".join((*methods, "OPTIONS"))
-
-    async def answer_options(request: web.Request) -> InferenceResponse:
-        return InferenceResponse(b"", headers=(("Allow", allow),))
-
-    return answer_options
 
 
 async def _not_found(request: web.Request) -> InferenceResponse:

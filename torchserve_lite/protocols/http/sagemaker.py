@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -13,8 +14,49 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import forms
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.openapi import (
+    MODEL_INPUT,
+    MODEL_OUTPUT,
+    OF_AN_INFERENCE,
+    QUERY_PARTS,
+    TEXT,
+    TIME_LIMIT,
+    Operation,
+    Parameter,
+)
 from torchserve_lite.protocols.http.requests import INFER_METHODS, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
+
+_INVOKE = Operation(
+    id="invoke",
+    path="/models/{model_name}/invoke",
+    summary="A prediction of the model's default version, as SageMaker's multi-model endpoints ask for it.",
+    answers={200: MODEL_OUTPUT},
+    raises=OF_AN_INFERENCE,
+    parameters=(TIME_LIMIT, QUERY_PARTS),
+    body=MODEL_INPUT,
+)
+_INVOCATIONS = replace(
+    _INVOKE,
+    id="invocations",
+    path="/invocations",
+    summary="A prediction of the model that is named by the query or a field of a form, or of the only one that was "
+    "loaded at start.",
+    parameters=(
+        *_INVOKE.parameters,
+        Parameter(
+            name="model_name", description="Name of the model, which may be a field of a form as well.", schema=TEXT
+        ),
+    ),
+)
+_LEGACY = replace(
+    _INVOKE,
+    id="legacy_predict",
+    path="/{model_name}/predict",
+    summary="TorchServe's oldest route to a prediction. Use /predictions/{model_name} instead.",
+    deprecated=True,
+)
+_LEGACY_VERSION = replace(_LEGACY, id="version_legacy_predict", path="/{model_name}/{model_version}/predict")
 
 
 class SageMakerRoutes:
@@ -26,11 +68,11 @@ class SageMakerRoutes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
-        group.add(INFER_METHODS, "/invocations", self.invocations)
-        group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke)
+        group.add(INFER_METHODS, "/invocations", self.invocations, _INVOCATIONS)
+        group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke, _INVOKE)
         group.add_plain("/models/{model}/invoke", invocation)
-        group.add(INFER_METHODS, "/{model}/predict", self.invoke)
-        group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke)
+        group.add(INFER_METHODS, "/{model}/predict", self.invoke, _LEGACY)
+        group.add(INFER_METHODS, "/{model}/{version}/predict", self.invoke, _LEGACY_VERSION)
 
     async def invoke(self, request: web.Request) -> InferenceResponse:
         target = invocation(request.match_info)

@@ -14,8 +14,73 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.openapi import (
+    MODEL_INPUT,
+    MODEL_OUTPUT,
+    OF_AN_INFERENCE,
+    TEXT,
+    TIME_LIMIT,
+    Answer,
+    Named,
+    Operation,
+    objects,
+)
 from torchserve_lite.protocols.http.requests import INFER_METHODS, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
+
+_CAUSES = {"reason": TEXT, "models": {"type": "object", "additionalProperties": TEXT}}
+_HEALTH = Named("Health", objects({"status": {"type": "string", "enum": ["Healthy", "Unhealthy"]}}, **_CAUSES))
+_PING = Operation(
+    id="ping",
+    path="/ping",
+    summary="Whether every model has its workers.",
+    description="Any method is answered.",
+    answers={
+        200: Answer("It has, or was scaled to 0 on purpose.", _HEALTH),
+        500: Answer("It has not; models has the cause for each one that is not ready.", _HEALTH),
+    },
+    tag="Health",
+)
+
+
+def _inference(operation_id: str, path: str, summary: str) -> Operation:
+    return Operation(
+        id=operation_id,
+        path=path,
+        summary=summary,
+        answers={200: MODEL_OUTPUT},
+        raises=OF_AN_INFERENCE,
+        parameters=(TIME_LIMIT,),
+        body=MODEL_INPUT,
+    )
+
+
+_PREDICTIONS = (
+    _inference("predictions", "/predictions/{model_name}", "A prediction of the model's default version."),
+    _inference(
+        "version_predictions",
+        "/predictions/{model_name}/{model_version}",
+        "A prediction of this version of the model.",
+    ),
+    _inference(
+        "path_predictions",
+        "/predictions/{model_name}/{model_version}/{url_path}",
+        "The same, with a path for the handler.",
+    ),
+)
+_EXPLANATIONS = (
+    _inference("explanations", "/explanations/{model_name}", "An explanation by the model's default version."),
+    _inference(
+        "version_explanations",
+        "/explanations/{model_name}/{model_version}",
+        "An explanation by this version of the model.",
+    ),
+    _inference(
+        "path_explanations",
+        "/explanations/{model_name}/{model_version}/{url_path}",
+        "The same, with a path for the handler.",
+    ),
+)
 
 
 class TorchServeRoutes:
@@ -28,10 +93,10 @@ class TorchServeRoutes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
-        group.add(ANY, "/ping", self.ping)
-        group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions)
+        group.add(ANY, "/ping", self.ping, _PING)
+        group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions, *_PREDICTIONS)
         group.add_plain("/predictions/{path:.+}", prediction)
-        group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations)
+        group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations, *_EXPLANATIONS)
         group.add_plain("/explanations/{path:.+}", explanation)
 
     async def ping(self, request: web.Request) -> InferenceResponse:
