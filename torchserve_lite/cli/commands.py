@@ -14,6 +14,7 @@ from torchserve_lite.errors import ServingError
 COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and run(arguments)
     "start": "serve the models that a configuration names",
     "stop": "stop the server, letting requests in flight finish",
+    "config": "show the effective configuration, and where each value comes from",
     "archive": "pack a model into a .mar archive",
     "inspect": "show what an archive holds, and what will not work",
     "verify": "load an archive and ask it a sample request",

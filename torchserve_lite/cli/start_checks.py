@@ -67,16 +67,22 @@ def preload() -> None:
         ) from error
 
 
-def check_configured(config: Config, environ: Mapping[str, str]) -> None:
+def check_settings(config: Config) -> None:
+    """What the settings name must be there."""
     _check_model_store(config)
+    if config.workers.python and shutil.which(config.workers.python) is None:
+        source = config.sources.get("python", "configuration")
+        raise ConfigurationError(f"python={config.workers.python} ({source}) is not a program that can be run.")
+
+
+def check_configured(config: Config, environ: Mapping[str, str]) -> None:
+    check_settings(config)
     if config.models.watch:
         from torchserve_lite.management.watching import check_watching
 
         check_watching()
     if (folder := config.logs.folder) is not None and environ.get("LOG_LOCATION"):
         _check_log_folder(folder)
-    if config.workers.python and shutil.which(config.workers.python) is None:
-        raise ConfigurationError(f"python={config.workers.python} is not a program that can be run.")
 
 
 def _check_model_store(config: Config) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 
+from torchserve_lite.config.effective import nearest_key
 from torchserve_lite.config.keys import KEYS, Key, Support
 from torchserve_lite.config.sources import Setting, Settings, unread_variables
 from torchserve_lite.config.values import boolean, inverted
@@ -40,11 +40,10 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _unknown_keys(settings: Settings) -> Iterator[str]:
-    spellings = {known.lower(): known for known in KEYS}
     for setting in settings.values():
         if setting.key is None:
-            matches = difflib.get_close_matches(setting.name.lower(), spellings, n=1)
-            question = f" Did you mean {spellings[matches[0]]}?" if matches else ""
+            nearest = nearest_key(setting.name)
+            question = f" Did you mean {nearest}?" if nearest else ""
             yield f"{setting.name} ({setting.source}) is not a known setting and is ignored.{question}"
 
 

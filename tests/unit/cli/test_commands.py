@@ -47,7 +47,7 @@ def test_misunderstood_command_line_gives_exit_code_2(argv: list[str], capsys: p
     assert "usage: torchserve-lite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["start", "stop", "archive", "encode"])
+@pytest.mark.parametrize("command", ["start", "stop", "config", "archive", "encode"])
 def test_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

@@ -130,7 +130,7 @@ def _without_watchfiles(folder: Path) -> None:
             lambda folder: (folder / "c").write_text("python=/nowhere/python"),
             ["--model-store=.", "--ts-config=c"],
             {},
-            "python=/nowhere/python is not a program that can be run.",
+            "python=/nowhere/python (c) is not a program that can be run.",
             id="no such interpreter",
         ),
         pytest.param(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from torchserve_lite.config.keys import KEYS, Key
+from torchserve_lite.config.meanings import MEANINGS
 from torchserve_lite.config.settings import Config
 
 _DOCUMENT = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
@@ -78,3 +79,8 @@ def test_key_is_documented_with_its_default_and_its_variable(key: Key) -> None:
 def test_document_has_no_key_that_is_not_there() -> None:
     tables = _DOCUMENT.split("## Every key")[1].split("### Environment without a key")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == set(KEYS)
+
+
+def test_every_key_has_a_meaning_of_one_sentence() -> None:
+    assert set(MEANINGS) == set(KEYS)
+    assert all(meaning.endswith(".") and "\n" not in meaning for meaning in MEANINGS.values())
