@@ -1,4 +1,4 @@
-"""``torchserve-lite config``: what a start with the same flags would be configured as, and where each value comes from."""
+"""``torchserve-lite config``: what a start with the same flags would be configured as, and from where each value is."""
 
 from __future__ import annotations
 

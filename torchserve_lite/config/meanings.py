@@ -19,7 +19,7 @@ MEANINGS: Mapping[str, str] = {
     "cors_allowed_methods": "Sent as access-control-allow-methods with every response.",
     "cors_allowed_headers": "Sent as access-control-allow-headers with every response.",
     "shutdown_grace_seconds": "Seconds that a whole stop may take.",
-    "shutdown_linger_seconds": "Seconds for which a stopping server goes on accepting, for load balancers to learn of it.",
+    "shutdown_linger_seconds": "Seconds for which a stopping server accepts on, so that load balancers learn of it.",
     "model_store": "The folder in which archives are looked up.",
     "load_models": "Which models are served from the start: all, or file and name=file, comma separated.",
     "models": "JSON: per model and version, values for archives that say nothing themselves.",
