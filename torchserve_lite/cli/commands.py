@@ -21,6 +21,15 @@ COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and
     "init": "write a handler project to start from",
     "encode": "turn images or texts into the JSON of a KServe request",
 }
+OPERATORS = {  # likewise, in the package of that name: they speak to a running server
+    "models": "show what a running server serves, and how it is",
+    "register": "have a running server load an archive",
+    "unregister": "have a running server give up a model, once its requests are answered",
+    "scale": "set how many workers a model of a running server has",
+    "default": "set which version of a model answers requests that name none",
+    "update": "have a running server replace a model's archive without a gap",
+    "rollback": "have a running server return to the archive before the last update",
+}
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:
@@ -56,10 +65,11 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="torchserve-lite", description="Serves TorchServe model archives.")
     parser.add_argument("--version", action="version", version=f"torchserve-lite {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, purpose in COMMANDS.items():
+    for name, purpose in {**COMMANDS, **OPERATORS}.items():
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name in argv:  # the others are spared: their modules cost start-up time
-            module = import_module(f"torchserve_lite.cli.{name}")
+            package = "torchserve_lite.cli.operators" if name in OPERATORS else "torchserve_lite.cli"
+            module = import_module(f"{package}.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

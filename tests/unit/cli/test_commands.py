@@ -9,7 +9,7 @@ import pytest
 
 from torchserve_lite import __version__
 from torchserve_lite.cli import main, torchserve
-from torchserve_lite.cli.commands import reporting_errors
+from torchserve_lite.cli.commands import COMMANDS, OPERATORS, reporting_errors
 from torchserve_lite.errors import ConfigurationError
 
 
@@ -47,7 +47,7 @@ def test_misunderstood_command_line_gives_exit_code_2(argv: list[str], capsys: p
     assert "usage: torchserve-lite" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["start", "stop", "config", "archive", "encode"])
+@pytest.mark.parametrize("command", [*COMMANDS, *OPERATORS])
 def test_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

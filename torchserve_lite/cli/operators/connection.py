@@ -1,0 +1,179 @@
+"""Which server a command speaks to, and how it proves that it may: addresses, certificates and keys."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from torchserve_lite.config.settings import Address
+from torchserve_lite.config.sources import find_config_file, gather_settings
+from torchserve_lite.errors import ConfigurationError
+
+KEY_FILE = "key_file.json"  # as the server writes it
+_BOUND_TO_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # reached through loopback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The management key, if there is one. ``looked`` tells of each place what was found there, for a 401."""
+
+    value: str = ""
+    looked: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """``url`` is http(s)://host:port, or unix:/path; ``source`` says in words who named it."""
+
+    url: str
+    source: str
+    key: Key
+    certificates: ssl.SSLContext | bool = True  # as aiohttp has it: True stands for the system's, False for none
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which server")
+    group.add_argument(
+        "--url",
+        type=_url_argument,
+        metavar="URL",
+        help="management address: http(s)://host:port or unix:/path; default: TS_URL, else management_address of the "
+        "configuration file, else http://127.0.0.1:8081",
+    )
+    group.add_argument("--ts-config", type=Path, metavar="FILE", help="configuration file; default: config.properties")
+    group.add_argument("--cacert", type=Path, metavar="FILE", help="certificate that an https server is checked with")
+    group.add_argument("--insecure", action="store_true", help="do not check the certificate of an https server")
+    keys = group.add_mutually_exclusive_group()
+    keys.add_argument(
+        "--key",
+        type=_key_argument,
+        help="management key; other users of this machine can see it here, so prefer TS_MANAGEMENT_KEY or a file",
+    )
+    keys.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="key file of the server; default: TS_MANAGEMENT_KEY, else key_file.json in this folder or beside the "
+        "configuration file",
+    )
+
+
+def find_connection(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Connection:
+    file = find_config_file(arguments.ts_config, environ)
+    url, source = _address(arguments, environ, file)
+    return Connection(
+        url=url, source=source, key=_key(arguments, environ, file), certificates=_certificates(arguments, url)
+    )
+
+
+def server_url(text: str) -> str:
+    """``text`` in the one form that a request's path can be put behind. ValueError says what would be accepted."""
+    if text.startswith("unix:/"):
+        return text
+    url = urlsplit(text)
+    usable = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
+    if not usable or url.port == 0:
+        raise ValueError(f"{text!r} is no address of a server; expected http(s)://host:port or unix:/path")
+    return text.rstrip("/")
+
+
+def _url_argument(text: str) -> str:
+    try:
+        return server_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _key_argument(text: str) -> str:
+    try:
+        return _usable(text, "--key")
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _address(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None) -> tuple[str, str]:
+    if arguments.url:
+        return arguments.url, "--url"
+    if environ.get("TS_URL"):
+        try:
+            return server_url(environ["TS_URL"]), "TS_URL"
+        except ValueError as error:
+            raise ConfigurationError(f"TS_URL: {error}") from error
+    setting = gather_settings(file, {}, environ).get("management_address")
+    if setting is None:
+        return "http://127.0.0.1:8081", "the default"
+    address: Address = setting.value
+    if not address.path and address.port == 0:
+        raise ConfigurationError(
+            f"management_address={address} ({setting.source}) leaves the port to the server; name the address that it "
+            "printed when it started with --url."
+        )
+    reached = Address(_BOUND_TO_ALL.get(address.host, address.host), address.port, address.tls, address.path)
+    return str(reached), f"management_address, {setting.source}"
+
+
+def _certificates(arguments: argparse.Namespace, url: str) -> ssl.SSLContext | bool:
+    if not url.startswith("https:"):
+        return True
+    if arguments.insecure:
+        return False
+    try:
+        return ssl.create_default_context(cafile=arguments.cacert)
+    except OSError as error:  # ssl.SSLError, for a file that holds no certificate, is one
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else "it holds no certificate in PEM form"
+        raise ConfigurationError(f"--cacert {arguments.cacert} cannot be used: {reason}.") from error
+
+
+def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None) -> Key:
+    if arguments.key:
+        return Key(value=arguments.key, looked=["--key was sent"])
+    if arguments.key_file:
+        value, found = _key_of_file(arguments.key_file)
+        if not value:
+            raise ConfigurationError(f"--key-file {found}.")
+        return Key(value=value, looked=[found])
+    if environ.get("TS_MANAGEMENT_KEY"):
+        return Key(
+            value=_usable(environ["TS_MANAGEMENT_KEY"], "TS_MANAGEMENT_KEY"), looked=["TS_MANAGEMENT_KEY was sent"]
+        )
+    looked = ["TS_MANAGEMENT_KEY is not set"]
+    for path in _key_files(file):
+        value, found = _key_of_file(path)
+        looked.append(found)
+        if value:
+            return Key(value=value, looked=looked)
+    return Key(looked=looked)
+
+
+def _key_files(file: Path | None) -> Iterator[Path]:
+    yield Path.cwd() / KEY_FILE
+    if file and file.absolute().parent != Path.cwd():
+        yield file.absolute().parent / KEY_FILE
+
+
+def _key_of_file(path: Path) -> tuple[str, str]:
+    """The management key in a file, and in words what was found there."""
+    try:
+        entry = json.loads(path.read_text())["management"]
+        key = _usable(entry["key"], str(path))
+    except FileNotFoundError:
+        return "", f"{path} does not exist"
+    except OSError as error:
+        return "", f"{path} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
+        return "", f"{path} holds no management key"
+    expiry = entry.get("expiration time")
+    return key, f"the key in {path} was sent" + (f", which expires at {expiry}" if expiry else "")
+
+
+def _usable(key: str, place: str) -> str:
+    """A key is the end of one header line."""
+    key = key.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(f"{place} holds no key: it is one word of ASCII characters.")
+    return key
