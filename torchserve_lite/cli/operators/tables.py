@@ -48,8 +48,9 @@ def _workers(described: Described) -> Iterator[RenderableType]:
     yield Text(f"\n{printable(title)}")
     if not described["workers"]:
         return
-    table = _table("worker", "pid", "state", "memory", "gpu", "since", "last failure")
-    for worker in described["workers"]:
+    failures = [str(worker.get("lastFailure", "")) for worker in described["workers"]]
+    table = _table("worker", "pid", "state", "memory", "gpu", "since", *(["last failure"] if any(failures) else []))
+    for worker, failure in zip(described["workers"], failures, strict=True):
         table.add_row(
             _cell(worker["id"]),
             _cell(worker["pid"] if worker["pid"] != -1 else "-"),
@@ -57,7 +58,7 @@ def _workers(described: Described) -> Iterator[RenderableType]:
             f"{worker['memoryUsage'] / 2**20:.0f} MiB",
             _cell(worker["gpuUsage"] if worker["gpu"] else "-"),
             _cell(worker["startTime"]),
-            _cell(worker.get("lastFailure", "")),
+            *([_cell(failure)] if any(failures) else []),
         )
     yield table
 
