@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import sys
 
 import pytest
+from aiohttp import web
 
 from tests.unit.cli.operators.conftest import Command, FakeServer, described, error
 
@@ -87,3 +92,27 @@ async def test_watch_needs_somebody_who_watches(more: str, command: Command) -> 
     outcome = await command("models", "--watch", more)
     assert outcome.code == 1
     assert "--watch" in outcome.err
+
+
+async def test_watch_asks_again_until_it_is_interrupted(server: FakeServer) -> None:
+    """As a process, which is told that it writes to a terminal."""
+    asked = asyncio.Semaphore(0)
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.release()
+        return web.json_response({"models": []})
+
+    server.holding = answer
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "torchserve_lite", "models", "--watch", "0.01", "--url", server.url),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"},
+    )
+    async with asyncio.timeout(60):
+        await asked.acquire()
+        await asked.acquire()
+        process.send_signal(signal.SIGINT)
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"The server has no models." in out
