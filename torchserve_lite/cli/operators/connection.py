@@ -7,6 +7,7 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -167,8 +168,21 @@ def _key_of_file(path: Path) -> tuple[str, str]:
         return "", f"{path} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
         return "", f"{path} holds no management key"
-    expiry = entry.get("expiration time")
-    return key, f"the key in {path} was sent" + (f", which expires at {expiry}" if expiry else "")
+    return key, f"the key in {path} was sent{_expiry(entry)}"
+
+
+def _expiry(entry: Mapping[str, str]) -> str:
+    """When a key of a key file ends, as the end of a sentence."""
+    try:
+        expires = datetime.fromisoformat(entry["expiration time"])
+        if expires > datetime.now(UTC):
+            return f" (it expires at {expires:%Y-%m-%d %H:%M} UTC)"
+        return (
+            f", which expired at {expires:%Y-%m-%d %H:%M} UTC; whoever calls /token?type=management with the API key of "
+            "that file gets a new one into it"
+        )
+    except (KeyError, TypeError, ValueError):  # it has none, or one that only its server understands
+        return ""
 
 
 def _usable(key: str, place: str) -> str:
