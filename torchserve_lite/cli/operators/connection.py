@@ -178,8 +178,8 @@ def _expiry(entry: Mapping[str, str]) -> str:
         if expires > datetime.now(UTC):
             return f" (it expires at {expires:%Y-%m-%d %H:%M} UTC)"
         return (
-            f", which expired at {expires:%Y-%m-%d %H:%M} UTC; whoever calls /token?type=management with the API key of "
-            "that file gets a new one into it"
+            f", which expired at {expires:%Y-%m-%d %H:%M} UTC; whoever calls /token?type=management with the API "
+            "key of that file gets a new one into it"
         )
     except (KeyError, TypeError, ValueError):  # it has none, or one that only its server understands
         return ""
