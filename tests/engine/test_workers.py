@@ -102,6 +102,22 @@ async def test_hidden_names_leave_the_environment_and_no_others_do(launcher: str
 
 
 @process_launchers
+@pytest.mark.parametrize("said", [True, False])
+async def test_handler_is_told_of_settings_in_torchserves_variables(said: bool, launcher: str) -> None:
+    settings = {"decode_input_request": said, "ipex_enable": not said, "ipex_gpu_enable": said}
+    async with served(launcher, engine={"config": settings}) as model:
+        for name, value in settings.items():
+            assert await model.ask(f"variable TS_{name.upper()}".encode()) == str(value).lower().encode()
+
+
+@pytest.mark.parametrize("first", [9000, 12000])
+async def test_worker_ids_count_from_the_configured_one(first: int) -> None:
+    async with served("inline", workers=2, engine={"config": {"first_worker_id": first}}) as model:
+        ids = [worker.id for worker in model.engine.status(model.spec.key).workers]
+        assert ids == [str(first), str(first + 1)]
+
+
+@process_launchers
 async def test_packages_installed_for_the_model_are_found_by_the_handler_and_its_programs(
     launcher: str, tmp_path: Path
 ) -> None:
@@ -115,7 +131,7 @@ async def test_packages_installed_for_the_model_are_found_by_the_handler_and_its
 async def test_process_is_as_the_operator_started_it(launcher: str) -> None:
     os.umask(umask := os.umask(0o022))
     inherited = set(psutil.Process(start_preloading().process.pid).environ())
-    added = {"PYTHONPATH", "TS_DECODE_INPUT_REQUEST"}
+    added = {"PYTHONPATH", "TS_DECODE_INPUT_REQUEST", "TS_IPEX_ENABLE", "TS_IPEX_GPU_ENABLE"}
     expected = {
         "arguments": [],
         "stdin": "",

@@ -21,6 +21,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--disable-token-auth", "--dt", action="store_true", help="clients need no token")
     parser.add_argument("--enable-model-api", action="store_true", help="let clients register and remove models")
+    parser.add_argument("--python", metavar="PROGRAM", help="interpreter of workers; default: the server's own")
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")

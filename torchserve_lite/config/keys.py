@@ -50,6 +50,7 @@ class Key:
     flag: str = ""
     support: Support = Support.NOW
     feature: str = ""  # the words for what comes later
+    instead: str = ""  # for a notice of its own: what is done instead of what a key without effect asks for
     secret: bool = False  # never shown, never kept
 
     @property
@@ -75,8 +76,8 @@ def _later(feature: str, *keys: Key) -> Iterator[Key]:
     return (replace(key, support=Support.LATER, feature=feature) for key in keys)
 
 
-def _no_effect(*keys: Key) -> Iterator[Key]:
-    return (replace(key, support=Support.NONE) for key in keys)
+def _no_effect(*keys: Key, instead: str = "") -> Iterator[Key]:
+    return (replace(key, support=Support.NONE, instead=instead) for key in keys)
 
 
 _FILE_ONLY = ""
@@ -117,7 +118,11 @@ _TABLE = (
     _key("decode_input_request", boolean, "true", "workers.decode_input_request"),
     _key("install_py_dep_per_model", boolean, "false", "workers.install_dependencies"),
     _key("blacklist_env_vars", regular_expression, "", "workers.hidden_environment"),
-    _key("python", text, "", "workers.python", variable=_FILE_ONLY),
+    _key("python", text, "", "workers.python", flag="--python", variable=_FILE_ONLY),
+    _key("initial_worker_port", integer(), "9000", "workers.first_worker_id"),
+    _key("ipex_enable", boolean, "false", "workers.ipex_enable"),
+    _key("ipex_gpu_enable", boolean, "false", "workers.ipex_gpu_enable"),
+    _key("debug", boolean, "false", "workers.debug"),
     _key("worker_affinity", choice("auto", "off"), "off", "workers.affinity"),
     _key("worker_launcher", choice("forked", "shared", "exec", "inline"), "forked", "workers.launcher"),
     _key("v2_output_names", choice("predict", "inputs"), "predict", "workers.v2_output_names"),
@@ -178,33 +183,29 @@ _TABLE = (
         _key("ts_header_key_sequence_end", text, "ts_request_sequence_end", variable="TS_HEADER_KEY_SEQUENCE_END"),
     ),
     *_later("Parallel workers", _key("initial_distribution_port", integer(), "29500")),
-    *_later(
-        "Intel's CPU launcher and extension",
-        _key("cpu_launcher_enable", boolean, "false"),
-        _key("cpu_launcher_args"),
-        _key("ipex_enable", boolean, "false"),
-        _key("ipex_gpu_enable", boolean, "false"),
-    ),
-    *_later("Attaching to a worker started by hand", _key("debug", boolean, "false")),
     # About the file itself. The last two are in saved snapshots and describe the server that wrote them
     _key("enable_envvars_config", boolean, "false", variable=_FILE_ONLY),
     _key("version", variable=_FILE_ONLY),
     _key("tsConfigFile", variable=_FILE_ONLY),
     *_no_effect(
         _key("NUM_WORKERS", variable=_FILE_ONLY),  # in KServe's files, but TorchServe does not read it either
-        _key("number_of_netty_threads", text, "0"),
-        _key("netty_client_threads", text, "0"),
+        _key("number_of_netty_threads", integer(), "0"),
+        _key("netty_client_threads", integer(), "0"),
         _key("prefer_direct_buffer", boolean, "false"),
         _key("use_native_io", boolean, "true", variable=_FILE_ONLY),
-        _key("io_ratio", text, "50", variable=_FILE_ONLY),
+        _key("io_ratio", integer(), "50", variable=_FILE_ONLY),
         _key("async_logging", boolean, "false"),
         _key("vmargs", variable=_FILE_ONLY, secret=True),  # -D options often hold passwords
         _key("plugins_path", flag="--plugins-path", variable=_FILE_ONLY),
         _key("cpp_log_config", flag="--cpp-log-config"),
-        _key("initial_worker_port", text, "9000"),
         _key("system_metrics_cmd", variable=_FILE_ONLY),
         _key("ts_open_inference_protocol", boolean, "false", variable="TS_OPEN_INFERENCE_PROTOCOL"),
         _key("model_server_home", variable="TS_MODEL_SERVER_HOME"),
+    ),
+    *_no_effect(
+        _key("cpu_launcher_enable", boolean, "false"),
+        _key("cpu_launcher_args"),
+        instead="Intel's launcher is not started. Workers share the cores; worker_affinity=auto binds each to its own",
     ),
 )
 

@@ -25,6 +25,8 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     settings = gather_settings(file, command_line, environ)
     values = {name: setting.value for name, setting in settings.items() if setting.key}
     pieces = _pieces(values)
+    if values.get("debug") and not values.get("worker_launcher"):
+        pieces["workers"]["launcher"] = "inline"  # TorchServe waits for a worker that is started by hand
     models = _models(values, pieces["models"], file)
     server_metrics, model_metrics = _metrics(settings, file)
     lines = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]

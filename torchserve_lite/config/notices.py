@@ -25,8 +25,12 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     mode = settings.get("metrics_mode")
     if mode and mode.value not in (None, "prometheus"):
         yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
-    if names := [key.name for key in _changed(settings, Support.NONE)]:
+    idle = list(_changed(settings, Support.NONE))
+    if names := [key.name for key in idle if not key.instead]:
         yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
+    for instead in dict.fromkeys(key.instead for key in idle if key.instead):
+        names = [key.name for key in idle if key.instead == instead]
+        yield f"Accepted, but without effect: {', '.join(names)}. {instead}."
     if _text(settings, "load_models") and _text(settings, "model_snapshot"):
         unused = settings["load_models"]
         yield f"load_models={unused.text} ({unused.source}) is not used: model_snapshot says which models to load."

@@ -65,6 +65,10 @@ class WorkerConfig:
     hidden_environment: str = ""  # blacklist_env_vars, a regular expression
     install_dependencies: bool = False  # install_py_dep_per_model
     unregister_timeout: float = 120.0
+    first_worker_id: int = 9000  # TorchServe's ids are port numbers; scripts show them
+    ipex_enable: bool = False  # TS_IPEX_ENABLE for handlers
+    ipex_gpu_enable: bool = False
+    debug: bool = False  # one worker a model, without time limits, so that a debugger may stop it
     model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that handlers find in their cache
 
 

@@ -26,7 +26,6 @@ from torchserve_lite.errors import ModelLoading, ModelNotFound
 
 _STARTS_AT_ONCE = 8  # at least: some loads wait for a disk or a download most of the time
 _LAST_MOMENT = 0.5  # seconds: the deadline may have passed, and idle workers need a moment to end by themselves
-_FIRST_WORKER_ID = 9000  # TorchServe's worker ids were port numbers; scripts show them
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class LocalEngine:
         self._tasks = asyncio.TaskGroup()
         self._running: set[_RunningPool] = set()  # those that are being replaced or closed among them
         self._pools: dict[ModelKey, _RunningPool] = {}
-        self._worker_ids = itertools.count(_FIRST_WORKER_ID)
+        self._worker_ids = itertools.count(config.first_worker_id)
 
     async def __aenter__(self) -> LocalEngine:
         await self._tasks.__aenter__()

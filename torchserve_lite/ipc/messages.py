@@ -44,6 +44,8 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     gpu_id: int | None = None
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True
+    ipex_enable: bool = False
+    ipex_gpu_enable: bool = False
     v2_output_names: str = "predict"
     max_response_size: int = 6553500
     threads: int = 0  # torch's intra-op threads; 0 leaves torch's own choice

@@ -7,8 +7,10 @@ call. A snapshot says exactly how a model was served, so its figures stand above
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
@@ -22,6 +24,14 @@ T = TypeVar("T")
 _DEFAULT_DELAY = 0.1
 _ASYNC_LANES = 64  # requests that a coroutine handler (asyncCommunication) has under way at most
 _NO_OVERRIDE = ServingOptions()
+_NO_LIMIT = float(2**31 - 1)  # seconds; TorchServe's word for never
+_FOR_A_DEBUGGER: Mapping[str, Any] = {
+    "min_workers": 1,
+    "max_workers": 1,
+    "response_timeout": _NO_LIMIT,
+    "startup_timeout": _NO_LIMIT,
+    "client_timeout": None,
+}
 
 
 def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
@@ -57,6 +67,8 @@ def build_spec(
         queue_size=workers.queue_size,
     )
     options = wanted.over(archive.config.options).over(override or _NO_OVERRIDE)
+    if workers.debug:
+        options = replace(options, **_FOR_A_DEBUGGER)
     fewest, most = _worker_range(archive.url, options, default_workers)
     options = options.over(of_the_manifest).over(of_the_server)
     return ModelSpec(

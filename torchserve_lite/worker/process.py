@@ -20,6 +20,8 @@ def prepare_process(load: Load) -> None:
     if load.threads and "torch" not in sys.modules:
         os.environ.setdefault("OMP_NUM_THREADS", str(load.threads))  # torch reads it when the handler imports it
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
+    os.environ["TS_IPEX_ENABLE"] = str(load.ipex_enable).lower()
+    os.environ["TS_IPEX_GPU_ENABLE"] = str(load.ipex_gpu_enable).lower()
     os.chdir(load.model_dir)
     sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
     if "numpy.random" in sys.modules:  # a fork has its parent's generator, and so has every other worker

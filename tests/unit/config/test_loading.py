@@ -120,6 +120,19 @@ def test_token_expiry_has_a_variable_of_another_name(load: Load) -> None:
     assert config.values["token_expiration_min"] == "2.5"
 
 
+@pytest.mark.parametrize(
+    ("text", "launcher"),
+    [
+        pytest.param("debug=true", "inline", id="where a debugger is"),
+        pytest.param("debug=true\nworker_launcher=exec", "exec", id="another one asked for"),
+        pytest.param("debug=false", "forked", id="no debugging"),
+    ],
+)
+def test_debug_runs_handlers_in_the_server_unless_told_otherwise(load: Load, text: str, launcher: str) -> None:
+    workers = load(text).workers
+    assert (workers.launcher, workers.debug) == (launcher, "true" in text)
+
+
 def test_old_name_of_metrics_mode_counts_when_the_new_one_is_absent(load: Load) -> None:
     assert load("metrics_format=legacy").metrics.mode == "legacy"
     assert load("metrics_format=legacy\nmetrics_mode=log").metrics.mode == "log"

@@ -43,6 +43,11 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             id="one line for all without effect",
         ),
         pytest.param(
+            "cpu_launcher_enable=true\ncpu_launcher_args=--ninstances 2",
+            "^Accepted, but without effect: cpu_launcher_enable, cpu_launcher_args. Intel's launcher is not started",
+            id="what is done instead",
+        ),
+        pytest.param(
             'load_models=all\nmodel_snapshot={"modelCount":0}',
             "^load_models=all .* is not used: model_snapshot",
             id="unused",
@@ -88,6 +93,6 @@ def test_secret_values_are_not_told(tmp_path: Path) -> None:
 
 
 def test_order_follows_the_file_for_unknown_keys_and_the_table_for_others(tmp_path: Path) -> None:
-    text = "debug=true\nzz2=1\nNUM_WORKERS=1\nkeystore=k\nzz1=1"
+    text = "initial_distribution_port=1\nzz2=1\nNUM_WORKERS=1\nkeystore=k\nzz1=1"
     beginnings = [notice.split()[0] for notice in _notices(tmp_path, text)]
-    assert beginnings == ["zz2", "zz1", "TLS:", "Attaching", "Accepted,", "token"]
+    assert beginnings == ["zz2", "zz1", "TLS:", "Parallel", "Accepted,", "token"]

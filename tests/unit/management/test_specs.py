@@ -131,6 +131,13 @@ def test_handler_comes_from_the_manifest_or_the_server() -> None:
         build_spec(without, said(), None, WorkerConfig(), 1)
 
 
+def test_debug_means_one_worker_without_time_limits_whatever_else_is_said() -> None:
+    config = model_config(min_workers=2, response_timeout=1.0, client_timeout=1.0)
+    made = spec(config, wanted=said(max_workers=5, startup_timeout=1.0), workers=WorkerConfig(debug=True))
+    assert (made.min_workers, made.max_workers, made.client_timeout) == (1, 1, None)
+    assert made.response_timeout == made.startup_timeout == 2**31 - 1
+
+
 def test_rest_of_the_model_config_is_passed_on() -> None:
     config = ModelConfig(
         options=ServingOptions(

@@ -60,6 +60,8 @@ async def loaded_worker(
         gpu_id=slot.gpu_id,
         limit_max_image_pixels=config.limit_max_image_pixels,
         decode_input_request=config.decode_input_request,
+        ipex_enable=config.ipex_enable,
+        ipex_gpu_enable=config.ipex_gpu_enable,
         v2_output_names=config.v2_output_names,
         max_response_size=config.max_response_size,
         threads=setup.threads(spec),

@@ -199,6 +199,10 @@ def do_leave_thread(data, context, argument):
     return ["left"]
 
 
+def do_variable(data, context, argument):
+    return [os.environ[argument]]
+
+
 def do_run_program(data, context, argument):
     """Imports a module in a process of its own."""
     return [subprocess.check_output([sys.executable, "-c", f"import {argument} as m; print(m.NAME)"])]
