@@ -60,6 +60,9 @@ def failing(front: Front, error: ServingError) -> None:
         ("POST", "/v2/models/unknown/infer", 404, "ModelNotFoundException"),
         ("GET", "/v2/models/unknown", 404, "ModelNotFoundException"),
         ("GET", "/v2/models/tiny/versions/9/ready", 404, "ModelVersionNotFoundException"),
+        ("POST", "/predictions/a%0Ab", 404, "ModelNotFoundException"),
+        ("GET", "/v1/models/a%0Ab", 404, "ModelNotFoundException"),
+        ("GET", "/v1/a%0Ab", 404, "ResourceNotFoundException"),
         ("DELETE", "/predictions/tiny", 405, "MethodNotAllowedException"),
         ("POST", "/v1/models", 405, "MethodNotAllowedException"),
         ("POST", "/v1/models/tiny", 405, "MethodNotAllowedException"),
@@ -467,11 +470,11 @@ async def test_stream_to_a_connection_that_is_closing_is_no_error(
 
 async def test_exchanges_are_counted_and_logged(front: Front) -> None:
     await front.post("/predictions/tiny")
-    await front.ask("GET", "/nowhere")
+    await front.ask("GET", "/nowhere%0A")
     front.access_log.flush()
     assert [re.sub(r".* - /127\.0\.0\.1:\d+ (.*) \d+", r"\1", line) for line in front.log] == [
         '"POST /predictions/tiny HTTP/1.1" 200',
-        '"GET /nowhere HTTP/1.1" 404',
+        '"GET /nowhere%0A HTTP/1.1" 404',
     ]
     page = front.metrics.registry.render(["Requests2XX", "Requests4XX"])
     assert re.findall(r"^(Requests.XX).* (\S+)$", page, re.M) == [("Requests2XX", "1.0"), ("Requests4XX", "1.0")]

@@ -67,6 +67,7 @@ class RouteTable:
         unknown: tuple[dict[str, Handler], ErrorForm] = ({ANY: _not_found}, ErrorForm.TORCHSERVE)
         for path, (by_method, form) in {**self._paths, "/{path:.*}": unknown}.items():
             endpoint = self._endpoint(by_method, form, self._checks.get(path))
+            path = path.replace(":.", ":(?s:.)")  # a name may have line breaks, which a dot leaves out
             app.router.add_route(ANY, path, endpoint, expect_handler=_leave_to_the_exchange)
 
     def _endpoint(
