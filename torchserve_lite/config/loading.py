@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchserve_lite.config.contradictions import check_contradictions
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.metrics_file import Definitions, read_metrics_file, unknown_server_metrics
 from torchserve_lite.config.notices import notices
@@ -24,6 +25,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     property names as keys; of ``environ`` only what the file's ``enable_envvars_config`` allows is read."""
     settings = gather_settings(file, command_line, environ)
     values = {name: setting.value for name, setting in settings.items() if setting.key}
+    check_contradictions(settings)
     pieces = _pieces(values)
     if values.get("debug") and not values.get("worker_launcher"):
         pieces["workers"]["launcher"] = "inline"  # TorchServe waits for a worker that is started by hand

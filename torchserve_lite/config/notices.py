@@ -34,6 +34,7 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if _text(settings, "load_models") and _text(settings, "model_snapshot"):
         unused = settings["load_models"]
         yield f"load_models={unused.text} ({unused.source}) is not used: model_snapshot says which models to load."
+    yield from _overruled(settings)
     if variables := unread_variables(settings, environ):
         yield (
             f"{', '.join(variables)} in the environment: not read, "
@@ -57,6 +58,21 @@ def _features_to_come(settings: Settings) -> Iterator[str]:
         names.setdefault(key.feature, []).append(key.name)
     for feature, keys in names.items():
         yield f"{feature}: comes later; without effect until then: {', '.join(keys)}."
+
+
+def _overruled(settings: Settings) -> Iterator[str]:
+    """Settings beside which another one does not count."""
+    grace, linger = settings.get("shutdown_grace_seconds"), settings.get("shutdown_linger_seconds")
+    if grace and linger and grace.value < linger.value:
+        yield (
+            f"{linger.name}={linger.text} ({linger.source}) is more than {grace.name}={grace.text}: "
+            "a stop takes no longer than the latter."
+        )
+    python, launcher = _text(settings, "python"), _text(settings, "worker_launcher")
+    if python and launcher == "inline":
+        yield f"python={python} is not used: worker_launcher=inline runs handlers inside the server."
+    elif python and launcher in ("forked", "shared"):
+        yield f"worker_launcher={launcher} is not used: python={python} starts workers by exec."
 
 
 def _text(settings: Settings, name: str) -> str:

@@ -58,7 +58,17 @@ def parse_model_snapshot(value: str) -> StartupList:
     models = snapshot.get("models")
     if not isinstance(models, dict):
         raise Unacceptable('expected {"models": {name: {version: {...}}}}; there is no object "models"')
-    return StartupList(models=tuple(_snapshot_models(models)))
+    startup = StartupList(models=tuple(_snapshot_models(models)))
+    defaults: dict[str | None, str | None] = {}
+    for model in startup.models:
+        if model.default_version and model.name in defaults:
+            raise Unacceptable(
+                f"model {model.name}: versions {defaults[model.name]} and {model.version} both say defaultVersion; "
+                "one of them can be"
+            )
+        if model.default_version:
+            defaults[model.name] = model.version
+    return startup
 
 
 def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
@@ -88,7 +98,9 @@ def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
 
 def _json_object(value: str) -> dict[str, Any]:
     try:
-        content = json.loads(value)
+        content = json.loads(value, object_pairs_hook=_once_each)
+    except Unacceptable:
+        raise
     except ValueError as error:
         hint = "a value over several lines needs a \\ at the end of each line but the last"
         raise Unacceptable(f"expected a JSON object; {error} ({hint})") from error
@@ -96,6 +108,15 @@ def _json_object(value: str) -> dict[str, Any]:
         raise Unacceptable("expected a JSON object; this one is nested too deeply") from error
     if not isinstance(content, dict):
         raise Unacceptable("expected a JSON object")
+    return content
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Unacceptable(f'"{twice}" comes twice in one JSON object; which of them holds cannot be known')
     return content
 
 

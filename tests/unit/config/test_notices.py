@@ -43,6 +43,19 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             id="one line for all without effect",
         ),
         pytest.param(
+            "shutdown_grace_seconds=2\nshutdown_linger_seconds=5",
+            r"^shutdown_linger_seconds=5 \(.*\) is more than shutdown_grace_seconds=2: ",
+            id="linger above grace",
+        ),
+        pytest.param(
+            "python=python3\nworker_launcher=shared",
+            "^worker_launcher=shared is not used: python=python3",
+            id="launcher",
+        ),
+        pytest.param(
+            "python=python3\nworker_launcher=inline", "^python=python3 is not used: worker_launcher=inline", id="python"
+        ),
+        pytest.param(
             "cpu_launcher_enable=true\ncpu_launcher_args=--ninstances 2",
             "^Accepted, but without effect: cpu_launcher_enable, cpu_launcher_args. Intel's launcher is not started",
             id="what is done instead",

@@ -120,6 +120,12 @@ def test_snapshot_of_no_models_starts_empty(count: Any) -> None:
     [
         pytest.param("{", r"expected a JSON object; .* needs a \\ at the end of each", id="broken JSON"),
         pytest.param("[]", "expected a JSON object", id="a list"),
+        pytest.param('{"models": {"m": {"1": {}, "1": {}}}}', '"1" comes twice in one JSON object', id="twice"),
+        pytest.param(
+            '{"models": {"m": {"1": {"defaultVersion": true}, "2": {"defaultVersion": true}}}}',
+            "model m: versions 1 and 2 both say defaultVersion",
+            id="two defaults",
+        ),
         pytest.param("[" * 100_000, "nested too deeply", id="deep"),
         pytest.param("{}", 'no object "models"', id="no models"),
         pytest.param('{"models": {"m": []}}', "model m: expected", id="no versions"),
