@@ -10,7 +10,6 @@ from torchserve_lite.config.sources import Setting, Settings
 from torchserve_lite.errors import ConfigurationError
 
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
-_EVERY_HOST = {"0.0.0.0", "::"}
 _THIS_HOST = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -41,8 +40,12 @@ def _metrics_served(settings: Settings) -> bool:
 
 
 def _overlap(first: Address, second: Address) -> bool:
+    """``::`` is every address of IPv6 alone, since listeners are opened with IPV6_V6ONLY; localhost is of both kinds."""
     hosts = {first.host, second.host}
-    return bool(hosts & _EVERY_HOST) or ("localhost" in hosts and hosts <= _THIS_HOST)
+    if "localhost" in hosts and hosts <= _THIS_HOST:
+        return True
+    of_ipv6 = {host for host in hosts if ":" in host}
+    return ("0.0.0.0" in hosts and not of_ipv6) or ("::" in hosts and (hosts - of_ipv6) <= {"localhost"})
 
 
 def _cannot_both(one: Setting, other: Setting, why: str) -> ConfigurationError:

@@ -25,8 +25,8 @@ def _load(folder: Path, text: str) -> None:
             id="every host and one of them",
         ),
         pytest.param(
-            "management_address=http://[::]:8082",
-            ("management_address=http://[::]:8082 (", "metrics_address=http://127.0.0.1:8082 (default)"),
+            "management_address=http://0.0.0.0:8082",
+            ("management_address=http://0.0.0.0:8082 (", "metrics_address=http://127.0.0.1:8082 (default)"),
             id="another one's default",
         ),
         pytest.param(
@@ -51,6 +51,7 @@ def test_two_addresses_that_want_one_port_are_an_error_naming_both(
         pytest.param("inference_address=unix:/s\nmanagement_address=unix:/s", id="one socket for both"),
         pytest.param("inference_address=http://0.0.0.0:0\nmanagement_address=http://127.0.0.1:0", id="any free port"),
         pytest.param("inference_address=http://127.0.0.2:1\nmanagement_address=http://127.0.0.1:1", id="two hosts"),
+        pytest.param("inference_address=http://0.0.0.0:1\nmanagement_address=http://[::]:1", id="IPv4 and IPv6"),
         pytest.param("inference_address=http://0.0.0.0:8082\nenable_metrics_api=false", id="no metrics"),
     ],
 )
