@@ -21,11 +21,13 @@ from torchserve_lite.config.values import (
     header_value,
     integer,
     inverted,
+    networks,
     number,
     path,
     regular_expression,
     seconds,
     text,
+    url_patterns,
 )
 
 
@@ -105,6 +107,14 @@ _TABLE = (
     _key("model_snapshot", parse_model_snapshot, variable=_FILE_ONLY),
     _key("archive_cache", path, "", "models.cache"),
     _key("archive_cache_size", integer(1), str(20 * 2**30), "models.cache_size"),
+    # Fetching archives from URLs
+    _key("allowed_urls", url_patterns, "", "downloads.allowed_urls"),
+    _key("use_env_allowed_urls", boolean, "false", variable=_FILE_ONLY),
+    _key("allowed_url_networks", networks, "", "downloads.allowed_url_networks"),
+    _key("max_download_size", integer(1), str(20 * 2**30), "downloads.max_size"),
+    _key("download_connect_seconds", seconds, "10", "downloads.connect_timeout"),
+    _key("download_idle_seconds", seconds, "30", "downloads.idle_timeout"),
+    _key("download_total_seconds", seconds, "3600", "downloads.total_timeout"),
     # Workers
     _key("default_workers_per_model", integer(), "0", "workers.workers_per_model"),
     _key("default_response_timeout", seconds, "120", "workers.response_timeout"),
@@ -147,11 +157,6 @@ _TABLE = (
         "Registering and removing models",
         _key("enable_model_api", boolean, "false", "models.enable_model_api", flag="--enable-model-api"),
         _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
-    ),
-    *_later(
-        "Fetching archives from URLs",
-        _key("allowed_urls"),
-        _key("use_env_allowed_urls", boolean, "false", variable=_FILE_ONLY),
     ),
     *_later("Workflows", _key("workflow_store", flag="--workflow-store")),
     *_later(

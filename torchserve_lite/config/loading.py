@@ -12,7 +12,16 @@ from torchserve_lite.config.contradictions import check_contradictions
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.metrics_file import Definitions, read_metrics_file, unknown_server_metrics
 from torchserve_lite.config.notices import notices
-from torchserve_lite.config.settings import Config, HttpConfig, LogConfig, MetricsConfig, ModelsConfig, WorkerConfig
+from torchserve_lite.config.settings import (
+    Config,
+    DownloadConfig,
+    HttpConfig,
+    LogConfig,
+    MetricsConfig,
+    ModelsConfig,
+    S3Credentials,
+    WorkerConfig,
+)
 from torchserve_lite.config.sources import Settings, gather_settings
 from torchserve_lite.config.startup_models import StartupList
 from torchserve_lite.config.values import Unacceptable
@@ -42,6 +51,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
             model_metrics=model_metrics,
         ),
         models=models,
+        downloads=DownloadConfig(**pieces["downloads"], s3=_s3_credentials(environ)),
         metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
         logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
         source=file,
@@ -54,6 +64,19 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
 
 def log_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("LOG_LOCATION") or "logs")
+
+
+def _s3_credentials(environ: Mapping[str, str]) -> S3Credentials | None:
+    """AWS's own variables, as TorchServe reads them; they are no properties, so nothing has to allow them."""
+    access_key, secret_key = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not access_key or not secret_key:
+        return None
+    return S3Credentials(
+        access_key=access_key,
+        secret_key=secret_key,
+        session_token=environ.get("AWS_SESSION_TOKEN", ""),
+        region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
+    )
 
 
 def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

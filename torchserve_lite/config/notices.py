@@ -14,6 +14,8 @@ _TOKENS_MISSING = (
     "keep the listeners on loopback or behind a gateway (disable_token_authorization=true says that you know)"
 )
 
+_ANYBODYS = "http://some-host-that-nobody-has-named.example/model.mar"
+
 
 def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """In an order that depends on the file and the table of keys alone."""
@@ -25,6 +27,7 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     mode = settings.get("metrics_mode")
     if mode and mode.value not in (None, "prometheus"):
         yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
+    yield from _urls(settings)
     idle = list(_changed(settings, Support.NONE))
     if names := [key.name for key in idle if not key.instead]:
         yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
@@ -50,6 +53,18 @@ def _unknown_keys(settings: Settings) -> Iterator[str]:
             nearest = nearest_key(setting.name)
             question = f" Did you mean {nearest}?" if nearest else ""
             yield f"{setting.name} ({setting.source}) is not a known setting and is ignored.{question}"
+
+
+def _urls(settings: Settings) -> Iterator[str]:
+    setting = settings.get("allowed_urls")
+    if setting is None or not setting.value:
+        if boolean(_text(settings, "enable_model_api")):
+            yield "allowed_urls is not set: models are registered from the model store only, not from URLs."
+    elif any(pattern.fullmatch(_ANYBODYS) for pattern in setting.value):
+        yield (
+            f"allowed_urls={setting.text} ({setting.source}) allows any host: whoever may register a model can then "
+            "have anybody's code run here. Name the hosts that archives come from."
+        )
 
 
 def _features_to_come(settings: Settings) -> Iterator[str]:

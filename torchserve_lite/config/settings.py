@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS, MetricDefinition
@@ -87,6 +89,29 @@ class ModelsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class S3Credentials:
+    """AWS's variables of the environment. Only ``region`` may be shown."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    session_token: str = field(default="", repr=False)
+    region: str = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadConfig:
+    """What archives may be fetched from, and how much and how long that may be. Nothing may without a pattern."""
+
+    allowed_urls: tuple[re.Pattern[str], ...] = ()
+    allowed_url_networks: tuple[IPv4Network | IPv6Network, ...] = ()  # besides public addresses
+    max_size: int = 20 * 2**30  # bytes
+    connect_timeout: float = 10.0
+    idle_timeout: float = 30.0  # without a byte
+    total_timeout: float = 3600.0
+    s3: S3Credentials | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsConfig:
     mode: str = "prometheus"  # prometheus, log, legacy
     system_metrics: bool = True
@@ -110,6 +135,7 @@ class Config:
     http: HttpConfig = HttpConfig()
     workers: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
+    downloads: DownloadConfig = DownloadConfig()
     metrics: MetricsConfig = MetricsConfig()
     logs: LogConfig = LogConfig()
     source: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -90,6 +91,28 @@ def regular_expression(value: str) -> str:
     except re.error as error:
         raise Unacceptable(f"expected a regular expression ({error})") from error
     return value
+
+
+def url_patterns(value: str) -> tuple[re.Pattern[str], ...]:
+    """A comma list of regular expressions, as TorchServe reads it: a comma is never a part of one."""
+    patterns = []
+    for expression in filter(None, map(str.strip, value.split(","))):
+        if expression.count("{") != expression.count("}"):
+            raise Unacceptable(f"a comma ends an expression, so write {expression!r} without one")
+        try:
+            patterns.append(re.compile(expression, re.IGNORECASE))
+        except re.error as error:
+            raise Unacceptable(f"expected regular expressions, and {expression!r} is none ({error})") from error
+    return tuple(patterns)
+
+
+def networks(value: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(network) for network in filter(None, map(str.strip, value.split(","))))
+    except ValueError as error:
+        raise Unacceptable(
+            f"expected networks or addresses such as 10.0.0.0/8, 127.0.0.1 or fd00::/8; {error}"
+        ) from error
 
 
 def header_value(value: str) -> str:

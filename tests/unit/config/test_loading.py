@@ -115,6 +115,14 @@ def test_allowed_urls_comes_from_the_environment_only_if_the_file_says_so(load: 
     assert ("allowed_urls" in config.values) == read
 
 
+def test_credentials_for_s3_are_awss_own_variables(load: Load) -> None:
+    environ = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "eu-west-1"}
+    s3 = load("", environ=environ).downloads.s3
+    assert s3 is not None
+    assert (s3.access_key, s3.secret_key, s3.region) == ("a", "b", "eu-west-1")
+    assert load("", environ={"AWS_ACCESS_KEY_ID": "a"}).downloads.s3 is None
+
+
 def test_token_expiry_has_a_variable_of_another_name(load: Load) -> None:
     config = load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_TIME_MIN": "2.5"})
     assert config.values["token_expiration_min"] == "2.5"

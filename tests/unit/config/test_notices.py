@@ -34,7 +34,11 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "^gRPC: comes later; .*: grpc_inference_port, grpc_management_port.$",
             id="one line for a feature to come",
         ),
-        pytest.param("enable_model_api=true", "^Registering and removing models: comes later", id="model api"),
+        pytest.param(
+            "enable_model_api=true\nallowed_urls=https://h/.*",
+            "^Registering and removing models: comes later",
+            id="model api",
+        ),
         pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),
         pytest.param("metrics_format=log", "^metrics_format=log: comes later", id="the same under its old name"),
         pytest.param(
@@ -78,6 +82,7 @@ def test_one_notice_tells_of_a_surprise(tmp_path: Path, text: str, notice: str) 
         pytest.param("grpc_inference_port=7070", id="default of a feature to come"),
         pytest.param("grpc_inference_port=", id="nothing"),
         pytest.param("enable_model_api=FALSE", id="default in other letters"),
+        pytest.param("allowed_urls=https://models/.*", id="one host"),
         pytest.param("disable_system_metrics=false", id="default of an inverted key"),
         pytest.param("metrics_format=prometheus", id="old name, usual mode"),
         pytest.param("version=0.12.0\ntsConfigFile=x", id="what saved snapshots carry"),
@@ -91,6 +96,11 @@ def test_missing_token_authorization_is_said_unless_it_is_switched_off(tmp_path:
     (notice,) = _notices(tmp_path, "")
     assert "token authorization is not built yet: every client that reaches the port is served" in notice
     assert _notices(tmp_path, _QUIET) == ()
+
+
+def test_model_api_without_urls_is_said_with_the_key(tmp_path: Path) -> None:
+    notices = _notices(tmp_path, f"{_QUIET}enable_model_api=true")
+    assert any(notice.startswith("allowed_urls is not set: models are registered from the model") for notice in notices)
 
 
 def test_variables_that_may_not_be_read_are_named(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from torchserve_lite.config.values import (
     header_value,
     integer,
     inverted,
+    networks,
     number,
     regular_expression,
     seconds,
+    url_patterns,
 )
 
 
@@ -82,6 +84,10 @@ def test_value_is_read(parse: Parser, text: str, expected: Any) -> None:
     ("parse", "text", "accepted"),
     [
         pytest.param(integer(1), "0", "a whole number, at least 1", id="too small"),
+        pytest.param(url_patterns, "http://ok/.*, http://(", "and .* is none", id="no expression"),
+        pytest.param(url_patterns, "http://a{1,3}/.*", "a comma ends an expression", id="comma in an expression"),
+        pytest.param(networks, "10.0.0.0/8, minio", "networks or addresses such as 10.0.0.0/8", id="a host's name"),
+        pytest.param(networks, "10.0.0.1/8", "10.0.0.1/8 has host bits set", id="bits beyond the network"),
         pytest.param(integer(), "1.5", "a whole number", id="fraction"),
         pytest.param(integer(), "1_000", "a whole number", id="Python's underscore"),
         pytest.param(integer(), "9" * 5000, "a whole number", id="absurdly long"),
