@@ -13,8 +13,9 @@ ServingError
 │   ├── ModelVersionNotFound
 │   └── ArchiveNotFound
 ├── Conflict                   already registered
+├── DownloadFailed             an archive could not be fetched from its URL
 ├── InvalidArchive             an archive or its manifest cannot be used
-│   └── NoRoom                 it does not fit where it is to be unpacked
+│   └── NoRoom                 it does not fit where it is to be unpacked or kept
 ├── Unavailable                not now; carries when to come back
 │   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
@@ -117,6 +118,11 @@ class ArchiveNotFound(NotFound):
 
 class Conflict(ServingError):
     pass
+
+
+class DownloadFailed(ServingError):
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"Failed to download archive from: {url}: {problem}")
 
 
 class InvalidArchive(ServingError):

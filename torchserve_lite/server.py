@@ -129,6 +129,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             config.workers,
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
             environments=_environments_folder(),
+            downloads=config.downloads,
         )
         await stack.enter_async_context(manager)
         failed, opening = (lambda: manager.failed), (lambda: manager.opening)

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import urlsplit
 
 from torchserve_lite.archive.manifest import MANIFEST_PATH, Manifest
 from torchserve_lite.archive.model_config import ModelConfig
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 
 _MOST_STRAYS = 20
-_URL = re.compile(r"(https?|file)://", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +78,11 @@ class ModelStore:
             raise ArchiveNotFound("empty url")
         if ".." in url:
             raise ArchiveNotFound(f"Relative path is not allowed in url: {url}")
-        if _URL.match(url):
+        if is_url(url):
             raise ArchiveNotFound(f"Given URL {url} does not match any allowed URL(s)")
         if self.folder is None:
             raise ArchiveNotFound("Model store has not been configured.")
-        path = self.folder / _last_part(url)
+        path = self.folder / last_part(url)
         try:
             found = path != self.folder and (path.is_file() or path.is_dir())
         except (OSError, ValueError):  # a name too long for the file system, or with a NUL byte
@@ -98,7 +97,7 @@ class ModelStore:
     def open_at(self, url: str, path: Path) -> Archive:
         """Opens what lies at ``path`` (as ``locate`` gave it, or downloaded) under the name ``url``."""
         scratch = self.scratch / "models" / uuid.uuid4().hex
-        name = _last_part(url)
+        name = last_part(url)
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, scratch, ignore_errors=True)
             try:
@@ -150,8 +149,14 @@ def _model_folder(folder: Path) -> Path:
     return folder
 
 
-def _last_part(url: str) -> str:
-    path = urlsplit(url).path if _URL.match(url) else url
+def is_url(text: str) -> bool:
+    """Of any scheme: whatever is written like one is never taken for a name in the store."""
+    return _URL.match(text) is not None
+
+
+def last_part(url: str) -> str:
+    """The name in the store that ``url`` stands for; of a URL without its query."""
+    path = re.split(r"[?#]", url.partition("://")[2], maxsplit=1)[0].partition("/")[2] if is_url(url) else url
     return path.rstrip("/").rpartition("/")[2]
 
 

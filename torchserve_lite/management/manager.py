@@ -15,12 +15,13 @@ import psutil
 
 from torchserve_lite.archive.dependencies import Environment, install
 from torchserve_lite.archive.store import Archive, ModelStore
-from torchserve_lite.config.settings import ModelsConfig, WorkerConfig
+from torchserve_lite.config.settings import DownloadConfig, ModelsConfig, WorkerConfig
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.engine.interface import Engine, ModelFiles
 from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, NoRoom, ServingError, WorkerFailure
+from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.specs import build_spec, features_to_come, file_stem, model_key
 
@@ -82,6 +83,7 @@ class ModelManager:
         *,
         default_workers: int,
         environments: Path,
+        downloads: DownloadConfig | None = None,
     ) -> None:
         """``environments``: the folder that virtual environments of models are kept in, over restarts."""
         self.registry = registry
@@ -89,6 +91,7 @@ class ModelManager:
         self.opening = True  # until every model that is served from the start has been registered or has failed
         self._engine = engine
         self._store = store
+        self._fetcher = ArchiveFetcher(store, downloads)
         self._unpacked = unpacked
         self._workers = workers
         self._default_workers = default_workers
@@ -100,6 +103,7 @@ class ModelManager:
         self._blocking: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> ModelManager:
+        await self._fetcher.__aenter__()
         await self._background.__aenter__()
         return self
 
@@ -110,6 +114,7 @@ class ModelManager:
         await self._background.__aexit__(None, None, None)
         if self._blocking:  # whoever waited for them may have been cancelled; what they unpack is removed after us
             await asyncio.wait(self._blocking, timeout=_INTERRUPTED_WITHIN)
+        await self._fetcher.__aexit__()
 
     async def _in_thread(self, work: Callable[..., T], *args: object, **options: object) -> T:
         """What blocks, and is interrupted when we are left."""
@@ -137,7 +142,7 @@ class ModelManager:
 
     async def _open(self, wanted: ServingOptions) -> Archive | ServingError:
         try:
-            return await self._in_thread(self._store.open, wanted.url)
+            return await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
         except ServingError as error:
             return error
 
@@ -165,7 +170,7 @@ class ModelManager:
             spec, environment = await self._prepared(archive, wanted, override)
             self.registry.add(spec, default=wanted.default_version)
         except BaseException:
-            archive.close()
+            await self._fetcher.remove(archive)
             raise
         self._asked[spec.key] = (wanted, override)
         self._unpacked.add(spec, archive, environment)
@@ -192,7 +197,7 @@ class ModelManager:
     async def _reload(self, old: ModelSpec) -> None:
         """The old workers serve on until the new ones are ready; when those cannot load, the old ones stay."""
         try:
-            archive = await self._in_thread(self._store.open, old.archive_url)
+            archive = await self._fetcher.reopen(old.archive_url)
         except ServingError as error:
             log.error("Model %s has changed but cannot be read; the old one is served on. %s", old.key, error)
             return

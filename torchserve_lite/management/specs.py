@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from torchserve_lite.archive.model_config import ModelConfig
-from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.store import Archive, last_part
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import BatchPolicy, DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.core.options import ServingOptions
@@ -42,7 +41,7 @@ def model_key(archive: Archive, wanted: ServingOptions) -> ModelKey:
 
 def file_stem(url: str) -> str:
     """A model's name by its file (``mnist.mar`` -> ``mnist``); characters that a name may not have become ``_``."""
-    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", PurePosixPath(url).name)
+    stem = re.sub(r"\.(mar|model|tar\.gz|tgz)$", "", last_part(url))
     return re.sub(r"\W|^_", "_", stem)
 
 

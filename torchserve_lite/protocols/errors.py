@@ -38,6 +38,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.ModelVersionNotFound: ErrorMapping(404, "ModelVersionNotFoundException"),
     errors.ArchiveNotFound: ErrorMapping(404, "ModelNotFoundException"),
     errors.Conflict: ErrorMapping(409, "ConflictStatusException"),
+    errors.DownloadFailed: ErrorMapping(400, "DownloadArchiveException"),
     errors.InvalidArchive: ErrorMapping(400, "InvalidModelException"),
     errors.NoRoom: ErrorMapping(507, "InternalServerException"),
     errors.Unavailable: ErrorMapping(503, "ServiceUnavailableException"),

@@ -152,7 +152,7 @@ async def test_archives_for_which_another_one_left_no_room_are_served(tmp_path: 
     full, given_up = threading.Event(), threading.Event()
 
     class SmallDisk(ModelStore):
-        def open(self, url: str) -> Archive:
+        def open_at(self, url: str, path: Path) -> Archive:
             if url == "a":
                 full.set()
                 given_up.wait(60)
@@ -161,7 +161,7 @@ async def test_archives_for_which_another_one_left_no_room_are_served(tmp_path: 
             if not given_up.is_set():
                 given_up.set()
                 raise NoRoom("b", "cannot be unpacked")
-            return super().open(url)
+            return super().open_at(url, path)
 
     async with managed(tmp_path, SmallDisk) as parts:
         await parts.start(load_all=True)
@@ -214,9 +214,9 @@ async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) ->
     let_go = threading.Event()
 
     class SlowStore(ModelStore):
-        def open(self, url: str) -> Archive:
+        def open_at(self, url: str, path: Path) -> Archive:
             let_go.wait(60)
-            return super().open(url)
+            return super().open_at(url, path)
 
     async with managed(tmp_path, SlowStore) as parts:
         assert parts.manager.opening

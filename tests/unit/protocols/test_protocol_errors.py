@@ -32,6 +32,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.ModelNotRegistered: errors.ModelNotRegistered("m", "m.mar: is empty"),
     errors.ModelLoading: errors.ModelLoading("m"),
     errors.ShuttingDown: errors.ShuttingDown(),
+    errors.DownloadFailed: errors.DownloadFailed("http://h/m.mar", "it is a web page."),
     errors.DeadlineExceeded: errors.DeadlineExceeded(0.5),
     errors.HandlerError: errors.HandlerError("no such customer", 404),
     errors.WorkerDied: errors.WorkerDied("It was shot."),
