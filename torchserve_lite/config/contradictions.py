@@ -40,7 +40,7 @@ def _metrics_served(settings: Settings) -> bool:
 
 
 def _overlap(first: Address, second: Address) -> bool:
-    """``::`` is every address of IPv6 alone, since listeners are opened with IPV6_V6ONLY; localhost is of both kinds."""
+    """``::`` is every address of IPv6 alone: listeners are opened with IPV6_V6ONLY. localhost is of both kinds."""
     hosts = {first.host, second.host}
     if "localhost" in hosts and hosts <= _THIS_HOST:
         return True
