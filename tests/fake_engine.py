@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus, WorkerState, WorkerStatus
-from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import ServingError
 
 Answer = Callable[[Job], None]
@@ -22,7 +22,8 @@ def silence(job: Job) -> None:
 
 class FakeEngine:
     """``answer`` gets each job; ``refusal`` is raised instead when it is set. Models are ready unless ``states`` says
-    otherwise; ``failures`` are raised when a model is loaded or scaled."""
+    otherwise; ``failures`` are raised when a model is loaded or scaled.
+    ``warm_ups``: the requests that new workers were asked."""
 
     def __init__(self, answer: Answer = echo) -> None:
         self.answer = answer
@@ -31,17 +32,20 @@ class FakeEngine:
         self.states: dict[ModelKey, WorkerState] = {}
         self.jobs: list[Job] = []
         self.workers: dict[ModelKey, int] = {}
+        self.warm_ups: list[InferenceRequest] = []
 
-    async def load(self, spec: ModelSpec, workers: int) -> None:
+    async def load(self, spec: ModelSpec, workers: int, warm_up: InferenceRequest | None = None) -> None:
         await self.scale(spec.key, workers)
+        if warm_up is not None:
+            self.warm_ups.append(warm_up)
 
     async def scale(self, key: ModelKey, workers: int) -> None:
         if key.name in self.failures:
             raise self.failures[key.name]
         self.workers[key] = workers
 
-    async def unload(self, key: ModelKey) -> None:
-        del self.workers[key]
+    async def unload(self, key: ModelKey, grace: float) -> None:
+        self.workers.pop(key, None)
 
     def submit(self, job: Job) -> None:
         if self.refusal is not None:

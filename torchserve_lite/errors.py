@@ -11,9 +11,12 @@ ServingError
 ├── NotFound
 │   ├── ModelNotFound
 │   ├── ModelVersionNotFound
+│   │   └── UnknownDefault
 │   └── ArchiveNotFound
-├── Conflict                   already registered
 ├── DownloadFailed             an archive could not be fetched from its URL
+├── Conflict                   already registered, or being changed by somebody else
+├── DefaultVersionKept         the default version of several cannot be unregistered
+├── DrainTimeout               requests of what was unregistered did not end in time
 ├── InvalidArchive             an archive or its manifest cannot be used
 │   └── NoRoom                 it does not fit where it is to be unpacked or kept
 ├── Unavailable                not now; carries when to come back
@@ -112,6 +115,13 @@ class ModelVersionNotFound(NotFound):
         super().__init__(f"Model version: {version} does not exist for model: {name}")
 
 
+class UnknownDefault(ModelVersionNotFound):
+    """A version that is to become the default. Scripts know TorchServe's words for it."""
+
+    def __init__(self, name: str, version: str) -> None:
+        ServingError.__init__(self, f"Model version {version} does not exist for model {name}")
+
+
 class ArchiveNotFound(NotFound):
     pass
 
@@ -123,6 +133,22 @@ class Conflict(ServingError):
 class DownloadFailed(ServingError):
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(f"Failed to download archive from: {url}: {problem}")
+
+
+class DefaultVersionKept(ServingError):
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"Cannot remove default version for model {name}. Make another version the default, or unregister the "
+            "others first."
+        )
+
+
+class DrainTimeout(ServingError):
+    def __init__(self, name: str, timeout: float) -> None:
+        super().__init__(
+            f"Timed out while cleaning resources: {name}. Its workers had not answered their last requests after "
+            f"unregister_model_timeout={timeout:g} s and have been stopped; the model is unregistered."
+        )
 
 
 class InvalidArchive(ServingError):

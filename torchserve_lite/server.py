@@ -38,7 +38,7 @@ from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
-from torchserve_lite.management.manager import ModelManager, UnpackedModels
+from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -103,15 +103,15 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
         metrics = ServerMetrics(config.metrics)
-        unpacked = UnpackedModels()
-        stack.callback(unpacked.close)
+        registry = ModelRegistry()
+        stack.callback(registry.close)
         there = await asyncio.to_thread(count_gpus, config.workers.visible_gpus)  # a driver may take its time
         wanted = config.workers.number_of_gpu
         devices = Devices(there if wanted is None else min(there, wanted))
         engine = await stack.enter_async_context(
             LocalEngine(
                 config.workers,
-                unpacked.locate,
+                registry.locate,
                 devices,
                 cores=usable_cores(),
                 share_threads=config.workers.share_threads,
@@ -124,16 +124,14 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
         manager = ModelManager(
             engine,
             ModelStore(folder=config.models.store, scratch=scratch, cache=_archive_cache(config.models)),
-            ModelRegistry(),
-            unpacked,
+            registry,
             config.workers,
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),
             environments=_environments_folder(),
             downloads=config.downloads,
         )
         await stack.enter_async_context(manager)
-        failed, opening = (lambda: manager.failed), (lambda: manager.opening)
-        yield Core(manager, LocalDataPlane(engine, manager.registry, metrics, failed, opening), metrics)
+        yield Core(manager, LocalDataPlane(engine, registry, metrics), metrics)
 
 
 class _Events(EngineEvents):

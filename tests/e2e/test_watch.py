@@ -27,5 +27,5 @@ async def test_changed_handler_answers_and_a_broken_one_does_not_replace_it(tmp_
         await server.line("does not load; the old one is served on.*a_package_nobody_has")
         assert await answer(server) == b"second"
         file.write_text(HANDLER.format(answer="third"))
-        await server.line("is reloaded \\(generation 2\\)")
+        await server.line("is reloaded \\(generation 3\\)")
         assert await answer(server) == b"third"

@@ -469,7 +469,7 @@ async def test_retired_worker_answers_what_it_runs(launcher: str) -> None:
     async with served(launcher) as model:
         job = model.submit(b"echo")
         await asyncio.sleep(0)
-        await model.engine.unload(model.spec.key)
+        await model.engine.unload(model.spec.key, 60.0)
         assert (await job.answer).body == b"echo"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import mimetypes
 import os
 import sys
 import time
@@ -105,28 +103,10 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
 
 
 def _sample(arguments: argparse.Namespace, data: bytes, model: str) -> InferenceRequest:
-    """The request that the file holds, in KServe's envelope when it looks like one of KServe's."""
-    from torchserve_lite.core.requests import Envelope, InferenceRequest, Part, Verb
+    from torchserve_lite.management.samples import request_of
 
-    envelope = Envelope.NONE
-    try:
-        body = json.loads(data)
-    except ValueError:
-        body = None
-    if isinstance(body, dict) and "instances" in body:
-        envelope = Envelope.KSERVE
-    elif isinstance(body, dict) and "inputs" in body:
-        envelope = Envelope.KSERVE_V2
-    kind = arguments.content_type or mimetypes.guess_type(arguments.request)[0] or "application/octet-stream"
-    return InferenceRequest(
-        id="verify",
-        model=model,
-        version=None,
-        verb=Verb.EXPLAIN if arguments.explain else Verb.PREDICT,
-        parts=(Part("body", data, kind),),
-        headers=(("explain", str(arguments.explain)),),
-        envelope=envelope,
-    )
+    kind = arguments.content_type or ""
+    return request_of(data, arguments.request, model, content_type=kind, explain=arguments.explain)
 
 
 class _Outcome:

@@ -76,7 +76,7 @@ class ModelSpec:
     manifest: Mapping[str, Any] | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
     loaded_at_startup: bool = False
-    generation: int = 0  # how often the version has been reloaded from a changed archive
+    generation: int = 0  # of all that a server has opened to serve, no two have the same
 
 
 class WorkerState(enum.StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 
 from torchserve_lite.core.jobs import Job, Outcome, Told
@@ -17,25 +17,21 @@ from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 
 class LocalDataPlane:
-    """A ``DataPlane`` over the engine of this process. ``failed_models``: names that could not be registered, and why.
-    ``opening``: whether some have not been looked at yet."""
+    """A ``DataPlane`` over the engine of this process."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        registry: ModelRegistry,
-        metrics: ServerMetrics,
-        failed_models: Callable[[], dict[str, str]] = dict,
-        opening: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, engine: Engine, registry: ModelRegistry, metrics: ServerMetrics) -> None:
         self._engine = engine
-        self._served = ServedModels(engine, registry, failed_models, opening)
+        self._registry = registry
+        self._served = ServedModels(engine, registry)
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        metrics.registry.before_render.append(lambda: metrics.show(engine.status(spec.key) for spec in registry))
+        metrics.registry.before_render.append(
+            lambda: metrics.show(engine.status(deployment.key) for deployment in registry)
+        )
 
     def begin(self, request: InferenceRequest, told: Told) -> Job:
-        spec = self._served.resolve(request.model, request.version)
+        deployment = self._registry.resolve(request.model, request.version)
+        spec = deployment.spec
         # A question of management is in no figure of the model.
         figures = None if request.verb is Verb.DESCRIBE else self._metrics.model(spec.key)
         if figures is not None:
@@ -58,7 +54,7 @@ class LocalDataPlane:
         try:
             self._engine.submit(job)
         except ServingError as error:
-            unready = self._served.unreadiness(job.key) if isinstance(error, ModelLoading) else None
+            unready = self._served.unreadiness(deployment) if isinstance(error, ModelLoading) else None
             refusal = unready or error
             if figures is not None:
                 figures.failed(type(refusal).__name__)
@@ -87,7 +83,7 @@ class LocalDataPlane:
             raise
 
     async def check_known(self, name: str, version: str | None) -> None:
-        self._served.resolve(name, version)
+        self._registry.resolve(name, version)
 
     async def readiness(self, name: str, version: str | None) -> Readiness:
         return self._served.readiness(name, version)

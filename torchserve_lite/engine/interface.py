@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torchserve_lite.core.jobs import Job, JobHolder
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ServingError, WorkerDied, WorkerFailure
 from torchserve_lite.ipc.messages import Answers, BatchDone, Metric
@@ -17,17 +18,19 @@ from torchserve_lite.ipc.messages import Answers, BatchDone, Metric
 class Engine(Protocol):
     """Takes jobs for any model and owns the pools that run them."""
 
-    async def load(self, spec: ModelSpec, workers: int) -> None:
+    async def load(self, spec: ModelSpec, workers: int, warm_up: InferenceRequest | None = None) -> None:
         """Starts ``workers`` workers and returns when all of them are ready; WorkerFailure at the first failure.
 
-        A version that is served already is replaced when the new workers are ready, and not before.
+        A version that is served already is replaced when the new workers are ready and have answered ``warm_up``, and
+        not before. Whatever is raised then, and when the call is cancelled, the old workers serve on.
         """
 
     async def scale(self, key: ModelKey, workers: int) -> None:
         """As ``load``, for a pool that exists; fewer workers are retired between batches."""
 
-    async def unload(self, key: ModelKey) -> None:
-        """Retires all workers and forgets the pool."""
+    async def unload(self, key: ModelKey, grace: float) -> None:
+        """Takes no more jobs, answers those that it has, and ends all workers. DrainTimeout when that was not done
+        after ``grace`` seconds: the workers have then been killed, and what they had is answered with WorkerDied."""
 
     def submit(self, job: Job) -> None:
         """Queues the job, or raises QueueFull, NoWorkers, WorkerRestarting, ModelFailed, ModelLoading (no ``load`` so

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.engine.affinity import WorkerAffinity
 from torchserve_lite.engine.devices import CoreShares, Devices
@@ -22,7 +23,7 @@ from torchserve_lite.engine.queues.policies import ShareOfClients
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.starts import Starts
-from torchserve_lite.errors import ModelLoading, ModelNotFound
+from torchserve_lite.errors import DrainTimeout, LoadFailed, ModelLoading, ModelNotFound, ServingError
 
 _STARTS_AT_ONCE = 8  # at least: some loads wait for a disk or a download most of the time
 _LAST_MOMENT = 0.5  # seconds: the deadline may have passed, and idle workers need a moment to end by themselves
@@ -89,20 +90,28 @@ class LocalEngine:
         await self._tasks.__aexit__(None, None, None)
         self._pools.clear()
 
-    async def load(self, spec: ModelSpec, workers: int) -> None:
+    async def load(self, spec: ModelSpec, workers: int, warm_up: InferenceRequest | None = None) -> None:
         self._devices.check(spec)
         pool = WorkerPool(spec, _new_queue(spec), self._launch, self._new_slot, self._events, self._workers_changed)
         running = _RunningPool(pool, self._tasks.create_task(pool.run(), name=f"pool {spec.key}"))
         self._running.add(running)
         running.task.add_done_callback(lambda task: self._running.discard(running))
-        await pool.opened()
+        try:
+            await pool.opened()
+        except BaseException:
+            await running.close()
+            raise
         if spec.key in self._pools:
-            await self._replace(self._pools[spec.key], running, workers)
-        else:
-            self._pools[spec.key] = running
-            await self.scale(spec.key, workers)
+            await self._replace(self._pools[spec.key], running, workers, warm_up)
+            return
+        self._pools[spec.key] = running
+        await self.scale(spec.key, workers)
+        if warm_up is not None and workers:
+            await _answer(pool, warm_up)
 
-    async def _replace(self, old: _RunningPool, new: _RunningPool, workers: int) -> None:
+    async def _replace(
+        self, old: _RunningPool, new: _RunningPool, workers: int, warm_up: InferenceRequest | None
+    ) -> None:
         """The old pool serves until the new one can; jobs that wait then go over to the new one."""
         asked = old.pool.wanted
         new.pool.scale(workers)
@@ -112,6 +121,8 @@ class LocalEngine:
                 asked = old.pool.wanted
                 new.pool.scale(asked)
                 await new.pool.until_scaled()
+            if warm_up is not None and asked:
+                await _answer(new.pool, warm_up)
         except BaseException:
             await new.close()
             raise
@@ -127,10 +138,16 @@ class LocalEngine:
         self._count_workers()
         await pool.until_scaled()
 
-    async def unload(self, key: ModelKey) -> None:
+    async def unload(self, key: ModelKey, grace: float) -> None:
         running = self._pools.pop(key)
         self._count_workers()
-        await running.close()
+        running.pool.drain()
+        _, busy = await asyncio.wait([running.task], timeout=grace)
+        if busy:
+            running.pool.close()
+            running.pool.kill()
+            await asyncio.wait(busy)
+            raise DrainTimeout(key.name, grace)
 
     def submit(self, job: Job) -> None:
         running = self._pools.get(job.key)
@@ -170,6 +187,23 @@ class LocalEngine:
 
     def _new_slot(self, spec: ModelSpec) -> Slot:
         return Slot(str(next(self._worker_ids)), self._devices.assign(spec), Restarts(spec.recovery))
+
+
+async def _answer(pool: WorkerPool, request: InferenceRequest) -> None:
+    """LoadFailed when the request is not answered, or with an error."""
+    job = Job(request, pool.spec.key, asyncio.get_running_loop().time())
+    try:
+        pool.submit(job)
+        response = await job.answer
+    except ServingError as error:
+        raise LoadFailed(f"Its sample request was not answered. {error}") from error
+    except asyncio.CancelledError:
+        job.abandon()
+        raise
+    if response.stream is not None:
+        response.stream.close()
+    if response.status >= 400:
+        raise LoadFailed(f"Its sample request was answered with status {response.status}.")
 
 
 def _new_queue(spec: ModelSpec) -> JobQueue:

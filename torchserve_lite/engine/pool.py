@@ -46,6 +46,7 @@ class WorkerPool:
         self._most_in_workers = 0  # how many jobs may wait there at most
         self._dispatching = False
         self._dispatch_soon = False
+        self._draining = False
         self._due: asyncio.TimerHandle | None = None  # dispatches when the next batch is due, which is at
         self._due_at = 0.0  # by the event loop's clock
 
@@ -66,9 +67,14 @@ class WorkerPool:
         self.dispatch()  # each has another share of the clients now
 
     def close(self) -> None:
-        """Retires all workers; ``run`` ends when their batches have."""
+        """Retires all workers; ``run`` ends when their batches have. Jobs that wait are told that there is none."""
         self.scale(0)
         self._supervisor.close()
+
+    def drain(self) -> None:
+        """As ``close``, but what waits is run first. For a pool that is given no more jobs."""
+        self._draining = True
+        self.dispatch()
 
     def kill(self) -> None:
         """After ``close``: the workers that are left are not waited for."""
@@ -122,6 +128,9 @@ class WorkerPool:
                     self._run_next_batch(seat)
         finally:
             self._dispatching = False
+        if self._draining and not len(self.queue):
+            self._draining = False
+            self.close()
 
     def _run_next_batch(self, seat: Seat) -> None:
         self._seats.remove(seat)  # its turn comes again after all others'
@@ -145,6 +154,7 @@ class WorkerPool:
     def _slots_changed(self) -> None:
         if not self._supervisor.promising:  # a worker that still runs a batch takes no other one
             self.queue.fail_all(self._supervisor.refusal())
+            self.dispatch()
         self._workers_changed()
 
     async def _serve(self, worker: Worker, slot: Slot) -> None:

@@ -94,13 +94,14 @@ class ArchiveFetcher:
         return archive
 
     async def reopen(self, url: str) -> Archive:
-        """For the same model, after its file in the store has changed: nothing is fetched, and what comes of it takes
-        the place of the archive that is open already."""
+        """For the same model, after its file in the store has changed: nothing is fetched."""
         if is_url(url) and self._store.folder is not None:
             path = self._store.folder / last_part(url)
         else:
             path = await self._in_thread(self._located, url)
-        return await self._opened(url, path)
+        archive = await self._opened(url, path)
+        self._users[last_part(url)] += 1
+        return archive
 
     async def remove(self, archive: Archive) -> None:
         """Closes it, and deletes its file in the store if that was downloaded for it and nobody else uses it."""

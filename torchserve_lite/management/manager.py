@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 
-from torchserve_lite.archive.dependencies import Environment, install
+from torchserve_lite.archive.dependencies import install
 from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.config.settings import DownloadConfig, ModelsConfig, WorkerConfig
-from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
+from torchserve_lite.core.models import ModelSpec, ModelStatus
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.progress import StartupProgress
-from torchserve_lite.engine.interface import Engine, ModelFiles
-from torchserve_lite.errors import Conflict, ModelNotFound, ModelNotRegistered, NoRoom, ServingError, WorkerFailure
+from torchserve_lite.engine.interface import Engine
+from torchserve_lite.errors import (
+    Conflict,
+    DrainTimeout,
+    LoadFailed,
+    LoadOutOfMemory,
+    ModelNotFound,
+    ModelNotRegistered,
+    NoRoom,
+    ServingError,
+    ShuttingDown,
+    WorkerFailure,
+)
+from torchserve_lite.management.deployments import Deployment, DeploymentState, Revision
 from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.registry import ModelRegistry
+from torchserve_lite.management.samples import sample_request
 from torchserve_lite.management.specs import build_spec, features_to_come, file_stem, model_key
 
 T = TypeVar("T")
@@ -40,45 +54,23 @@ class ModelDescription:
     status: ModelStatus
     min_workers: int
     max_workers: int
+    is_default: bool = False
     start_times: Sequence[str]
     memory: Sequence[int]
 
 
-class UnpackedModels:
-    """Where each served version lies unpacked on this machine, and what runs it."""
-
-    def __init__(self) -> None:
-        self._unpacked: dict[tuple[ModelKey, int], tuple[Archive, Environment | None]] = {}
-
-    def add(self, spec: ModelSpec, archive: Archive, environment: Environment | None) -> None:
-        self._unpacked[spec.key, spec.generation] = (archive, environment)
-
-    def remove(self, spec: ModelSpec) -> None:
-        """Of a generation that has no workers any more."""
-        archive, _ = self._unpacked.pop((spec.key, spec.generation))
-        archive.close()
-
-    def locate(self, spec: ModelSpec) -> ModelFiles:
-        archive, environment = self._unpacked[spec.key, spec.generation]
-        if environment is None:
-            return ModelFiles(str(archive.path))
-        return ModelFiles(str(archive.path), environment.python, environment.python_path)
-
-    def close(self) -> None:
-        for archive, _ in self._unpacked.values():
-            archive.close()
-        self._unpacked.clear()
-
-
 class ModelManager:
-    """Registers models from the store, scales and describes them. Use as an async context manager."""
+    """Registers, scales, updates, unregisters and describes models. Use as an async context manager.
+
+    Changes of one deployment take turns; those of different ones do not wait for one another. A change that has begun
+    goes on when whoever asked for it has gone. ``changed`` is called after each of them.
+    """
 
     def __init__(
         self,
         engine: Engine,
         store: ModelStore,
         registry: ModelRegistry,
-        unpacked: UnpackedModels,
         workers: WorkerConfig,
         *,
         default_workers: int,
@@ -87,19 +79,18 @@ class ModelManager:
     ) -> None:
         """``environments``: the folder that virtual environments of models are kept in, over restarts."""
         self.registry = registry
-        self.failed: dict[str, str] = {}  # models that were to be served and could not be registered: name -> cause
-        self.opening = True  # until every model that is served from the start has been registered or has failed
+        registry.opening = True
+        self.changed: list[Callable[[], None]] = []
         self._engine = engine
         self._store = store
         self._fetcher = ArchiveFetcher(store, downloads)
-        self._unpacked = unpacked
         self._workers = workers
         self._default_workers = default_workers
         self._environments = environments
-        self._scaled: dict[ModelKey, tuple[int, int]] = {}
-        self._asked: dict[ModelKey, tuple[ServingOptions, ServingOptions | None]] = {}  # as asked for, and its override
+        self._overrides = ModelsConfig().overrides
+        self._generations = itertools.count()
         self._background = asyncio.TaskGroup()
-        self._scaling: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._blocking: set[asyncio.Future[Any]] = set()
 
     async def __aenter__(self) -> ModelManager:
@@ -109,12 +100,411 @@ class ModelManager:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._store.interruption.interrupt()
-        for task in self._scaling:
+        for task in self._tasks:
             task.cancel()
         await self._background.__aexit__(None, None, None)
         if self._blocking:  # whoever waited for them may have been cancelled; what they unpack is removed after us
             await asyncio.wait(self._blocking, timeout=_INTERRUPTED_WITHIN)
         await self._fetcher.__aexit__()
+
+    async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
+        """Every model on its own: one that fails is told, and the others are served."""
+        self._overrides = config.overrides
+        wanted = list(config.startup)
+        if config.load_all:
+            manifest_needed = not self._workers.service_handler
+            names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
+            wanted = [ServingOptions(url=name) for name in names]
+        deployments = [Deployment(name=_asked_as(options), options=options) for options in wanted]
+        for deployment in deployments:
+            await deployment.lock.acquire()  # until it serves, or has failed: whoever wants to change it waits
+        self.registry.unopened += deployments
+        progress.loading([deployment.name for deployment in deployments])
+        archives = await asyncio.gather(*(self._open_or_tell(options) for options in wanted))
+        for index, archive in enumerate(archives):
+            if isinstance(archive, NoRoom):  # one that never fits took the room of others, which is free again
+                archives[index] = await self._open_or_tell(wanted[index])
+        # One after the other, in the order they were asked for: of two with one name and version the first is served.
+        # All specs are known before workers share the cores.
+        for deployment, archive in zip(deployments, archives, strict=True):
+            await self._adopt_initial(deployment, archive, progress)
+        self.registry.opening = False
+        await asyncio.gather(*(self._serve_initial(one, progress) for one in deployments if one.revision is not None))
+
+    async def _open_or_tell(self, wanted: ServingOptions) -> Archive | ServingError:
+        try:
+            return await self._open(wanted)
+        except ServingError as error:
+            return error
+
+    async def _adopt_initial(
+        self, deployment: Deployment, archive: Archive | ServingError, progress: StartupProgress
+    ) -> None:
+        try:
+            if isinstance(archive, ServingError):
+                raise archive
+            key = model_key(archive, deployment.options)
+            if not self.registry.versions(key.name):
+                deployment.name = key.name  # its clients ask for it by this one
+            await self._adopt(deployment, await self._prepared(archive, deployment.options))
+        except ServingError as error:
+            deployment.failed(error)
+            deployment.lock.release()
+            log.error("Model %s cannot be served: %s", deployment.name, error)
+            progress.model_failed(deployment.name, str(error))
+
+    async def _serve_initial(self, deployment: Deployment, progress: StartupProgress) -> None:
+        name, version = deployment.key
+        begun = time.monotonic()
+        workers = deployment.min_workers
+        try:
+            await self._load(deployment)
+        except ServingError as error:
+            progress.model_failed(name, str(error))
+        else:
+            progress.model_ready(name, version, workers, time.monotonic() - begun)
+        finally:
+            deployment.lock.release()
+
+    async def register(self, wanted: ServingOptions, *, synchronous: bool = True) -> Deployment:
+        """Serves another model version, with ``wanted.min_workers`` workers if its archive does not say how many.
+
+        Raises what opening its archive raises; Conflict when that version is registered. ``synchronous``: returns when
+        its workers are ready, or raises LoadFailed, and it is not registered. Otherwise it stays registered whatever
+        comes of its workers, and is tried again as at the start of the server.
+        """
+        archive = await self._open(wanted)
+        revision = await self._prepared(archive, wanted, self._workers.workers_per_model)
+        deployment = Deployment(name=revision.spec.key.name, options=wanted)
+        await self._adopt(deployment, revision)
+        self.registry.dismiss(deployment.name)
+        name, version = deployment.key
+        log.info("Model %s is registered from %s.", deployment.key, wanted.url)
+        if not synchronous:
+            self._in_background(deployment, partial(self._load, deployment), "Loading")
+            return deployment
+        try:
+            await self._in_turn(deployment, partial(self._load, deployment))
+        except WorkerFailure as error:
+            await self._withdraw(deployment)
+            kind = LoadOutOfMemory if isinstance(error, LoadOutOfMemory) else LoadFailed
+            raise kind(f"Failed to start workers for model {name} version: {version}. {error}") from error
+        except ServingError:
+            await self._withdraw(deployment)
+            raise
+        return deployment
+
+    async def _withdraw(self, deployment: Deployment) -> None:
+        """What could not be served is as if it had never been registered."""
+        if not deployment.is_draining:  # else somebody has unregistered it meanwhile
+            self.registry.remove(deployment, even_the_default=True)
+            await self._owned(self._discard(deployment))
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        """Returns when the last of its requests has been answered and its workers have gone. DrainTimeout when they had
+        to be ended; DefaultVersionKept. One that could not be served from the start is no longer told of."""
+        try:
+            deployment = self.registry.resolve(name, version)
+        except ModelNotRegistered:
+            self.registry.dismiss(name)
+            return
+        self.registry.remove(deployment)  # ModelLoading while its archive is still being opened
+        self._tell_change()
+        log.info("Model %s is unregistered.", deployment.key)
+        if deployment.work is not None:
+            deployment.work.cancel()
+        await self._owned(self._discard(deployment))
+
+    async def _discard(self, deployment: Deployment) -> None:
+        try:
+            await self._end(deployment)
+        finally:
+            await self._remove_archives(deployment)
+
+    async def _end(self, deployment: Deployment) -> None:
+        """Of one that has been removed from the registry."""
+        async with deployment.lock:
+            try:
+                if self._engine.status(deployment.key).begun:
+                    await self._engine.unload(deployment.key, self._workers.unregister_timeout)
+            finally:
+                self.registry.forget(deployment)
+
+    def set_default(self, name: str, version: str) -> None:
+        """Requests that have been accepted are answered by the version that was the default then."""
+        self.registry.set_default(name, version)
+        log.info("Version %s is the default of model %s.", version, name)
+        self._tell_change()
+
+    async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
+        """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
+        deployment = self.registry.resolve(name, version)
+        return await self._in_turn(deployment, partial(self._scale, deployment, low, high))
+
+    def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
+        deployment = self.registry.resolve(name, version)
+        self._in_background(deployment, partial(self._scale, deployment, low, high), "Scaling")
+
+    async def _scale(self, deployment: Deployment, low: int, high: int) -> int:
+        workers = min(max(self._engine.status(deployment.key).wanted, low), high)
+        deployment.min_workers, deployment.max_workers = low, high
+        self._tell_change()
+        await self._engine.scale(deployment.key, workers)
+        return workers
+
+    async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
+        """Serves ``wanted.url`` in the place of a version, without a moment in which there is nobody to answer.
+
+        The new workers are loaded beside the old, and have answered the archive's sample request if it has one, before
+        requests go to them; the old ones answer what they have, and are kept for ``rollback``. On any error the old
+        ones serve on. An archive of another version takes the old one's place under its own.
+        """
+        deployment = self.registry.resolve(name, version)
+        return await self._in_turn(deployment, partial(self._update, deployment, wanted))
+
+    async def _update(self, deployment: Deployment, wanted: ServingOptions) -> Deployment:
+        options = replace(wanted, name=deployment.spec.key.name).over(deployment.shown_options)
+        return await self._switch(deployment, await self._prepared(await self._open(options), options))
+
+    async def rollback(self, name: str, version: str | None) -> Deployment:
+        """Serves what was served before the last update, in the same way. Conflict when there is none."""
+        deployment = self.registry.resolve(name, version)
+        return await self._in_turn(deployment, partial(self._roll_back, deployment))
+
+    async def _roll_back(self, deployment: Deployment) -> Deployment:
+        previous, deployment.previous = deployment.previous, None
+        if previous is None:
+            raise Conflict(
+                f"Model {deployment.key} has not been updated since it was registered or rolled back, or was served "
+                "from a folder: there is nothing to go back to."
+            )
+        again = replace(previous, spec=replace(previous.spec, generation=next(self._generations)))
+        try:
+            return await self._switch(deployment, again, remove_if_failed=False)
+        except BaseException:
+            deployment.previous = previous
+            raise
+
+    async def _switch(self, deployment: Deployment, revision: Revision, *, remove_if_failed: bool = True) -> Deployment:
+        """Loads another revision beside the one that is served, and lets it take over."""
+        workers = self._engine.status(deployment.key).wanted
+        try:
+            if revision.spec.key != deployment.key:
+                return await self._succeed(deployment, revision, workers)
+            deployment.candidate = revision
+            await self._engine.load(revision.spec, workers, sample_request(revision.archive, revision.spec.key))
+        except BaseException:
+            deployment.candidate = None
+            if remove_if_failed:
+                await self._fetcher.remove(revision.archive)
+            raise
+        served, deployment.revision, deployment.candidate = deployment.revision, revision, None
+        await self._keep_for_rollback(deployment, served)
+        log.info("Model %s is served from %s now.", deployment.key, revision.spec.archive_url)
+        self._tell_change()
+        return deployment
+
+    async def _succeed(self, deployment: Deployment, revision: Revision, workers: int) -> Deployment:
+        """The new revision is of another version, which is served under its own name; then the old version ends."""
+        successor = Deployment(name=deployment.name, options=deployment.options, revision=revision)
+        successor.min_workers, successor.max_workers = deployment.min_workers, deployment.max_workers
+        successor.state = DeploymentState.LOADING
+        self.registry.add(successor)
+        try:
+            async with successor.lock:
+                successor.work = deployment.work  # whoever unregisters either of them ends the update
+                await self._engine.load(revision.spec, workers, sample_request(revision.archive, revision.spec.key))
+                successor.work, successor.state = None, DeploymentState.SERVING
+        except BaseException:
+            if not successor.is_draining:
+                self.registry.remove(successor, even_the_default=True)
+                await self._end(successor)
+            raise
+        if self.registry.is_default(deployment):
+            self.registry.set_default(*successor.key)
+        self.registry.remove(deployment)
+        log.info("Model %s takes the place of %s.", successor.key, deployment.key)
+        self._tell_change()
+        try:
+            await self._engine.unload(deployment.key, self._workers.unregister_timeout)
+        except DrainTimeout as error:
+            log.error("%s", error)
+        finally:
+            self.registry.forget(deployment)
+            served, deployment.revision = deployment.revision, None
+            await self._keep_for_rollback(successor, served)
+            await self._remove_archives(deployment)
+        return successor
+
+    async def _keep_for_rollback(self, deployment: Deployment, served: Revision | None) -> None:
+        """In the place of what was kept before. Not what is served from a folder: its content has changed by now."""
+        dropped, deployment.previous = deployment.previous, served
+        if served is not None and served.archive.is_folder:
+            deployment.previous = None
+            await self._fetcher.remove(served.archive)
+        if dropped is not None:
+            await self._fetcher.remove(dropped.archive)
+
+    async def _remove_archives(self, deployment: Deployment) -> None:
+        """Of one that is served no more."""
+        revisions = deployment.revisions
+        deployment.revision = deployment.previous = deployment.candidate = None
+        for revision in revisions:
+            await self._fetcher.remove(revision.archive)
+
+    async def reload_changed(self, names: Collection[str]) -> None:
+        """Reloads the models whose archive is one of these files or folders of the store."""
+        for deployment in list(self.registry):
+            if Path(deployment.spec.archive_url).name not in names:
+                continue
+            try:
+                await self._in_turn(deployment, partial(self._reload, deployment))
+            except ServingError as error:
+                log.error(
+                    "Model %s has changed but does not load; the old one is served on. %s", deployment.name, error
+                )
+
+    async def _reload(self, deployment: Deployment) -> None:
+        options = deployment.shown_options
+        archive = await self._fetcher.reopen(deployment.spec.archive_url)
+        revision = await self._prepared(archive, options)
+        if revision.spec.key != deployment.key:
+            await self._fetcher.remove(archive)
+            raise Conflict(
+                f"Its manifest now says {revision.spec.key}, which is another model: update or register it to serve it."
+            )
+        await self._switch(deployment, revision)
+        log.info("Model %s has changed and is reloaded (generation %d).", deployment.key, revision.spec.generation)
+
+    def list_models(self) -> list[tuple[str, str]]:
+        """Name and archive URL of each default version, by name."""
+        return [(deployment.name, deployment.spec.archive_url) for deployment in self.registry.defaults()]
+
+    async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
+        """``version`` may be ``all``."""
+        asked = self.registry.resolve(name, None if version == "all" else version)
+        descriptions = []
+        for deployment in (version == "all" and self.registry.versions(name)) or [asked]:
+            spec = deployment.spec
+            status = self._engine.status(spec.key)
+            if deployment.state is DeploymentState.FAILED and not status.begun:
+                raise deployment.refusal()
+            description = ModelDescription(
+                spec=spec,
+                status=status,
+                min_workers=deployment.min_workers,
+                max_workers=deployment.max_workers,
+                is_default=self.registry.is_default(deployment),
+                start_times=[_local_time(worker.started) for worker in status.workers],
+                memory=[_resident(worker.pid) for worker in status.workers],
+            )
+            descriptions.append(description)
+        return descriptions
+
+    async def _open(self, wanted: ServingOptions) -> Archive:
+        return await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
+
+    async def _prepared(self, archive: Archive, wanted: ServingOptions, default_workers: int | None = None) -> Revision:
+        """What the archive says, and its own packages where the operator allows their installation.
+
+        ``default_workers``: how many there are when nobody says it. The archive is closed when it cannot be served.
+        """
+        try:
+            for warning in (*archive.warnings, *features_to_come(archive.config)):
+                log.warning("%s: %s", archive.url, warning)
+            fewest = self._default_workers if default_workers is None else default_workers
+            override = self._overrides.get(model_key(archive, wanted))
+            spec = build_spec(archive, wanted, override, self._workers, fewest)
+            spec = replace(spec, generation=next(self._generations))
+            if not self._workers.install_dependencies or not archive.manifest.requirements_file:
+                # A virtual environment without packages would equal the interpreter it is made from.
+                return Revision(spec=spec, options=wanted, archive=archive)
+            python, cache, interruption = self._workers.python, self._environments, self._store.interruption
+            environment = await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
+            return Revision(spec=spec, options=wanted, archive=archive, environment=environment)
+        except BaseException:
+            await self._fetcher.remove(archive)
+            raise
+
+    async def _adopt(self, deployment: Deployment, revision: Revision) -> None:
+        """Puts it into the registry. Conflict when its version is there; its archive is removed then."""
+        deployment.revision = revision
+        try:
+            self.registry.add(deployment, default=deployment.options.default_version)
+        except ServingError:
+            deployment.revision = None
+            await self._fetcher.remove(revision.archive)
+            raise
+        deployment.name = revision.spec.key.name
+        deployment.min_workers, deployment.max_workers = revision.spec.min_workers, revision.spec.max_workers
+        deployment.state = DeploymentState.LOADING
+
+    async def _load(self, deployment: Deployment) -> None:
+        """Of one that is in the registry and has no workers yet."""
+        try:
+            await self._engine.load(deployment.spec, deployment.min_workers)
+        except WorkerFailure:
+            deployment.state = DeploymentState.SERVING  # the engine tries again; its status says what the matter is
+            raise
+        except ServingError as error:
+            deployment.failed(error)
+            raise
+        else:
+            deployment.state = DeploymentState.SERVING
+        finally:
+            self._tell_change()
+
+    async def _in_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
+        return await self._owned(self._take_turn(deployment, change))
+
+    async def _take_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
+        async with deployment.lock:
+            if deployment.is_draining:
+                raise ModelNotFound(deployment.name)
+            if deployment.state is DeploymentState.FAILED and deployment.revision is None:
+                raise deployment.refusal()
+            deployment.work = cast("asyncio.Task[None]", asyncio.current_task())
+            try:
+                return await change()
+            except asyncio.CancelledError:
+                if not deployment.is_draining:
+                    raise
+                raise Conflict(f"Model {deployment.name} has been unregistered meanwhile.") from None
+            finally:
+                deployment.work = None
+
+    async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs it to its end, or to the server's, even when whoever waits for it here has gone."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        outcome.add_done_callback(lambda settled: settled.exception())  # it is no news that nobody has waited
+
+        async def run() -> None:
+            try:
+                outcome.set_result(await work)
+            except Exception as error:
+                outcome.set_exception(error)
+            except asyncio.CancelledError:
+                outcome.set_exception(ShuttingDown())
+                raise
+
+        self._start(run())
+        return await asyncio.shield(outcome)
+
+    def _in_background(self, deployment: Deployment, change: Callable[[], Awaitable[object]], doing: str) -> None:
+        async def report() -> None:
+            try:
+                await self._take_turn(deployment, change)
+            except ServingError as error:
+                log.error("%s model %s failed: %s", doing, deployment.name, error)
+            except Exception:
+                log.exception("%s model %s failed unexpectedly", doing, deployment.name)
+
+        self._start(report())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._background.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _in_thread(self, work: Callable[..., T], *args: object, **options: object) -> T:
         """What blocks, and is interrupted when we are left."""
@@ -123,173 +513,9 @@ class ModelManager:
         future.add_done_callback(self._blocking.discard)
         return await asyncio.shield(future)
 
-    async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
-        """Every model on its own: one that fails is told, and the others are served."""
-        wanted = list(config.startup)
-        if config.load_all:
-            manifest_needed = not self._workers.service_handler
-            names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
-            wanted = [ServingOptions(url=name) for name in names]
-        progress.loading([_asked_as(model) for model in wanted])
-        archives = await asyncio.gather(*(self._open(model) for model in wanted))
-        for index, archive in enumerate(archives):
-            if isinstance(archive, NoRoom):  # one that never fits took the room of others, which is free again
-                archives[index] = await self._open(wanted[index])
-        # One after the other, in the order they were asked for: of two with one name and version the first is served.
-        opened = [await self._register(*pair, config, progress) for pair in zip(wanted, archives, strict=True)]
-        self.opening = False
-        await asyncio.gather(*(self._start(spec, progress) for spec in opened if spec is not None))
-
-    async def _open(self, wanted: ServingOptions) -> Archive | ServingError:
-        try:
-            return await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
-        except ServingError as error:
-            return error
-
-    async def _register(
-        self, wanted: ServingOptions, archive: Archive | ServingError, config: ModelsConfig, progress: StartupProgress
-    ) -> ModelSpec | None:
-        """Puts its spec into the registry, so that all specs are known before workers share the cores."""
-        name = _asked_as(wanted)
-        try:
-            if isinstance(archive, ServingError):
-                raise archive
-            return await self._adopt(archive, wanted, config)
-        except ServingError as error:
-            if isinstance(archive, Archive) and model_key(archive, wanted).name not in self.registry.names():
-                name = model_key(archive, wanted).name  # its clients ask for it by this one
-            self.failed[name] = str(error)
-            log.error("Model %s cannot be served: %s", name, error)
-            progress.model_failed(name, str(error))
-            return None
-
-    async def _adopt(self, archive: Archive, wanted: ServingOptions, config: ModelsConfig) -> ModelSpec:
-        try:
-            key = model_key(archive, wanted)
-            override = config.overrides.get((key.name, key.version))
-            spec, environment = await self._prepared(archive, wanted, override)
-            self.registry.add(spec, default=wanted.default_version)
-        except BaseException:
-            await self._fetcher.remove(archive)
-            raise
-        self._asked[spec.key] = (wanted, override)
-        self._unpacked.add(spec, archive, environment)
-        return spec
-
-    async def _prepared(
-        self, archive: Archive, wanted: ServingOptions, override: ServingOptions | None
-    ) -> tuple[ModelSpec, Environment | None]:
-        """The archive's spec, and its own packages where the operator allows their installation."""
-        for warning in (*archive.warnings, *features_to_come(archive.config)):
-            log.warning("%s: %s", archive.url, warning)
-        spec = build_spec(archive, wanted, override, self._workers, self._default_workers)
-        if not self._workers.install_dependencies or not archive.manifest.requirements_file:
-            return spec, None  # a virtual environment without packages would equal the interpreter it is made from
-        python, cache, interruption = self._workers.python, self._environments, self._store.interruption
-        return spec, await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
-
-    async def reload_changed(self, names: Collection[str]) -> None:
-        """Reloads the models whose archive is one of these files or folders of the store."""
-        for spec in list(self.registry):
-            if Path(spec.archive_url).name in names:
-                await self._reload(spec)
-
-    async def _reload(self, old: ModelSpec) -> None:
-        """The old workers serve on until the new ones are ready; when those cannot load, the old ones stay."""
-        try:
-            archive = await self._fetcher.reopen(old.archive_url)
-        except ServingError as error:
-            log.error("Model %s has changed but cannot be read; the old one is served on. %s", old.key, error)
-            return
-        try:
-            await self._swap(old, archive)
-        except ServingError as error:
-            archive.close()
-            log.error("Model %s has changed but does not load; the old one is served on. %s", old.key, error)
-
-    async def _swap(self, old: ModelSpec, archive: Archive) -> None:
-        spec, environment = await self._prepared(archive, *self._asked[old.key])
-        if spec.key != old.key:
-            raise Conflict(f"Its manifest now says {spec.key}, which is another model: restart to serve it.")
-        spec = replace(spec, generation=old.generation + 1)
-        self._unpacked.add(spec, archive, environment)
-        try:
-            await self._engine.load(spec, self._engine.status(old.key).wanted)
-        except ServingError:
-            self._unpacked.remove(spec)
-            raise
-        self.registry.replace(spec)
-        self._unpacked.remove(old)
-        log.info("Model %s has changed and is reloaded (generation %d).", spec.key, spec.generation)
-
-    async def _start(self, spec: ModelSpec, progress: StartupProgress) -> None:
-        begun = time.monotonic()
-        self._scaled[spec.key] = (spec.min_workers, spec.max_workers)
-        try:
-            await self._engine.load(spec, spec.min_workers)
-        except ServingError as error:
-            if not isinstance(error, WorkerFailure):  # what its workers have to say is in its status
-                self.failed[spec.key.name] = str(error)
-            progress.model_failed(spec.key.name, str(error))
-        else:
-            progress.model_ready(spec.key.name, spec.key.version, spec.min_workers, time.monotonic() - begun)
-
-    def list_models(self) -> list[tuple[str, str]]:
-        """Name and archive URL of each default version, by name."""
-        return [(spec.key.name, spec.archive_url) for spec in self.registry.defaults()]
-
-    async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
-        """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
-        key = self._resolve(name, version).key
-        wanted = self._engine.status(key).wanted
-        self._scaled[key] = (low, high)
-        wanted = min(max(wanted, low), high)
-        await self._engine.scale(key, wanted)
-        return wanted
-
-    def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
-        self._resolve(name, version)
-        task = self._background.create_task(self._scale_and_report(name, version, low, high))
-        self._scaling.add(task)
-        task.add_done_callback(self._scaling.discard)
-
-    async def _scale_and_report(self, name: str, version: str | None, low: int, high: int) -> None:
-        try:
-            await self.scale(name, version, low, high)
-        except ServingError as error:
-            log.error("Scaling model %s to %d workers failed: %s", name, low, error)
-
-    async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
-        """``version`` may be ``all``."""
-        spec = self._resolve(name, None if version == "all" else version)
-        specs = self.registry.versions(name) if version == "all" else [spec]
-        descriptions = []
-        for spec in specs:
-            status = self._engine.status(spec.key)
-            low, high = self._scaled.get(spec.key, (spec.min_workers, spec.max_workers))
-            description = ModelDescription(
-                spec=spec,
-                status=status,
-                min_workers=low,
-                max_workers=high,
-                start_times=[_local_time(worker.started) for worker in status.workers],
-                memory=[_resident(worker.pid) for worker in status.workers],
-            )
-            descriptions.append(description)
-        return descriptions
-
-    def _resolve(self, name: str, version: str | None) -> ModelSpec:
-        """Where something is wrong with the model itself, that is told."""
-        failure = self.failed.get(name)
-        try:
-            spec = self.registry.resolve(name, version)
-        except ModelNotFound:
-            if failure is None:
-                raise
-            raise ModelNotRegistered(name, failure) from None
-        if failure is not None and not self._engine.status(spec.key).begun:
-            raise ModelNotRegistered(name, failure)
-        return spec
+    def _tell_change(self) -> None:
+        for tell in self.changed:
+            tell()
 
 
 def _asked_as(wanted: ServingOptions) -> str:

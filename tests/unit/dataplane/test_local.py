@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import KEY, Holder, spec_of
+from tests.conftest import KEY, Holder, deployment_of, failed_deployment
 from tests.fake_engine import FakeEngine, echo, silence
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import MetricsConfig
@@ -17,6 +17,7 @@ from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, P
 from torchserve_lite.dataplane.interface import ModelSummary
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.errors import (
+    ConfigurationError,
     DeadlineExceeded,
     ModelFailed,
     ModelLoading,
@@ -40,11 +41,9 @@ class Parts:
         self.engine = engine or FakeEngine()
         self.registry = ModelRegistry()
         for key in (KEY, OTHER):
-            self.registry.add(spec_of(key=key, client_timeout=client_timeout))
+            self.registry.add(deployment_of(key=key, client_timeout=client_timeout))
         self.metrics = ServerMetrics(MetricsConfig())
-        self.failed: dict[str, str] = {}
-        self.opening = False
-        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed, lambda: self.opening)
+        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics)
 
     def shown(self, sample: str) -> str | None:
         """The value behind a sample's name and labels on the metrics page."""
@@ -235,7 +234,7 @@ async def test_readiness_tells_what_keeps_a_model_from_serving(
 @virtual_time
 async def test_model_that_could_not_be_registered_is_not_ready_and_says_why_to_everybody() -> None:
     parts = Parts()
-    parts.failed["broken"] = "broken.mar: is empty"
+    parts.registry.unopened.append(failed_deployment("broken", "broken.mar: is empty"))
     assert "broken.mar: is empty" in str((await parts.plane.readiness("broken", None)).models["broken"])
     assert "broken.mar: is empty" in str((await parts.plane.server_ready()).models["broken"])
     for question in (parts.plane.infer(request(model="broken")), parts.plane.check_known("broken", None)):
@@ -269,7 +268,7 @@ async def test_model_without_workers_is_loading_until_its_loading_has_begun(
 async def test_model_that_can_never_load_does_not_ask_for_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its archive was registered, and the engine would not have it: deviceIds names a GPU that is not there."""
     parts = Parts()
-    parts.failed["tiny"] = "deviceIds names [7]."
+    parts.registry.resolve("tiny").failed(ConfigurationError("deviceIds names [7]."))
     parts.engine.refusal = ModelLoading("tiny")
     status = ModelStatus(key=KEY, workers=(), wanted=0, queued=0, queue_size=0, begun=False)
     monkeypatch.setattr(parts.engine, "status", lambda key: status)
@@ -283,7 +282,7 @@ async def test_model_that_can_never_load_does_not_ask_for_patience(monkeypatch: 
 async def test_server_is_not_ready_while_archives_are_still_being_opened() -> None:
     """Without it a probe found no model that was not ready, because there was none yet, and traffic came too early."""
     parts = Parts()
-    parts.opening = True
+    parts.registry.opening = True
     found = await parts.plane.server_ready()
     assert (found.ready, found.causes) == (False, {"reason": "The server is still opening archives."})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.config.settings import ModelsConfig, WorkerConfig
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.options import ServingOptions
+from torchserve_lite.core.requests import Envelope
 from torchserve_lite.errors import (
     ConfigurationError,
+    Conflict,
     LoadFailed,
     ModelNotFound,
     ModelNotRegistered,
@@ -27,7 +30,7 @@ from torchserve_lite.errors import (
     ServingError,
     WorkerDied,
 )
-from torchserve_lite.management.manager import ModelManager, UnpackedModels
+from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 
 A, B = ModelKey("a", "1.0"), ModelKey("b", "1.0")
@@ -74,17 +77,21 @@ class Managed:
             add_model(self.folder, name)
         self.engine = FakeEngine()
         self.progress = Progress()
-        self.unpacked = UnpackedModels()
         opener = store(folder=self.folder, scratch=folder / "scratch")
         self.manager = ModelManager(
             self.engine,
             opener,
             ModelRegistry(),
-            self.unpacked,
             WorkerConfig(),
             default_workers=2,
             environments=folder / "environments",
         )
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The models that are told of as failed, and why."""
+        registry = self.manager.registry
+        return {one.name: str(one.failure) for one in [*registry, *registry.unopened] if one.failure is not None}
 
     async def start(self, *models: ServingOptions, **config: Any) -> None:
         await self.manager.load_initial_models(ModelsConfig(startup=models, **config), self.progress)
@@ -130,7 +137,7 @@ async def test_model_that_cannot_be_opened_is_told_and_the_others_are_served(
     async with managed(tmp_path) as parts:
         await parts.start(ServingOptions(url=url, name="bad"), ServingOptions(url="a"))
         assert told in parts.progress.failed["bad"]
-        assert told in parts.manager.failed["bad"]
+        assert told in parts.failed["bad"]
         assert parts.engine.workers == {A: 2}
 
 
@@ -183,14 +190,14 @@ async def test_model_that_cannot_be_set_up_is_told_under_the_name_that_it_would_
     async with managed(tmp_path) as parts:
         add_model(parts.folder, manifest_name, folder=file, handler="")
         await parts.start(ServingOptions(url=file))
-        assert list(parts.manager.failed) == [asked_for]
+        assert list(parts.failed) == [asked_for]
 
 
 async def test_second_archive_of_the_same_version_is_refused(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         add_model(parts.folder, "a", folder="copy")
         await parts.start(ServingOptions(url="a"), ServingOptions(url="copy"))
-        assert "already registered" in parts.manager.failed["copy"]
+        assert "already registered" in parts.failed["copy"]
 
 
 async def test_failed_load_is_told_but_not_final(tmp_path: Path) -> None:
@@ -199,7 +206,7 @@ async def test_failed_load_is_told_but_not_final(tmp_path: Path) -> None:
         parts.engine.failures["a"] = LoadFailed("no such weights")
         await parts.start(ServingOptions(url="a"))
         assert parts.progress.failed == {"a": "no such weights"}
-        assert parts.manager.failed == {}
+        assert parts.failed == {}
 
 
 async def test_model_that_can_never_load_stays_failed(tmp_path: Path) -> None:
@@ -207,7 +214,7 @@ async def test_model_that_can_never_load_stays_failed(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         parts.engine.failures["a"] = ConfigurationError("deviceIds names [7]")
         await parts.start(ServingOptions(url="a"))
-        assert parts.manager.failed == {"a": "deviceIds names [7]"}
+        assert parts.failed == {"a": "deviceIds names [7]"}
 
 
 async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) -> None:
@@ -219,13 +226,13 @@ async def test_manager_says_that_it_is_still_opening_archives(tmp_path: Path) ->
             return super().open_at(url, path)
 
     async with managed(tmp_path, SlowStore) as parts:
-        assert parts.manager.opening
+        assert parts.manager.registry.opening
         starting = asyncio.create_task(parts.start(ServingOptions(url="a")))
         await asyncio.sleep(0)
-        assert parts.manager.opening
+        assert parts.manager.registry.opening
         let_go.set()
         await starting
-        assert not parts.manager.opening
+        assert not parts.manager.registry.opening
 
 
 @pytest.mark.parametrize(
@@ -261,7 +268,7 @@ async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
         await parts.start(ServingOptions(url="a"))
         parts.engine.failures["a"] = failure
         parts.manager.scale_in_background("a", None, 5, 5)
-        await asyncio.gather(*parts.manager._scaling)
+        await asyncio.gather(*parts.manager._tasks)
         assert str(failure) in caplog.text
 
 
@@ -281,7 +288,6 @@ async def test_describe_shows_one_version_or_all(tmp_path: Path) -> None:
 async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         await parts.start(ServingOptions(url="a", min_workers=3))
-        parts.manager._scaled.clear()
         (described,) = await parts.manager.describe("a", None)
         assert (described.min_workers, described.max_workers) == (3, 3)
 
@@ -289,7 +295,163 @@ async def test_model_can_be_described_before_it_has_begun_to_load(tmp_path: Path
 async def test_workers_find_the_unpacked_model_until_its_home_is_closed(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         await parts.start(ServingOptions(url="a"))
-        spec = parts.manager.registry.resolve("a")
-        assert parts.unpacked.locate(spec).folder == str((parts.folder / "a").resolve())
-        parts.unpacked.close()
+        spec = parts.manager.registry.resolve("a").spec
+        assert parts.manager.registry.locate(spec).folder == str((parts.folder / "a").resolve())
+        parts.manager.registry.close()
         assert list((tmp_path / "scratch" / "models").iterdir()) == []
+
+
+async def test_registered_model_is_served_and_unregistered_it_is_gone(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        told: list[None] = []
+        parts.manager.changed.append(lambda: told.append(None))
+        await parts.manager.register(ServingOptions(url="a", min_workers=2))
+        assert (parts.engine.workers, len(told)) == ({A: 2}, 1)
+        await parts.manager.unregister("a")
+        assert (parts.engine.workers, len(told)) == ({}, 2)
+        with pytest.raises(ModelNotFound):
+            await parts.manager.describe("a", None)
+
+
+async def test_model_registered_without_a_word_about_workers_has_none(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.manager.register(ServingOptions(url="a"))
+        assert parts.engine.workers == {A: 0}
+
+
+async def test_model_that_cannot_load_is_as_if_it_had_never_been_registered(tmp_path: Path) -> None:
+    """TorchServe keeps some of them, and a second try is answered with 409."""
+    async with managed(tmp_path) as parts:
+        parts.engine.failures["a"] = LoadFailed("no such weights")
+        with pytest.raises(LoadFailed, match=r"Failed to start workers for model a version: 1\.0\. no such weights"):
+            await parts.manager.register(ServingOptions(url="a", min_workers=1))
+        del parts.engine.failures["a"]
+        await parts.manager.register(ServingOptions(url="a", min_workers=1))
+        assert parts.engine.workers == {A: 1}
+
+
+async def test_of_several_registrations_of_one_version_at_once_one_succeeds(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        registrations = [parts.manager.register(ServingOptions(url="a", min_workers=1)) for _ in range(5)]
+        outcomes = await asyncio.gather(*registrations, return_exceptions=True)
+        assert sorted(type(one).__name__ for one in outcomes) == ["Conflict"] * 4 + ["Deployment"]
+        assert len(list((tmp_path / "scratch" / "models").iterdir())) == 1
+
+
+class SlowEngine(FakeEngine):
+    """Loading and scaling wait until ``let_go`` is set; ``begun`` says that one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go, self.begun = asyncio.Event(), asyncio.Event()
+
+    async def scale(self, key: ModelKey, workers: int) -> None:
+        self.begun.set()
+        await self.let_go.wait()
+        await super().scale(key, workers)
+
+
+@asynccontextmanager
+async def slow(folder: Path) -> AsyncIterator[tuple[Managed, SlowEngine]]:
+    made = Managed(folder)
+    engine = made.engine = made.manager._engine = SlowEngine()
+    async with made.manager:
+        yield made, engine
+
+
+async def test_model_that_still_loads_can_be_unregistered(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (parts, engine):
+        registering = asyncio.create_task(parts.manager.register(ServingOptions(url="a", min_workers=1)))
+        await engine.begun.wait()
+        await parts.manager.unregister("a")
+        with pytest.raises(Conflict, match="unregistered meanwhile"):
+            await registering
+        assert list(parts.manager.registry) == []
+
+
+async def test_scaling_while_a_model_loads_takes_its_turn(tmp_path: Path) -> None:
+    """It was answered that there is no such model, or forgotten when the loading ended."""
+    async with slow(tmp_path) as (parts, engine):
+        starting = asyncio.create_task(parts.start(ServingOptions(url="a", min_workers=1)))
+        await engine.begun.wait()
+        scaling = asyncio.create_task(parts.manager.scale("a", None, 3, 3))
+        engine.let_go.set()
+        await starting
+        assert (await scaling, engine.workers) == (3, {A: 3})
+
+
+async def test_change_goes_on_when_whoever_asked_for_it_has_gone(tmp_path: Path) -> None:
+    async with slow(tmp_path) as (parts, engine):
+        asking = asyncio.create_task(parts.manager.register(ServingOptions(url="a", min_workers=1)))
+        await engine.begun.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        engine.let_go.set()
+        assert await parts.manager.scale("a", None, 1, 1) == 1
+        assert engine.workers == {A: 1}
+
+
+def replace_archive(store: Path, name: str, **manifest: Any) -> None:
+    """As ``cp new.mar store/name`` does: a file, since a folder is served where it lies."""
+    model = {"modelName": name, "modelVersion": "1.0", "handler": "h.py", **manifest}
+    with zipfile.ZipFile(store / f"{name}.mar", "w") as archive:
+        manifest_text = json.dumps({"createdOn": "x", "archiverVersion": "x", "model": model})
+        archive.writestr("MAR-INF/MANIFEST.json", manifest_text)
+        archive.writestr("h.py", "")
+        archive.writestr("g.py", "")
+
+
+async def test_update_serves_the_new_archive_and_rollback_the_old_one_again(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar", min_workers=2))
+        replace_archive(parts.folder, "m", handler="g.py")
+        served = await parts.manager.update("m", None, ServingOptions(url="m.mar"))
+        assert (served.spec.handler, parts.engine.workers) == ("g.py", {ModelKey("m", "1.0"): 2})
+        assert (await parts.manager.rollback("m", None)).spec.handler == "h.py"
+        assert (await parts.manager.rollback("m", None)).spec.handler == "g.py"
+
+
+async def test_update_to_another_version_takes_its_place_and_the_default(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar", min_workers=2))
+        replace_archive(parts.folder, "m", modelVersion="2.0")
+        await parts.manager.update("m", None, ServingOptions(url="m.mar"))
+        assert parts.engine.workers == {ModelKey("m", "2.0"): 2}
+        await parts.manager.rollback("m", None)
+        assert parts.engine.workers == {ModelKey("m", "1.0"): 2}
+        assert len(list((tmp_path / "scratch" / "models").iterdir())) == 2
+
+
+async def test_update_that_does_not_load_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar", min_workers=2))
+        for version in ("1.0", "2.0"):
+            replace_archive(parts.folder, "m", modelVersion=version, handler="g.py")
+            parts.engine.failures["m"] = LoadFailed("no such weights")
+            with pytest.raises(LoadFailed, match="no such weights"):
+                await parts.manager.update("m", None, ServingOptions(url="m.mar"))
+            assert [one.spec.handler for one in parts.manager.registry] == ["h.py"]
+        with pytest.raises(Conflict, match="nothing to go back to"):
+            await parts.manager.rollback("m", None)
+        assert len(list((tmp_path / "scratch" / "models").iterdir())) == 1
+
+
+async def test_update_asks_the_sample_request_that_the_archive_brings(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.manager.register(ServingOptions(url="a", min_workers=1))
+        (parts.folder / "a" / "sample_request.json").write_text('{"instances": [1]}')
+        await parts.manager.update("a", None, ServingOptions(url="a"))
+        (asked,) = parts.engine.warm_ups
+        assert (asked.envelope, asked.parts[0].data) == (Envelope.KSERVE, b'{"instances": [1]}')
+
+
+async def test_failure_of_the_start_is_forgotten_when_the_model_is_registered_or_unregistered(tmp_path: Path) -> None:
+    async with managed(tmp_path) as parts:
+        await parts.start(ServingOptions(url="gone.mar", name="a"), ServingOptions(url="gone.mar", name="b"))
+        await parts.manager.register(ServingOptions(url="a"))
+        assert list(parts.failed) == ["b"]
+        await parts.manager.unregister("b")
+        assert list(parts.failed) == []

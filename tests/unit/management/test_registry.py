@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import spec_of
-from torchserve_lite.core.models import ModelKey, ModelSpec
-from torchserve_lite.errors import Conflict, ModelNotFound, ModelVersionNotFound
+from tests.conftest import deployment_of
+from torchserve_lite.core.models import ModelKey
+from torchserve_lite.errors import Conflict, DefaultVersionKept, ModelNotFound, ModelVersionNotFound, UnknownDefault
+from torchserve_lite.management.deployments import Deployment
 from torchserve_lite.management.registry import ModelRegistry
 
 
-def version(name: str, number: str) -> ModelSpec:
-    return spec_of(key=ModelKey(name, number))
+def version(name: str, number: str) -> Deployment:
+    return deployment_of(key=ModelKey(name, number))
 
 
 @pytest.fixture
@@ -50,17 +51,39 @@ def test_version_can_be_registered_once(registry: ModelRegistry) -> None:
         registry.add(version("a", "2.0"))
 
 
-def test_new_spec_takes_the_place_of_its_version_only(registry: ModelRegistry) -> None:
-    changed = spec_of(key=ModelKey("a", "2.0"), handler="changed")
-    registry.replace(changed)
-    assert registry.resolve("a", "2.0") is changed
-    assert registry.resolve("a").key.version == "1.0"
-    with pytest.raises(ModelVersionNotFound):
-        registry.replace(version("a", "3.0"))
+def test_default_version_of_several_is_kept_until_it_is_the_last(registry: ModelRegistry) -> None:
+    with pytest.raises(DefaultVersionKept, match="Cannot remove default version for model a"):
+        registry.remove(registry.resolve("a", "1.0"))
+    registry.remove(registry.resolve("a", "2.0"))
+    registry.remove(registry.resolve("a", "1.0"))
+    assert registry.names() == ["b"]
+
+
+def test_new_default_answers_for_the_model(registry: ModelRegistry) -> None:
+    registry.set_default("a", "2.0")
+    assert registry.resolve("a").key.version == "2.0"
+    with pytest.raises(UnknownDefault, match=r"Model version 7\.0 does not exist for model a"):
+        registry.set_default("a", "7.0")
+    with pytest.raises(ModelNotFound):
+        registry.set_default("c", "1.0")
+
+
+def test_version_that_drains_is_not_found_and_not_registered_again_until_it_is_forgotten(
+    registry: ModelRegistry,
+) -> None:
+    leaving = registry.resolve("b")
+    registry.remove(leaving)
+    with pytest.raises(ModelNotFound):
+        registry.resolve("b")
+    assert registry.locate(leaving.spec).folder == "unpacked"
+    with pytest.raises(Conflict, match="being unregistered"):
+        registry.add(version("b", "1.0"))
+    registry.forget(leaving)
+    registry.add(version("b", "1.0"))
 
 
 def test_lists_are_by_name(registry: ModelRegistry) -> None:
     assert registry.names() == ["a", "b"]
-    assert [str(spec.key) for spec in registry.defaults()] == ["a_1.0", "b_1.0"]
-    assert [spec.key.version for spec in registry.versions("a")] == ["1.0", "2.0"]
-    assert sorted(str(spec.key) for spec in registry) == ["a_1.0", "a_2.0", "b_1.0"]
+    assert [str(one.key) for one in registry.defaults()] == ["a_1.0", "b_1.0"]
+    assert [one.key.version for one in registry.versions("a")] == ["1.0", "2.0"]
+    assert sorted(str(one.key) for one in registry) == ["a_1.0", "a_2.0", "b_1.0"]

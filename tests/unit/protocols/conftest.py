@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDictProxy
 
-from tests.conftest import KEY, spec_of
+from tests.conftest import KEY, deployment_of
 from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
@@ -53,7 +53,7 @@ class FakeManager:
         return [(f"model-{number}", f"model-{number}.mar") for number in range(250)]
 
     async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
-        spec = self.registry.resolve(name, None if version == "all" else version)
+        spec = self.registry.resolve(name, None if version == "all" else version).spec
         status: ModelStatus = self.engine.status(spec.key)
         return [
             ModelDescription(
@@ -84,12 +84,11 @@ class Front:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
-            self.registry.add(spec_of(key=ModelKey(KEY.name, version)))
+            self.registry.add(deployment_of(key=ModelKey(KEY.name, version)))
         self.metrics = ServerMetrics(MetricsConfig())
-        self.failed: dict[str, str] = {}
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)
-        plane = LocalDataPlane(self.engine, self.registry, self.metrics, lambda: self.failed)
+        plane = LocalDataPlane(self.engine, self.registry, self.metrics)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)

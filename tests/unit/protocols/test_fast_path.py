@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, Holder, spec_of
+from tests.conftest import KEY, Holder, deployment_of
 from tests.fake_engine import FakeEngine, silence
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import HttpConfig, MetricsConfig
@@ -126,7 +126,7 @@ class Listener:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
-            self.registry.add(spec_of(key=ModelKey(KEY.name, version)))
+            self.registry.add(deployment_of(key=ModelKey(KEY.name, version)))
         self.metrics = ServerMetrics(MetricsConfig())
         self.log: list[str] = []
         self.access_log = AccessLog(lambda text: self.log.extend(text.splitlines()))

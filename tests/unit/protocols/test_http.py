@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from tests.conftest import Holder
+from tests.conftest import Holder, failed_deployment
 from torchserve_lite.config.settings import Address
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.requests import Headers, InferenceResponse
@@ -599,7 +599,7 @@ async def test_model_that_could_not_be_registered_is_told_with_its_cause_and_wha
     front: Front, method: str, path: str
 ) -> None:
     """It was said that its workers had failed, of which it never had any."""
-    front.failed["broken"] = "broken.mar: is empty."
+    front.registry.unopened.append(failed_deployment("broken", "broken.mar: is empty."))
     answer = await front.ask(method, path, data=b"7" if method == "POST" else None)
     assert answer.status == (500 if path == "/ping" else 503)
     assert "broken.mar: is empty." in str(answer.json)

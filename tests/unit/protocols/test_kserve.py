@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY
+from tests.conftest import KEY, failed_deployment
 from torchserve_lite import __version__
 from torchserve_lite.core.models import WorkerState
 from torchserve_lite.core.requests import Envelope, Part, Verb
@@ -87,7 +87,7 @@ async def test_model_that_is_not_ready_is_503_with_the_cause(
 
 
 async def test_server_with_a_failed_model_is_alive_and_not_ready(front: Front) -> None:
-    front.failed["broken"] = "no such weights"
+    front.registry.unopened.append(failed_deployment("broken", "no such weights"))
     assert (await front.ask("GET", "/v2/health/live")).status == 200
     ready = await front.ask("GET", "/v2/health/ready")
     assert (ready.status, ready.json["ready"], list(ready.json["models"])) == (503, False, ["broken"])

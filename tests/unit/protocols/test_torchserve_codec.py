@@ -9,7 +9,7 @@ import pytest
 import yarl
 from aiohttp.test_utils import make_mocked_request
 
-from tests.conftest import KEY
+from tests.conftest import KEY, failed_deployment
 from torchserve_lite.core.models import WorkerState
 from torchserve_lite.core.requests import Part, Verb
 from torchserve_lite.errors import BadRequest, RouteNotFound
@@ -346,7 +346,7 @@ async def test_ping_of_a_healthy_server_is_torchserves(front: Front) -> None:
 async def test_server_that_is_not_healthy_says_which_model_and_why(
     front: Front, path: str, status: int, key: str, state: WorkerState | None, failed: str, model: str, cause: str
 ) -> None:
-    front.failed.update({"broken": failed} if failed else {})
+    front.registry.unopened += [failed_deployment("broken", failed)] if failed else []
     front.engine.states.update({KEY: state} if state else {})
     answer = await front.ask("GET", path)
     assert (answer.status, answer.json[key]) == (status, "Unhealthy" if key == "status" else False)
