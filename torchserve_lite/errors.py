@@ -12,13 +12,18 @@ ServingError
 │   ├── ModelNotFound
 │   ├── ModelVersionNotFound
 │   │   └── UnknownDefault
-│   └── ArchiveNotFound
+│   ├── ArchiveNotFound
+│   ├── WorkflowNotFound
+│   └── WorkflowArchiveNotFound
 ├── DownloadFailed             an archive could not be fetched from its URL
 ├── Conflict                   already registered, or being changed by somebody else
 ├── DefaultVersionKept         the default version of several cannot be unregistered
 ├── DrainTimeout               requests of what was unregistered did not end in time
 ├── InvalidArchive             an archive or its manifest cannot be used
-│   └── NoRoom                 it does not fit where it is to be unpacked or kept
+│   ├── NoRoom                 it does not fit where it is to be unpacked or kept
+│   └── InvalidWorkflow        the same of a workflow's archive
+├── InvalidDAG                 the nodes of a workflow and their edges are no graph that can be run
+├── WorkflowNotRegistered      a node of it could not be
 ├── Unavailable                not now; carries when to come back
 │   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
@@ -28,7 +33,8 @@ ServingError
 ├── OutOfMemory                the handler ran out of memory, its process lives on
 ├── PredictionFailed           the handler failed, or its result cannot be sent
 │   ├── HandlerError           with an error code of the handler's own
-│   └── AnswerTooLarge
+│   ├── AnswerTooLarge
+│   └── NodeFailed             a node of a workflow did, in each of its attempts
 └── WorkerFailure
     ├── WorkerDied             the process of the running batch is gone
     │   ├── WorkerKilled       by SIGKILL, as the kernel does when memory runs out
@@ -39,6 +45,8 @@ ServingError
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class ServingError(Exception):
@@ -126,6 +134,16 @@ class ArchiveNotFound(NotFound):
     pass
 
 
+class WorkflowNotFound(NotFound):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Workflow not found: {name}")
+
+
+class WorkflowArchiveNotFound(NotFound):
+    def __init__(self, url: str) -> None:
+        super().__init__(f"Workflow not found in workflow store: {url}")
+
+
 class Conflict(ServingError):
     pass
 
@@ -162,6 +180,21 @@ class InvalidArchive(ServingError):
 
 class NoRoom(InvalidArchive):
     pass
+
+
+class InvalidWorkflow(InvalidArchive):
+    pass
+
+
+class InvalidDAG(ServingError):
+    pass
+
+
+class WorkflowNotRegistered(ServingError):
+    """``failures``: one for each node that could not be registered."""
+
+    def __init__(self, name: str, failures: Sequence[str]) -> None:
+        super().__init__(f"Workflow {name} has failed to register. Failures: [{', '.join(failures)}]")
 
 
 class Unavailable(ServingError):
@@ -262,6 +295,12 @@ class HandlerError(PredictionFailed):
 
 class AnswerTooLarge(PredictionFailed):
     pass
+
+
+class NodeFailed(PredictionFailed):
+    def __init__(self, node: str, cause: Exception | str) -> None:
+        super().__init__(f"Error executing {node}: {cause}")
+        self.node = node
 
 
 class WorkerFailure(ServingError):

@@ -207,7 +207,7 @@ def _files_below(folder: Path, prefix: str, inside: tuple[Path, ...]) -> Iterato
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A file beside ``target`` that takes its place when all went well."""
     if target.exists():
         logger.warning("Overwriting %s ...", target)
@@ -222,7 +222,7 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
 
 def _write_zip(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     method = zipfile.ZIP_STORED if request.archive_format == "zip-store" else zipfile.ZIP_DEFLATED
-    with _replacing(request.target) as target, zipfile.ZipFile(target, "w", method) as archive:
+    with replacing(request.target) as target, zipfile.ZipFile(target, "w", method) as archive:
         for name, path in files.items():
             info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
             info.compress_type = zipfile.ZIP_STORED if _hardly_shrinks(path) else method
@@ -244,7 +244,7 @@ def _hardly_shrinks(path: Path) -> bool:
 
 def _write_tar(request: ArchiveRequest, files: Mapping[str, Path], manifest: str, counter: _ByteCounter) -> None:
     with (
-        _replacing(request.target) as target,
+        replacing(request.target) as target,
         gzip.GzipFile("", "wb", compresslevel=6, fileobj=target) as packed,
         tarfile.open(mode="w", fileobj=packed, dereference=True) as archive,
     ):

@@ -57,16 +57,17 @@ class Manifest:
         if not file.is_file():
             return cls.default()
         try:
-            with file.open("rb") as opened:
-                data = opened.read(_LARGEST + 1)
-            if len(data) > _LARGEST:
-                raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
-            return _manifest(_parsed(data))
+            return _manifest(read_object(file))
         except ArchiveError as error:
             raise InvalidArchive(archive, f"{MANIFEST_PATH}: {error}") from error
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of somebody else's; an ArchiveError says what is wrong with it."""
+    with file.open("rb") as opened:
+        data = opened.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise ArchiveError(f"is larger than {_LARGEST:,} bytes")
     try:
         manifest = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except UnicodeDecodeError as error:
@@ -78,7 +79,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
     except ValueError as error:  # CPython refuses integers of thousands of digits
         raise ArchiveError(f"is not JSON: {error}") from error
     if not isinstance(manifest, dict):
-        raise ArchiveError(f"must hold an object, not {_kind(manifest)}")
+        raise ArchiveError(f"must hold an object, not {kind_of(manifest)}")
     return manifest
 
 
@@ -97,7 +98,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
     if model is None:
         raise ArchiveError("Missing Model entry in manifest file.")
     if not isinstance(model, dict):
-        raise ArchiveError(f"model must be an object, not {_kind(model)}")
+        raise ArchiveError(f"model must be an object, not {kind_of(model)}")
     runtime = raw.get("runtime", "python")
     if not isinstance(runtime, str) or runtime not in RUNTIMES:
         raise ArchiveError(
@@ -105,7 +106,7 @@ def _manifest(raw: dict[str, Any]) -> Manifest:
         )
     created_on, archiver_version = _string(raw, "createdOn"), _string(raw, "archiverVersion")
     return Manifest(
-        model_name=_name(_string(model, "modelName"), "modelName"),
+        model_name=checked_name(_string(model, "modelName"), "modelName"),
         model_version=_version(model),
         runtime=runtime,
         created_on=created_on,
@@ -121,7 +122,7 @@ def _string(fields: Mapping[str, Any], key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ArchiveError(f"{key} must be a string, not {_kind(value)}")
+        raise ArchiveError(f"{key} must be a string, not {kind_of(value)}")
     if key in _IN_THE_ARCHIVE:
         _refuse_outside(key, value)
     elif key == "handler":
@@ -135,7 +136,8 @@ def _refuse_outside(key: str, value: str) -> None:
         raise ArchiveError(f"{key} {shown(value)} {problem}")
 
 
-def _name(value: str, key: str) -> str:
+def checked_name(value: str, key: str) -> str:
+    """A name that can stand in a path of a request and in a file name."""
     if any(sign in value for sign in "/\\") or not value.isprintable():
         raise ArchiveError(f"{key} {shown(value)} may not contain slashes, backslashes or control characters")
     if len(value) > _LONGEST_NAME:
@@ -150,9 +152,9 @@ def _version(model: Mapping[str, Any]) -> str:
         value = str(value)
     if value is None or value == "":
         raise ArchiveError("Model version is not defined.")
-    return _name(_string({"modelVersion": value}, "modelVersion"), "modelVersion")
+    return checked_name(_string({"modelVersion": value}, "modelVersion"), "modelVersion")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")

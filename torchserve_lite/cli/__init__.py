@@ -24,3 +24,10 @@ def torch_model_archiver(argv: Sequence[str] | None = None) -> int:
     from torchserve_lite.cli.archive import torch_model_archiver
 
     return torch_model_archiver(argv)
+
+
+def torch_workflow_archiver(argv: Sequence[str] | None = None) -> int:
+    """``torch-workflow-archiver``, with the original's flags"""
+    from torchserve_lite.cli.workflow_archive import torch_workflow_archiver
+
+    return torch_workflow_archiver(argv)

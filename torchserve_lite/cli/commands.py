@@ -16,6 +16,7 @@ COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and
     "stop": "stop the server, letting requests in flight finish",
     "config": "show the effective configuration, and where each value comes from",
     "archive": "pack a model into a .mar archive",
+    "workflow-archive": "pack a workflow into a .war archive",
     "inspect": "show what an archive holds, and what will not work",
     "verify": "load an archive and ask it a sample request",
     "init": "write a handler project to start from",
@@ -69,7 +70,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name in argv:  # the others are spared: their modules cost start-up time
             package = "torchserve_lite.cli.operators" if name in OPERATORS else "torchserve_lite.cli"
-            module = import_module(f"{package}.{name}")
+            module = import_module(f"{package}.{name.replace('-', '_')}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

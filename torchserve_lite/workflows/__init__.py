@@ -1,0 +1,1 @@
+"""Workflows: models and functions that answer one request together."""
