@@ -35,6 +35,7 @@ class ServingOptions:
     default_version: bool = False
     from_snapshot: bool = False
     s3_sse_kms: bool = False
+    workflow: str = ""  # of which it is a node; one without url is a function of its handler file
     # How it is served
     handler: str | None = None
     runtime: str | None = None
