@@ -28,8 +28,14 @@ def digit(number: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def mnist_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model store with the MNIST archive, built as the guide builds it."""
+    """A model store with the MNIST archive."""
     store = tmp_path_factory.mktemp("store")
+    build_mnist(store)
+    return store
+
+
+def build_mnist(store: Path) -> None:
+    """The MNIST archive, built as the guide builds it."""
     source = ROOT / "handlers" / "mnist"
     build(
         ArchiveRequest(
@@ -41,7 +47,6 @@ def mnist_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             export_path=str(store),
         )
     )
-    return store
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
