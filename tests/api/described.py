@@ -80,14 +80,14 @@ async def findings(address: str, document: Any, folder: Path, *options: str) -> 
     """What schemathesis says when something is wrong; empty when nothing is."""
     (folder / "description.json").write_text(json.dumps(narrowed(document)))
     command: Sequence[str] = (
-        *(sys.executable, "-m", "schemathesis.cli", "run", str(folder / "description.json")),
+        *(sys.executable, "-m", "schemathesis.cli", "run", "description.json"),
         *("--url", address, "--checks", ",".join(CHECKS), "--phases", "coverage,fuzzing"),
         *("--request-timeout", str(_LONGEST_ANSWER), "--continue-on-failure", "--no-color", *options),
     )
     process = await asyncio.create_subprocess_exec(
         *command,
-        cwd=ROOT,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.api.checks"},
+        cwd=folder,  # where it leaves what it found
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.api.checks", "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

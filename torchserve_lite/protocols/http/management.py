@@ -4,161 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
-from torchserve_lite import errors
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import json_answer
-from torchserve_lite.protocols.http.openapi import (
-    NUMBER,
-    OF_A_HANDLER,
-    OF_A_MODEL,
-    STATUS,
-    TEXT,
-    YES_OR_NO,
-    Answer,
-    Named,
-    Operation,
-    Parameter,
-    lists,
-    objects,
-    whole_number,
+from torchserve_lite.protocols.http.management_operations import (
+    DEFAULT_PAGE,
+    DESCRIBE,
+    LIST,
+    METRICS,
+    MOST_MODELS,
+    MOST_WORKERS,
+    SCALE,
+    of_version,
 )
 from torchserve_lite.protocols.http.requests import READ, REQUEST_ID
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
-
-_DEFAULT_PAGE = 100
-_MOST_MODELS = 1_000_000  # that a list can be paged through
-_MOST_WORKERS = 1000  # of one model; each is a process
-
-_TAG = "Management"
-_LIST = Operation(
-    id="listModels",
-    path="/models",
-    summary="Names and archives of the default versions, by name.",
-    answers={
-        200: Answer(
-            "A page of them; nextPageToken is there when more follow.",
-            Named(
-                "ModelList",
-                objects({"models": lists(objects({"modelName": TEXT, "modelUrl": TEXT}))}, nextPageToken=TEXT),
-            ),
-        )
-    },
-    parameters=(
-        Parameter(
-            name="limit",
-            description="How many to show, at most 100.",
-            schema=whole_number(default=_DEFAULT_PAGE, least=1, most=_DEFAULT_PAGE),
-        ),
-        Parameter(
-            name="next_page_token",
-            description="nextPageToken of the page before.",
-            schema=whole_number(default=0, least=0, most=_MOST_MODELS),
-        ),
-    ),
-    tag=_TAG,
-)
-_WORKER = objects(
-    {
-        "id": TEXT,
-        "startTime": TEXT,
-        "status": {"type": "string", "enum": ["READY", "UNLOADING"]},
-        "memoryUsage": NUMBER,
-        "pid": NUMBER,
-        "gpu": YES_OR_NO,
-        "gpuUsage": TEXT,
-        "state": TEXT,
-    },
-    lastFailure=TEXT,
-)
-_MODEL = objects(
-    {
-        "modelName": TEXT,
-        "modelVersion": TEXT,
-        "modelUrl": TEXT,
-        "runtime": TEXT,
-        "minWorkers": NUMBER,
-        "maxWorkers": NUMBER,
-        "batchSize": NUMBER,
-        "maxBatchDelay": {**NUMBER, "description": "In milliseconds."},
-        "responseTimeout": {"type": "number", "description": "In seconds."},
-        "startupTimeout": {"type": "number", "description": "In seconds."},
-        "loadedAtStartup": YES_OR_NO,
-        "workers": lists(_WORKER),
-        "jobQueueStatus": objects({"remainingCapacity": NUMBER, "pendingRequests": NUMBER}),
-    },
-    customizedMetadata={"type": "object"},
-)
-_DESCRIBE = Operation(
-    id="describeModel",
-    path="/models/{model_name}",
-    summary="The model's default version: its settings, workers and queue.",
-    answers={200: Answer("An array, also of one.", Named("ModelDescriptions", lists(_MODEL)))},
-    raises=(*OF_A_MODEL, *OF_A_HANDLER),
-    parameters=(
-        Parameter(
-            name="customized",
-            description="Whether the model's handler is asked for a description of its own, too.",
-            schema={**YES_OR_NO, "default": False},
-        ),
-    ),
-    tag=_TAG,
-)
-_SYNCHRONOUS = Parameter(
-    name="synchronous",
-    description="Whether the answer waits until it is done.",
-    schema={**YES_OR_NO, "default": False},
-)
-_SCALE = Operation(
-    id="setAutoScale",
-    path="/models/{model_name}",
-    summary="Change the number of the model's workers.",
-    answers={
-        200: Answer("It is done (synchronous=true).", STATUS),
-        202: Answer("It has begun.", STATUS),
-    },
-    raises=(*OF_A_MODEL, errors.LoadFailed, errors.LoadOutOfMemory),
-    parameters=(
-        Parameter(
-            name="min_worker",
-            description="The least number of workers.",
-            schema=whole_number(default=1, least=0, most=_MOST_WORKERS),
-        ),
-        Parameter(
-            name="max_worker",
-            description="The most; min_worker where it is not given.",
-            schema=whole_number(least=0, most=_MOST_WORKERS),
-        ),
-        Parameter(name="model_version", description="The version, where the path names none.", schema=TEXT),
-        _SYNCHRONOUS,
-    ),
-    tag=_TAG,
-)
-_METRICS = Operation(
-    id="metrics",
-    path="/metrics",
-    summary="The metrics, for Prometheus.",
-    answers={200: Answer("The page.", TEXT, "text/plain")},
-    parameters=(Parameter(name="name[]", description="Names of metrics: only these are shown.", schema=lists(TEXT)),),
-    tag="Metrics",
-)
-
-
-def _of_version(operation: Operation) -> Operation:
-    """The same on the path that names a version."""
-    path = operation.path.replace("{model_name}", "{model_name}/{model_version}")
-    parameters = [parameter for parameter in operation.parameters if parameter.name != "model_version"]
-    return replace(operation, id=f"version_{operation.id}", path=path, parameters=parameters)
 
 
 class ManagementRoutes:
@@ -168,11 +37,11 @@ class ManagementRoutes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
-        group.add(READ, "/models", self.list_models, _LIST)
+        group.add(READ, "/models", self.list_models, LIST)
         for path in ("/models/{model}", "/models/{model}/{version}"):
-            of_version = "{version}" in path
-            group.add(READ, path, self.describe, _of_version(_DESCRIBE) if of_version else _DESCRIBE)
-            group.add("PUT", path, self.scale, _of_version(_SCALE) if of_version else _SCALE)
+            described = (of_version(DESCRIBE), of_version(SCALE)) if "{version}" in path else (DESCRIBE, SCALE)
+            group.add(READ, path, self.describe, described[0])
+            group.add("PUT", path, self.scale, described[1])
             group.check_options(path, self._check_known)
 
     async def _check_known(self, request: web.Request) -> None:
@@ -180,9 +49,9 @@ class ManagementRoutes:
         await self._plane.check_known(request.match_info["model"], None if version == "all" else version)
 
     async def list_models(self, request: web.Request) -> InferenceResponse:
-        limit = _whole_number(request, "limit", _DEFAULT_PAGE, most=_MOST_MODELS)
-        start = max(0, _whole_number(request, "next_page_token", 0, most=_MOST_MODELS))
-        limit = limit if 0 < limit <= _DEFAULT_PAGE else _DEFAULT_PAGE
+        limit = _whole_number(request, "limit", DEFAULT_PAGE, most=MOST_MODELS)
+        start = max(0, _whole_number(request, "next_page_token", 0, most=MOST_MODELS))
+        limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
         models = self._manager.list_models()
         page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
         page["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
@@ -209,8 +78,8 @@ class ManagementRoutes:
             request.match_info["model"],
             request.match_info.get("version") or request.query.get("model_version"),
         )
-        low = _whole_number(request, "min_worker", 1, least=0, most=_MOST_WORKERS)
-        high = _whole_number(request, "max_worker", low, least=0, most=_MOST_WORKERS)
+        low = _whole_number(request, "min_worker", 1, least=0, most=MOST_WORKERS)
+        high = _whole_number(request, "max_worker", low, least=0, most=MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
@@ -227,7 +96,7 @@ class MetricsRoutes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE)
-        group.add(READ, "/metrics", self.show, _METRICS)
+        group.add(READ, "/metrics", self.show, METRICS)
 
     async def show(self, request: web.Request) -> InferenceResponse:
         text = self._metrics.registry.render(request.query.getall("name[]", ()))
