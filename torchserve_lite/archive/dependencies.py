@@ -51,7 +51,7 @@ def install(archive: Archive, *, python: str, cache: Path, interruption: Interru
     name = archive.manifest.requirements_file
     if not name:
         return Environment(python=python)
-    model = archive.manifest.model_name or archive.url
+    model = archive.manifest.model_name or archive.name
     try:
         requirements = read_requirements(archive.path, name)
         installation = _Installation(archive, requirements, interruption or Interruption())
@@ -59,12 +59,12 @@ def install(archive: Archive, *, python: str, cache: Path, interruption: Interru
             return installation.into_virtual_environment(python or sys.executable, cache)
         return installation.into_folder(python)
     except ArchiveError as error:
-        raise InvalidArchive(archive.url, str(error)) from error
+        raise InvalidArchive(archive.name, str(error)) from error
     except (OSError, ValueError) as error:  # a full disk, an interpreter that is gone or says other things than asked
-        raise InvalidArchive(archive.url, f"the packages it asks for cannot be installed: {error}") from error
+        raise InvalidArchive(archive.name, f"the packages it asks for cannot be installed: {error}") from error
     except _CommandFailed as error:
         raise InvalidArchive(
-            archive.url, f"{error.doing} failed for model {model}.\n{shortened(error.output, MESSAGE)}"
+            archive.name, f"{error.doing} failed for model {model}.\n{shortened(error.output, MESSAGE)}"
         ) from error
 
 

@@ -43,6 +43,11 @@ class Archive:
     config: ModelConfig
 
     @property
+    def name(self) -> str:
+        """For messages: a URL may have secrets in its query."""
+        return last_part(self.url)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         return self.manifest.warnings + self.config.warnings
 

@@ -104,8 +104,8 @@ class Downloads:
             if guard.refused is not None:
                 raise DownloadFailed(
                     shown(url),
-                    f"{url.host} is at {guard.refused}, which is no public address. If archives are to be fetched from "
-                    f"there, add it or its network to the key allowed_url_networks.",
+                    f"{url.host} leads to {guard.refused}, which is no public address. If archives are to be fetched "
+                    "from there, add it or its network to the key allowed_url_networks.",
                 ) from error
             raise DownloadFailed(shown(url), _problem(url, error)) from error
 

@@ -9,7 +9,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -60,6 +61,7 @@ class ArchiveFetcher:
         self._added: dict[str, AddedFile] = {}  # by name: what we have put into the store
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by name
         self._blocking: set[asyncio.Future[Any]] = set()
+        self._unpacking = ThreadPoolExecutor(thread_name_prefix="unpacking")
 
     async def __aenter__(self) -> ArchiveFetcher:
         if self._store.folder is not None:
@@ -71,43 +73,39 @@ class ArchiveFetcher:
         self._store.interruption.interrupt()
         if self._blocking:
             await asyncio.wait(self._blocking, timeout=_CLOSED_WITHIN)
+        self._unpacking.shutdown(wait=False)
 
     async def open(self, url: str, *, s3_sse_kms: bool = False) -> Archive:
         """The archive that ``url`` stands for. It goes to ``remove`` when no model is served from it any more; one that
         is only closed leaves its file in the store, for the next start."""
-        name = last_part(url)
-        if not is_url(url):
-            archive = await self._opened(url, await self._in_thread(self._located, url))
-        elif ".." in url or self._store.folder is None:
-            archive = self._store.open(url)  # which refuses it
-        elif url[:7].lower() == "file://":
-            path = await self._in_thread(self._allowed.local_path, url)
-            if await self._in_thread(path.is_dir):
-                archive = await self._opened(url, path)
-            else:
-                archive = await self._kept(url, url, name, partial(self._file, url, path))
-        else:
-            web = self._allowed.web_url(url)
-            source = partial(self._downloads.content, web, signed=s3_sse_kms)
-            archive = await self._kept(url, shown(web), name, source)
-        self._users[name] += 1
-        return archive
+        return await self._counted(url, self._open(url, last_part(url), s3_sse_kms=s3_sse_kms))
 
     async def reopen(self, url: str) -> Archive:
-        """For the same model, after its file in the store has changed: nothing is fetched."""
-        if is_url(url) and self._store.folder is not None:
-            path = self._store.folder / last_part(url)
-        else:
-            path = await self._in_thread(self._located, url)
-        archive = await self._opened(url, path)
-        self._users[last_part(url)] += 1
-        return archive
+        """As ``open``, for a model whose file in the store has changed: nothing is fetched that is there."""
+        kept = self._store.folder / last_part(url) if is_url(url) and self._store.folder is not None else None
+        if kept is None or not await self._in_thread(kept.is_file):
+            return await self.open(url)
+        return await self._counted(url, self._opened(url, kept))
+
+    async def _counted(self, url: str, opening: Coroutine[Any, Any, Archive]) -> Archive:
+        """Whoever opens a file counts as its user from the beginning, so that nobody deletes it meanwhile."""
+        name = last_part(url)
+        self._users[name] += 1
+        try:
+            return await opening
+        except BaseException:
+            await self._leave(name)
+            raise
 
     async def remove(self, archive: Archive) -> None:
         """Closes it, and deletes its file in the store if that was downloaded for it and nobody else uses it."""
-        name = last_part(archive.url)
-        self._users[name] -= 1
         await self._in_thread(archive.close)
+        await self._leave(last_part(archive.url))
+
+    async def _leave(self, name: str) -> None:
+        self._users[name] -= 1
+        if self._users[name] > 0:
+            return
         async with self._turn(name):
             if self._users[name] > 0:
                 return
@@ -115,6 +113,19 @@ class ArchiveFetcher:
             added = self._added.pop(name, None)
             if added is not None and await self._in_thread(added.remove):
                 log.info("Deleted %s: no model is served from it any more, and it had been downloaded.", added.path)
+
+    async def _open(self, url: str, name: str, *, s3_sse_kms: bool) -> Archive:
+        if not is_url(url):
+            return await self._opened(url, await self._in_thread(self._located, url))
+        if ".." in url or self._store.folder is None:
+            return self._store.open(url)  # which refuses it
+        if url[:7].lower() == "file://":
+            path = await self._in_thread(self._allowed.local_path, url)
+            if await self._in_thread(path.is_dir):
+                return await self._opened(url, path)
+            return await self._kept(url, url, name, partial(self._file, url, path))
+        web = self._allowed.web_url(url)
+        return await self._kept(url, shown(web), name, partial(self._downloads.content, web, signed=s3_sse_kms))
 
     def _located(self, url: str) -> Path:
         """In the store by its name, else where an absolute path leads, if ``allowed_urls`` has that."""
@@ -206,9 +217,13 @@ class ArchiveFetcher:
             yield piece
 
     async def _opened(self, url: str, path: Path) -> Archive:
-        """Unpacks it. When nobody waits for it any more, it is interrupted, and what has come of it is closed."""
+        """Unpacks it, in threads of our own: the loop's look up names, which must not wait for that.
+
+        When nobody waits for it any more, it is interrupted, and what has come of it is closed.
+        """
         given_up = _GivenUp(self._store.interruption)
-        future = self._in_background(replace(self._store, interruption=given_up).open_at, url, path)
+        work = partial(replace(self._store, interruption=given_up).open_at, url, path)
+        future = self._tracked(asyncio.get_running_loop().run_in_executor(self._unpacking, work))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -219,15 +234,14 @@ class ArchiveFetcher:
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
         """A thread cannot be cancelled: it is waited for, so that nobody takes away what it works on."""
-        future = self._in_background(work, *args)
+        future = self._tracked(asyncio.get_running_loop().run_in_executor(None, partial(work, *args)))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
             raise
 
-    def _in_background(self, work: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args))
+    def _tracked(self, future: asyncio.Future[T]) -> asyncio.Future[T]:
         self._blocking.add(future)
         future.add_done_callback(self._blocking.discard)
         return future

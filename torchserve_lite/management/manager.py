@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import psutil
 
 from torchserve_lite.archive.dependencies import install
-from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.archive.store import Archive, ModelStore, last_part
 from torchserve_lite.config.settings import DownloadConfig, ModelsConfig, WorkerConfig
 from torchserve_lite.core.models import ModelSpec, ModelStatus
 from torchserve_lite.core.options import ServingOptions
@@ -179,7 +179,7 @@ class ModelManager:
         await self._adopt(deployment, revision)
         self.registry.dismiss(deployment.name)
         name, version = deployment.key
-        log.info("Model %s is registered from %s.", deployment.key, wanted.url)
+        log.info("Model %s is registered from %s.", deployment.key, revision.archive.name)
         if not synchronous:
             self._in_background(deployment, partial(self._load, deployment), "Loading")
             return deployment
@@ -300,7 +300,7 @@ class ModelManager:
             raise
         served, deployment.revision, deployment.candidate = deployment.revision, revision, None
         await self._keep_for_rollback(deployment, served)
-        log.info("Model %s is served from %s now.", deployment.key, revision.spec.archive_url)
+        log.info("Model %s is served from %s now.", deployment.key, revision.archive.name)
         self._tell_change()
         return deployment
 
@@ -355,7 +355,7 @@ class ModelManager:
     async def reload_changed(self, names: Collection[str]) -> None:
         """Reloads the models whose archive is one of these files or folders of the store."""
         for deployment in list(self.registry):
-            if Path(deployment.spec.archive_url).name not in names:
+            if last_part(deployment.spec.archive_url) not in names:
                 continue
             try:
                 await self._in_turn(deployment, partial(self._reload, deployment))
@@ -367,6 +367,9 @@ class ModelManager:
     async def _reload(self, deployment: Deployment) -> None:
         options = deployment.shown_options
         archive = await self._fetcher.reopen(deployment.spec.archive_url)
+        if archive.digest and deployment.revision and archive.digest == deployment.revision.archive.digest:
+            await self._fetcher.remove(archive)  # it has only been written: fetching it does that
+            return
         revision = await self._prepared(archive, options)
         if revision.spec.key != deployment.key:
             await self._fetcher.remove(archive)
@@ -411,7 +414,7 @@ class ModelManager:
         """
         try:
             for warning in (*archive.warnings, *features_to_come(archive.config)):
-                log.warning("%s: %s", archive.url, warning)
+                log.warning("%s: %s", archive.name, warning)
             fewest = self._default_workers if default_workers is None else default_workers
             override = self._overrides.get(model_key(archive, wanted))
             spec = build_spec(archive, wanted, override, self._workers, fewest)

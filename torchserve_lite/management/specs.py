@@ -54,7 +54,7 @@ def build_spec(
 ) -> ModelSpec:
     """``override``: the entry of the ``models`` key for this version."""
     if archive.config.unserved:
-        raise InvalidArchive(archive.url, f"{archive.config.unserved}.")
+        raise InvalidArchive(archive.name, f"{archive.config.unserved}.")
     of_the_manifest = ServingOptions(handler=archive.manifest.handler or None, runtime=archive.manifest.runtime)
     of_the_server = ServingOptions(
         handler=workers.service_handler,
@@ -68,7 +68,7 @@ def build_spec(
     options = wanted.over(archive.config.options).over(override or _NO_OVERRIDE)
     if workers.debug:
         options = replace(options, **_FOR_A_DEBUGGER)
-    fewest, most = _worker_range(archive.url, options, default_workers)
+    fewest, most = _worker_range(archive.name, options, default_workers)
     options = options.over(of_the_manifest).over(of_the_server)
     return ModelSpec(
         key=model_key(archive, wanted),
@@ -115,7 +115,7 @@ def _worker_range(url: str, options: ServingOptions, default: int) -> tuple[int,
 
 def _no_handler(archive: Archive) -> str:
     raise InvalidArchive(
-        archive.url,
+        archive.name,
         "its manifest names no handler; name one there or set default_service_handler in config.properties.",
     )
 

@@ -262,7 +262,7 @@ async def test_redirect_to_the_metadata_service_is_refused_even_where_its_url_is
     url = fetching.origin.redirect("/m.mar", "http://169.254.169.254/latest/meta-data")
     told = await fetching.refused(url, DownloadFailed)
 
-    assert "169.254.169.254 is at 169.254.169.254, which is no public address" in told
+    assert "169.254.169.254 leads to 169.254.169.254, which is no public address" in told
     assert "allowed_url_networks" in told
 
 
@@ -358,7 +358,7 @@ async def test_each_redirect_is_looked_up_and_checked_anew(fetching: Fetching) -
     fetching.origin.redirect("/m.mar", f"http://good.example:{port}/again")
     fetcher = fetching.allowing(resolver=lambda: resolver)
 
-    assert "is at 127.0.0.2" in await fetching.refused(f"http://good.example:{port}/m.mar", DownloadFailed, fetcher)
+    assert "leads to 127.0.0.2" in await fetching.refused(f"http://good.example:{port}/m.mar", DownloadFailed, fetcher)
 
 
 # Answers that are none
@@ -566,6 +566,27 @@ async def test_several_who_want_one_url_at_once_all_get_it(fetching: Fetching) -
     assert fetching.kept == {"m.mar": archive()}
     for one in opened:
         await fetching.fetcher.remove(one)
+    assert fetching.nothing_left
+
+
+async def test_file_that_has_changed_is_opened_again_without_fetching(fetching: Fetching) -> None:
+    """``--watch``."""
+    first = await fetching.fetcher.open(fetching.origin.serve("/m.mar", archive()))
+    (fetching.store / "m.mar").write_bytes(archive("changed"))
+    again = await fetching.fetcher.reopen(first.url)
+
+    assert (again.manifest.model_name, again.url) == ("changed", first.url)
+    assert len(fetching.origin.requests) == 1
+
+
+async def test_file_that_is_being_asked_for_again_is_not_deleted(fetching: Fetching) -> None:
+    """And the one whose model is unregistered does not wait for a download of any length."""
+    opened = await fetching.fetcher.open(fetching.origin.serve("/m.mar", archive()))
+    async with downloading(fetching) as task:
+        await fetching.fetcher.remove(opened)
+        assert fetching.kept["m.mar"] == archive()
+        task.cancel()
+        await asyncio.wait([task])
     assert fetching.nothing_left
 
 
