@@ -123,6 +123,7 @@ def test_name_in_a_path_that_nothing_is_said_of_is_refused() -> None:
     [
         ("/predictions/we%20ird", "RESTful API for: we ird", {"/predictions/we%20ird", "/v2/models/we%20ird/infer"}),
         ("/explanations/m/2.0", "RESTful API for: m", {"/explanations/m", "/explanations/m/{model_version}"}),
+        ("/predictions/%7Bmodel_name%7D%22", 'RESTful API for: {model_name}"', {"/predictions/%7Bmodel_name%7D%22"}),
         ("/v1/models/m:predict", "RESTful API for: m", {"/v1/models/m:predict", "/v1/models/m"}),
         ("/v2/models/m/versions/1/infer", "RESTful API for: m", {"/v2/models/m/infer"}),
         ("/invocations?model_name=m", "RESTful API for: m", {"/models/m/invoke"}),

@@ -193,6 +193,7 @@ _ABOUT = (
     "model. OPTIONS is answered on every path, with the methods in Allow and the part of this document that is about "
     "the path."
 )
+_MODEL = "{model}"  # where its name comes in a title
 _REFERENCE = re.compile(r'\{\s+("\$ref": "[^"]+")\s+\}')  # which takes three lines otherwise
 _NAME = re.compile(r"\{(\w+)\}")
 
@@ -211,28 +212,37 @@ class ApiDescription:
 
     @cached_property
     def whole(self) -> bytes:
-        return _document("TorchServe APIs", _ABOUT, __version__, self.routes)
+        return _document("TorchServe APIs", _ABOUT, __version__, self.routes).encode()
 
     def at(self, path: str, query: Mapping[str, str]) -> bytes:
         """Of the routes that stand for this path; where it names a model, of all that can be done with the model in
         the same way."""
         found = self.matching(path)
         if not found:
-            return _document(f"No API at {path}", "There is no such route.", "1.0.0", ())
+            return _document(f"No API at {path}", "There is no such route.", "1.0.0", ()).encode()
         operation = found[0].operation
         names = _names(operation.path, path) or {}
         model = names.get("model_name") or (query.get("model_name") if operation.tag == "Inference" else None)
         if not model:
-            return _document("TorchServe APIs", operation.summary, __version__, found)
-        management = operation.tag == "Management"
-        about = "management" if management else "inference"
-        of_the_model = [  # by the first of its methods only: PUT and GET do the same as POST
-            replace(route, operation=_with_model(route.operation, model), methods=_main(route))
-            for route in self.routes
-            if "{model_name}" in route.operation.path and (route.operation.tag == "Management") is management
-        ]
-        title = f"RESTful {'Management ' if management else ''}API for: {model}"
-        return _document(title, f"All that the {about} routes do with this model.", "1.0.0", of_the_model)
+            return _document("TorchServe APIs", operation.summary, __version__, found).encode()
+        document = self._management_of_a_model if operation.tag == "Management" else self._inference_of_a_model
+        document = document.replace("{model_name}", quote(model, safe="", errors="replace"))
+        return document.replace(_MODEL, json.dumps(model)[1:-1], 1).encode()
+
+    @cached_property
+    def _inference_of_a_model(self) -> str:
+        """Made once, for any model: made for each request it would cost as much as many predictions."""
+        routes = [route for route in self.routes if route.operation.tag != "Management" and _is_of_a_model(route)]
+        # By the first of their methods only: PUT and GET do the same as POST
+        main = [replace(route, methods=route.methods[:1]) if route.operation.body else route for route in routes]
+        about = "All that the inference routes do with this model."
+        return _document(f"RESTful API for: {_MODEL}", about, "1.0.0", main, model_named=True)
+
+    @cached_property
+    def _management_of_a_model(self) -> str:
+        routes = [route for route in self.routes if route.operation.tag == "Management" and _is_of_a_model(route)]
+        about = "All that the management routes do with this model."
+        return _document(f"RESTful Management API for: {_MODEL}", about, "1.0.0", routes, model_named=True)
 
     def methods_at(self, path: str) -> tuple[str, ...]:
         """Those that are described for a path."""
@@ -266,29 +276,28 @@ def _openness(template: str) -> tuple[int, int, int]:
     return len(literals), -len(literals[0]), -sum(map(len, literals))
 
 
-def _main(route: DescribedRoute) -> tuple[str, ...]:
-    return route.methods[:1] if route.operation.body is not None else route.methods
+def _is_of_a_model(route: DescribedRoute) -> bool:
+    return "{model_name}" in route.operation.path
 
 
-def _with_model(operation: Operation, model: str) -> Operation:
-    name = quote(model, safe="", errors="replace")
-    return replace(operation, path=operation.path.replace("{model_name}", name))
-
-
-def _document(title: str, about: str, version: str, routes: Iterable[DescribedRoute]) -> bytes:
-    """Where two routes have one path and method, the first one answers."""
+def _document(
+    title: str, about: str, version: str, routes: Iterable[DescribedRoute], *, model_named: bool = False
+) -> str:
+    """Where two routes have one path and method, the first one answers. ``model_named``: the model's name will be put
+    into the paths."""
     components = _Components()
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         path = paths.setdefault(route.operation.path, {})
-        if names := _NAME.findall(route.operation.path):
+        names = [name for name in _NAME.findall(route.operation.path) if not (model_named and name == "model_name")]
+        if names:
             path["parameters"] = [components.of_path(name) for name in names]
         for method in route.methods:
             if method.lower() not in path:
                 path[method.lower()] = _operation(route, method, components)
     info = {"title": title, "description": about, "version": version}
     document = {"openapi": "3.0.1", "info": info, "paths": paths, "components": components.found}
-    return (_REFERENCE.sub(r"{\1}", json.dumps(document, indent=2)) + "\n").encode()
+    return _REFERENCE.sub(r"{\1}", json.dumps(document, indent=2)) + "\n"
 
 
 class _Components:
