@@ -8,6 +8,11 @@ ServingError
 │   │   └── UnknownCoding
 │   └── ConfigurationError     a setting cannot be used (start-up)
 ├── RouteNotFound, MethodNotAllowed
+│   └── ModelApiOff            registering and removing models is switched off
+├── InvalidToken               a key is needed, and this is none that opens this door
+│   └── InvalidTokenAsBefore
+├── Forbidden                  a call that a page of another site may have made
+│   └── HostNotAllowed, OriginNotAllowed
 ├── NotFound
 │   ├── ModelNotFound
 │   ├── ModelVersionNotFound
@@ -107,6 +112,49 @@ class MethodNotAllowed(ServingError):
     def __init__(self, allowed: tuple[str, ...] = ()) -> None:
         super().__init__("Requested method is not allowed, please refer to API document.")
         self.allowed = allowed
+
+
+class ModelApiOff(MethodNotAllowed):
+    def __init__(self, allowed: tuple[str, ...] = ()) -> None:
+        ServingError.__init__(
+            self,
+            "Requested method is not allowed, please refer to API document. Registering and removing is switched off; "
+            "enable_model_api=true or --enable-model-api switches it on.",
+        )
+        self.allowed = allowed
+
+
+class InvalidToken(ServingError):
+    """``check``: which one failed, in TorchServe's word."""
+
+    def __init__(self, check: str) -> None:
+        super().__init__(f"Token {check} failed. Token either incorrect, expired, or not provided correctly")
+
+
+class InvalidTokenAsBefore(InvalidToken):
+    """The same with TorchServe's status, for clients that count on it."""
+
+
+class Forbidden(ServingError):
+    pass
+
+
+class HostNotAllowed(Forbidden):
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"This call changes what is served, and its header Host is {host!r:.80}, a name that this server does not "
+            "know as its own: a web page may have made it. If the name is yours, add it to management_allowed_hosts; "
+            "with token authorization on, a token is enough."
+        )
+
+
+class OriginNotAllowed(Forbidden):
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"This call changes what is served, and a web page of another site has made it (Origin is {origin!r:.80}). "
+            "If the site is yours, add its host to management_allowed_hosts; with token authorization on, a token is "
+            "enough."
+        )
 
 
 class NotFound(ServingError):

@@ -38,6 +38,7 @@ from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
+from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
@@ -80,10 +81,19 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         shutdown = Shutdown(config.http.shutdown_grace)
         core = await stack.enter_async_context(serving_core(config, shutdown))
         log_lines = AccessLog(access_lines)
+        access = Access(config.access)
         front = HttpFrontEnd(
-            config.http, core.plane, core.manager, core.metrics, log_lines, shutdown, most_clients=clients
+            config.http,
+            core.plane,
+            core.manager,
+            core.metrics,
+            log_lines,
+            shutdown,
+            access=access,
+            most_clients=clients,
         )
         await stack.enter_async_context(front.serving())
+        await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
         progress.listening(front.addresses)
         stack.callback(progress.stopping)
         await _load_unless_stopped(core.manager.load_initial_models(config.models, progress), stop)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from torchserve_lite import __version__
 from torchserve_lite.config.settings import Config
 from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.management.access import KEY_FILE
 from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class PlainDisplay:
         self._addresses = addresses
         for roles, address in shared_addresses(addresses):
             self._line(f"listening: {roles} on {address}")
+        if line := token_line(self._config):
+            self._line(line)
 
     def loading(self, models: Sequence[str]) -> None:
         for model in models:
@@ -74,7 +78,7 @@ class PlainDisplay:
         self._line(f"failed: {model}: {message}")
 
     def started(self, seconds: float) -> None:
-        if self._ready and (request := example_request(self._addresses, self._ready[0])):
+        if self._ready and (request := example_request(self._config, self._addresses, self._ready[0])):
             self._line(f"try: {request}")
         self._line(final_line(len(self._ready), len(self._failed), seconds))
 
@@ -114,17 +118,28 @@ def shared_addresses(addresses: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(", ".join(names), address) for address, names in roles.items()]
 
 
-def example_request(addresses: Mapping[str, str], model: str) -> str:
-    """A curl line to paste, with FILE to be replaced by an input of the model."""
+def token_line(config: Config) -> str:
+    """Where the keys are, how they are sent, and how to do without."""
+    if not config.access.tokens:
+        return ""
+    return (
+        f"tokens: {Path(KEY_FILE).absolute()} holds the keys for inference and management; clients send theirs as "
+        "'Authorization: Bearer KEY'. Without tokens: --disable-token-auth, or disable_token_authorization=true"
+    )
+
+
+def example_request(config: Config, addresses: Mapping[str, str], model: str) -> str:
+    """A curl line to paste, with FILE to be replaced by an input of the model, and KEY by the key for inference."""
     address = addresses.get("inference")
     if not address:
         return ""
+    curl = "curl -H 'Authorization: Bearer KEY'" if config.access.tokens else "curl"
     if address.startswith("unix:"):
         socket = address.removeprefix("unix:")
-        return f"curl --unix-socket {socket} http://localhost/predictions/{model} -T FILE"
+        return f"{curl} --unix-socket {socket} http://localhost/predictions/{model} -T FILE"
     for bound, dialled in _HOSTS_TO_DIAL.items():
         address = address.replace(bound, dialled)
-    return f"curl {address}/predictions/{model} -T FILE"
+    return f"{curl} {address}/predictions/{model} -T FILE"
 
 
 def final_line(ready: int, failed: int, seconds: float) -> str:

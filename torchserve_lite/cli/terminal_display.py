@@ -11,7 +11,14 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from torchserve_lite.cli.display import example_request, final_line, headline, shared_addresses, worth_showing
+from torchserve_lite.cli.display import (
+    example_request,
+    final_line,
+    headline,
+    shared_addresses,
+    token_line,
+    worth_showing,
+)
 from torchserve_lite.config.settings import Config
 from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler, running
 
@@ -70,11 +77,13 @@ class TerminalDisplay:
         for roles, address in shared_addresses(self._addresses):
             listeners.add_row(roles, Text(address))
         self._console.print(listeners)
+        if line := token_line(self._config):
+            self._print(line, "cyan")
         if self._ready:
             self._console.print(self._models)
         for model, message in self._failures.items():
             self._print(f"failed: {model}: {message}", "red")
-        if self._ready and (request := example_request(self._addresses, self._ready[0])):
+        if self._ready and (request := example_request(self._config, self._addresses, self._ready[0])):
             self._print(f"try: {request}", "cyan")
         self._print(final_line(len(self._ready), len(self._failures), seconds), "bold green")
 

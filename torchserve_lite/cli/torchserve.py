@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torchserve_lite import __version__
@@ -46,10 +47,16 @@ def _start(arguments: argparse.Namespace) -> int:
 def _stop() -> int:
     """Waits for the end, with or without --foreground: the original says "has stopped" before it is true."""
     from torchserve_lite.cli.stop import finish
+    from torchserve_lite.management.access import KEY_FILE
 
     server = running_server(pid_file())
     if server is None:
         print("TorchServe is not currently running.")
         return 0
-    Path("key_file.json").unlink(missing_ok=True)  # the keys of the server that ends now, written in this folder
-    return finish(server, "TorchServe has stopped.")
+    code = finish(server, "TorchServe has stopped.")
+    if code == 0:
+        with suppress(
+            OSError
+        ):  # it removes its keys by itself; the original's stop does, in the folder it is called in
+            Path(KEY_FILE).unlink()
+    return code

@@ -19,13 +19,16 @@ from torchserve_lite.config.values import (
     choice,
     envelope,
     header_value,
+    host_names,
     integer,
     inverted,
+    minutes,
     networks,
     number,
     path,
     regular_expression,
     seconds,
+    status,
     text,
     url_patterns,
 )
@@ -147,15 +150,14 @@ _TABLE = (
         _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
         _key("metric_time_interval", seconds, "60", "metrics.interval", variable=_FILE_ONLY),
     ),
-    # Tokens come later too, but there it is the default that needs a word: see notices.py
-    _key("disable_token_authorization", boolean, "false", flag="--disable-token-auth"),
-    *_later(
-        "Token authorization",
-        _key("token_expiration_min", number(above=0), "60", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),
-    ),
+    # Who is let in
+    _key("disable_token_authorization", inverted, "false", "access.tokens", flag="--disable-token-auth"),
+    _key("token_expiration_min", minutes, "60", "access.token_lifetime", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),
+    _key("token_failure_status", status(401, 400), "401", "access.token_failure_status"),
+    _key("enable_model_api", boolean, "false", "access.model_api", flag="--enable-model-api"),
+    _key("management_allowed_hosts", host_names, "", "http.management_hosts"),
     *_later(
         "Registering and removing models",
-        _key("enable_model_api", boolean, "false", "models.enable_model_api", flag="--enable-model-api"),
         _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
     ),
     *_later("Workflows", _key("workflow_store", flag="--workflow-store")),

@@ -13,6 +13,7 @@ from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.metrics_file import Definitions, read_metrics_file, unknown_server_metrics
 from torchserve_lite.config.notices import notices
 from torchserve_lite.config.settings import (
+    AccessConfig,
     Config,
     DownloadConfig,
     HttpConfig,
@@ -43,6 +44,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     lines = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
     return Config(
         http=HttpConfig(**pieces["http"]),
+        access=AccessConfig(**pieces["access"]),
         workers=WorkerConfig(
             **pieces["workers"],
             # Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read.

@@ -51,6 +51,8 @@ MEANINGS: Mapping[str, str] = {
     "metric_time_interval": "Seconds between two looks at the machine's own metrics.",
     "disable_token_authorization": "true: clients need no token.",
     "token_expiration_min": "Minutes for which a token is valid.",
+    "token_failure_status": "The status of a refused token: 401, or 400 as with TorchServe.",
+    "management_allowed_hosts": "Names by which management may be called where no tokens are needed.",
     "enable_model_api": "Whether clients may register and remove models.",
     "unregister_model_timeout": "Seconds that a model which is removed has for its last requests.",
     "allowed_urls": "Regular expressions, comma separated: where archives may be fetched from.",

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torchserve_lite.config.effective import nearest_key
 from torchserve_lite.config.keys import KEYS, Key, Support
 from torchserve_lite.config.sources import Setting, Settings, unread_variables
 from torchserve_lite.config.values import boolean, inverted
-
-_TOKENS_MISSING = (
-    "token authorization is not built yet: every client that reaches the port is served; "
-    "keep the listeners on loopback or behind a gateway (disable_token_authorization=true says that you know)"
-)
 
 _ANYBODYS = "http://some-host-that-nobody-has-named.example/model.mar"
 
@@ -43,8 +39,13 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             f"{', '.join(variables)} in the environment: not read, "
             "because config.properties does not say enable_envvars_config=true."
         )
-    if not boolean(_text(settings, "disable_token_authorization")):
-        yield _TOKENS_MISSING
+    management = _value(settings, "management_address")
+    if not management.is_local and not _value(settings, "disable_token_authorization"):
+        yield (
+            f"management_address={management} can be reached from other machines, and clients need no token: whoever "
+            "reaches it can change what is served. Name 127.0.0.1 there, let a gateway decide who gets through, or set "
+            "disable_token_authorization=false."
+        )
 
 
 def _unknown_keys(settings: Settings) -> Iterator[str]:
@@ -92,6 +93,11 @@ def _overruled(settings: Settings) -> Iterator[str]:
 
 def _text(settings: Settings, name: str) -> str:
     return settings[name].text if name in settings else ""
+
+
+def _value(settings: Settings, name: str) -> Any:
+    """What holds in the end."""
+    return settings[name].value if name in settings else KEYS[name].default_value
 
 
 def _known(settings: Settings) -> Iterator[tuple[Key, Setting]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,16 @@ class Address:
     port: int = 0
     tls: bool = False
     path: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Only this machine reaches it, as far as can be told from how it is written."""
+        if self.path or self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.path:
@@ -40,8 +51,19 @@ class HttpConfig:
     slow_header_seconds: float = 30.0  # from the first byte of a request to the end of its headers
     slow_client_rate: float = 500.0  # bytes a second, on average over slow_client_seconds, below which a client is cut
     cors: Mapping[str, str] = field(default_factory=dict)  # access-control-allow-... header -> value
+    management_hosts: tuple[str, ...] = ()  # names, in small letters, by which management may be called; see guard.py
     shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included
     shutdown_linger: float = 1.0  # seconds for which a server that stops goes on accepting, while it is not ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessConfig:
+    """What clients need to be let in, and what they may do then."""
+
+    tokens: bool = True
+    token_lifetime: float = 3600.0  # seconds
+    token_failure_status: int = 401
+    model_api: bool = False  # models may be registered and removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +104,6 @@ class ModelsConfig:
     load_all: bool = False
     startup: tuple[ServingOptions, ...] = ()
     overrides: Mapping[tuple[str, str], ServingOptions] = field(default_factory=dict)
-    enable_model_api: bool = False
     cache: Path | None = None  # where archives are kept unpacked for the next start
     cache_size: int = 20 * 2**30  # bytes of it that one start leaves
     watch: bool = False  # reload a model when its archive or folder in the store changes
@@ -133,6 +154,7 @@ class Config:
     later, unknown keys with the nearest name, values that were corrected."""
 
     http: HttpConfig = HttpConfig()
+    access: AccessConfig = AccessConfig()
     workers: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
     downloads: DownloadConfig = DownloadConfig()

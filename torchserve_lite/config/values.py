@@ -15,6 +15,7 @@ from torchserve_lite.core.requests import Envelope
 
 Parser = Callable[[str], Any]
 
+_HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un has room for 108 with the closing NUL
 
 
@@ -72,6 +73,11 @@ def number(*, above: float | None = None, minimum: float = 0.0) -> Parser:
 seconds = number(above=0)
 
 
+def minutes(value: str) -> float:
+    """In seconds, as all times within."""
+    return float(seconds(value)) * 60
+
+
 def choice(*accepted: str) -> Parser:
     def parse(value: str) -> str:
         word = "".join(value.split()).lower()
@@ -80,6 +86,12 @@ def choice(*accepted: str) -> Parser:
         return word
 
     return parse
+
+
+def status(*accepted: int) -> Parser:
+    """A status of HTTP, of those that may be chosen."""
+    chosen = choice(*map(str, accepted))
+    return lambda value: int(chosen(value))
 
 
 envelope = choice(*(form.value for form in Envelope if form is not Envelope.NONE))
@@ -113,6 +125,17 @@ def networks(value: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network,
         raise Unacceptable(
             f"expected networks or addresses such as 10.0.0.0/8, 127.0.0.1 or fd00::/8; {error}"
         ) from error
+
+
+def host_names(value: str) -> tuple[str, ...]:
+    """In small letters, as they are compared."""
+    names = tuple(name.strip().lower() for name in value.split(","))
+    if not all(_HOST_NAME.fullmatch(name) for name in names):
+        raise Unacceptable(
+            "expected names of hosts without scheme and port, separated by commas; "
+            "*.example.com stands for all that end so, * for any"
+        )
+    return names
 
 
 def header_value(value: str) -> str:

@@ -33,6 +33,12 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.ExpectationFailed: ErrorMapping(417, "BadRequestException"),
     errors.RouteNotFound: ErrorMapping(404, "ResourceNotFoundException"),
     errors.MethodNotAllowed: ErrorMapping(405, "MethodNotAllowedException"),
+    errors.ModelApiOff: ErrorMapping(405, "MethodNotAllowedException"),
+    errors.InvalidToken: ErrorMapping(401, "InvalidKeyException"),
+    errors.InvalidTokenAsBefore: ErrorMapping(400, "InvalidKeyException"),
+    errors.Forbidden: ErrorMapping(403, "ForbiddenException"),
+    errors.HostNotAllowed: ErrorMapping(403, "ForbiddenException"),
+    errors.OriginNotAllowed: ErrorMapping(403, "ForbiddenException"),
     errors.NotFound: ErrorMapping(404, "ResourceNotFoundException"),
     errors.ModelNotFound: ErrorMapping(404, "ModelNotFoundException"),
     errors.ModelVersionNotFound: ErrorMapping(404, "ModelVersionNotFoundException"),
@@ -122,6 +128,8 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, errors.Unavailable):
         headers = (("Retry-After", str(error.retry_after)),)
+    elif status == 401:
+        headers = (("WWW-Authenticate", "Bearer"),)
     elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
         headers = (("Allow", ", ".join(error.allowed)),)
     return ErrorReply(status, body, headers)

@@ -19,11 +19,12 @@ from rich.console import Console
 from torchserve_lite import __version__
 from torchserve_lite.cli.display import AnnouncingDisplay, PlainDisplay, display_for, example_request
 from torchserve_lite.cli.terminal_display import TerminalDisplay
-from torchserve_lite.config.settings import Config
+from torchserve_lite.config.settings import AccessConfig, Config
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.telemetry.log_sinks import written_to
 
-_CONFIG = Config(source=Path("c.properties"), notices=("mind the gap",))
+_WITHOUT_TOKENS = AccessConfig(tokens=False)
+_CONFIG = Config(source=Path("c.properties"), notices=("mind the gap",), access=_WITHOUT_TOKENS)
 _SHARED = {"inference": "http://0.0.0.0:1", "management": "http://0.0.0.0:1", "metrics": "http://0.0.0.0:2"}
 
 
@@ -234,4 +235,4 @@ def test_announcement_is_made_when_the_sockets_are_open() -> None:
     ],
 )
 def test_example_request_can_be_dialled(address: str, request_line: str) -> None:
-    assert example_request({"inference": address}, "m") == request_line
+    assert example_request(_CONFIG, {"inference": address}, "m") == request_line

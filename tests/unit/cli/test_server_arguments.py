@@ -58,7 +58,7 @@ def test_kserves_arguments_are_taken(folder: Path) -> None:
         "--model-store=store", "--ts-config=c.properties", "--disable-token-auth", "--enable-model-api", "--ncs"
     )
     assert (config.models.store, config.workers.queue_size) == (folder / "store", 7)
-    assert config.models.enable_model_api
+    assert config.access.model_api
 
 
 def test_usual_file_of_the_folder_is_read(folder: Path) -> None:

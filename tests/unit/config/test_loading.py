@@ -125,7 +125,26 @@ def test_credentials_for_s3_are_awss_own_variables(load: Load) -> None:
 
 def test_token_expiry_has_a_variable_of_another_name(load: Load) -> None:
     config = load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_TIME_MIN": "2.5"})
-    assert config.values["token_expiration_min"] == "2.5"
+    assert config.access.token_lifetime == 150
+
+
+@pytest.mark.parametrize(
+    ("file", "flag", "variable", "tokens"),
+    [
+        pytest.param("", "", "", True, id="default"),
+        pytest.param("true", "", "", False, id="file"),
+        pytest.param("false", "true", "", False, id="the flag wins over the file"),
+        pytest.param("true", "true", "false", True, id="the environment wins over both"),
+    ],
+)
+def test_tokens_are_needed_unless_the_last_word_says_no(
+    load: Load, file: str, flag: str, variable: str, tokens: bool
+) -> None:
+    name = "disable_token_authorization"
+    told = {name: flag} if flag else {}
+    environ = {"TS_DISABLE_TOKEN_AUTHORIZATION": variable} if variable else {}
+    config = load(f"{_ENVIRONMENT_ALLOWED}{name}={file}", told, environ)
+    assert config.access.tokens is tokens
 
 
 @pytest.mark.parametrize(

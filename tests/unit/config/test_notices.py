@@ -34,11 +34,6 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "^gRPC: comes later; .*: grpc_inference_port, grpc_management_port.$",
             id="one line for a feature to come",
         ),
-        pytest.param(
-            "enable_model_api=true\nallowed_urls=https://h/.*",
-            "^Registering and removing models: comes later",
-            id="model api",
-        ),
         pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),
         pytest.param("metrics_format=log", "^metrics_format=log: comes later", id="the same under its old name"),
         pytest.param(
@@ -92,10 +87,22 @@ def test_nothing_is_said_of_what_changes_nothing(tmp_path: Path, text: str) -> N
     assert _notices(tmp_path, _QUIET + text) == ()
 
 
-def test_missing_token_authorization_is_said_unless_it_is_switched_off(tmp_path: Path) -> None:
-    (notice,) = _notices(tmp_path, "")
-    assert "token authorization is not built yet: every client that reaches the port is served" in notice
-    assert _notices(tmp_path, _QUIET) == ()
+@pytest.mark.parametrize("address", ["0.0.0.0", "[::]", "10.0.0.5", "models.example.com"])
+def test_management_that_others_reach_without_tokens_is_said_with_the_keys_that_mend_it(
+    tmp_path: Path, address: str
+) -> None:
+    text = f"management_address=http://{address}:8085\n"
+    (notice,) = _notices(tmp_path, _QUIET + text)
+    assert f"management_address=http://{address}:8085 can be reached from other machines" in notice
+    assert "disable_token_authorization=false" in notice
+    assert _notices(tmp_path, text) == ()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.2:8085", "http://[::1]:8085", "http://LocalHost", "unix:/tmp/m"])
+def test_nothing_is_said_of_management_without_tokens_that_only_this_machine_reaches(
+    tmp_path: Path, address: str
+) -> None:
+    assert _notices(tmp_path, f"{_QUIET}management_address={address}") == ()
 
 
 def test_model_api_without_urls_is_said_with_the_key(tmp_path: Path) -> None:
@@ -116,6 +123,9 @@ def test_secret_values_are_not_told(tmp_path: Path) -> None:
 
 
 def test_order_follows_the_file_for_unknown_keys_and_the_table_for_others(tmp_path: Path) -> None:
-    text = "initial_distribution_port=1\nzz2=1\nNUM_WORKERS=1\nkeystore=k\nzz1=1"
+    text = (
+        f"{_QUIET}initial_distribution_port=1\nzz2=1\nNUM_WORKERS=1\nkeystore=k\nzz1=1\n"
+        "management_address=http://0.0.0.0:1"
+    )
     beginnings = [notice.split()[0] for notice in _notices(tmp_path, text)]
-    assert beginnings == ["zz2", "zz1", "TLS:", "Parallel", "Accepted,", "token"]
+    assert beginnings == ["zz2", "zz1", "TLS:", "Parallel", "Accepted,", "management_address=http://0.0.0.0:1"]

@@ -15,11 +15,12 @@ from multidict import CIMultiDictProxy
 
 from tests.conftest import KEY, deployment_of
 from tests.fake_engine import FakeEngine
-from torchserve_lite.config.settings import Address, HttpConfig, MetricsConfig
+from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.local import LocalDataPlane
+from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -80,7 +81,7 @@ class FakeManager:
 class Front:
     """A front end that listens, with a client for it."""
 
-    def __init__(self, config: HttpConfig, most_clients: int) -> None:
+    def __init__(self, config: HttpConfig, most_clients: int, access: Access | None = None) -> None:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
@@ -92,7 +93,10 @@ class Front:
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
-        self.http = HttpFrontEnd(config, plane, manager, self.metrics, log, shutdown, most_clients=most_clients)
+        self.access = access or Access(AccessConfig(tokens=False))
+        self.http = HttpFrontEnd(
+            config, plane, manager, self.metrics, log, shutdown, access=self.access, most_clients=most_clients
+        )
         self.access_log = log
         self.client: aiohttp.ClientSession
 
@@ -137,11 +141,11 @@ class Front:
 
 
 @asynccontextmanager
-async def listening(*, most_clients: int = 1000, **config: Any) -> AsyncIterator[Front]:
+async def listening(*, most_clients: int = 1000, access: Access | None = None, **config: Any) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
     roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
     facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
-    front = Front(HttpConfig(**facts), most_clients)
+    front = Front(HttpConfig(**facts), most_clients, access)
     async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client
         yield front

@@ -14,13 +14,14 @@ import pytest
 from tests.conftest import KEY, Holder, deployment_of
 from tests.fake_engine import FakeEngine, silence
 from tests.virtual_time import virtual_time
-from torchserve_lite.config.settings import HttpConfig, MetricsConfig
+from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Verb
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.errors import QueueFull, WorkerDied
 from torchserve_lite.ipc.messages import encoded_headers
+from torchserve_lite.management.access import Access
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -28,6 +29,7 @@ from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.connections import Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
+from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.incoming import IncomingBody
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
@@ -135,14 +137,15 @@ class Listener:
         self.health = Health(plane)
         self.clients = Clients(most_clients, 75.0)
         self.exchange = Exchange(settings, self.health, self.metrics, self.access_log, self.clients)
-        table = RouteTable(self.exchange.answer)
+        guard = Guard(Access(AccessConfig(tokens=False)), settings, Address(), ("inference",))
+        table = RouteTable(self.exchange.answer, guard)
         refusals = Refusals(settings, self.metrics, table.description)
         shared = (plane, self.health, Bodies(settings))
         for routes in (TorchServeRoutes, SageMakerRoutes, KServeV1Routes, KServeV2Routes):
             routes(*shared).add_to(table)
         self.aiohttp: list[Aiohttp] = []
         heads = PlainHeads(table.plain, settings.max_request_size)
-        self.front = Front(self.clients, refusals, self.exchange, plane, heads, self._speak_aiohttp)
+        self.front = Front(self.clients, refusals, self.exchange, plane, heads, guard, self._speak_aiohttp)
 
     def connect(self) -> tuple[Connection, Transport]:
         connection = Connection(self.front)

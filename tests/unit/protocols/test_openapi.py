@@ -12,9 +12,11 @@ from openapi_spec_validator import validate
 
 from tests.unit.protocols.conftest import Answer, Front, listening
 from torchserve_lite import __version__
-from torchserve_lite.config.settings import Address
+from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.management.access import Access, Door
 from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.openapi import ApiDescription, Operation
 from torchserve_lite.protocols.http.routing import RouteTable
 
@@ -107,7 +109,8 @@ async def _handler(request: web.Request) -> InferenceResponse:
 
 
 def test_route_without_a_description_is_refused() -> None:
-    group = RouteTable(_never).group(ErrorForm.TORCHSERVE)
+    guard = Guard(Access(AccessConfig(tokens=False)), HttpConfig(), Address(), ())
+    group = RouteTable(_never, guard).group(ErrorForm.TORCHSERVE, Door.OPEN)
     with pytest.raises(TypeError, match="/new has no description"):
         group.add("GET", "/new", _handler)
 

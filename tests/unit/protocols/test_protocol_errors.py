@@ -21,6 +21,8 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.TooManyConnections: errors.TooManyConnections(),
     errors.RouteNotFound: errors.RouteNotFound(),
     errors.MethodNotAllowed: errors.MethodNotAllowed(("GET", "PUT")),
+    errors.ModelApiOff: errors.ModelApiOff(),
+    errors.InvalidToken: errors.InvalidToken("Authorization"),
     errors.ModelNotFound: errors.ModelNotFound("m"),
     errors.ModelVersionNotFound: errors.ModelVersionNotFound("m", "2.0"),
     errors.UnknownDefault: errors.UnknownDefault("m", "2.0"),
@@ -82,6 +84,10 @@ def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Excep
         (errors.BodyTooLarge(1), 413, "BadRequestException"),
         (errors.RouteNotFound(), 404, "ResourceNotFoundException"),
         (errors.MethodNotAllowed(), 405, "MethodNotAllowedException"),
+        (errors.ModelApiOff(), 405, "MethodNotAllowedException"),
+        (errors.InvalidToken("Authorization"), 401, "InvalidKeyException"),
+        (errors.InvalidTokenAsBefore("Authorization"), 400, "InvalidKeyException"),
+        (errors.HostNotAllowed("m"), 403, "ForbiddenException"),
         (errors.ModelNotFound("m"), 404, "ModelNotFoundException"),
         (errors.ModelVersionNotFound("m", "2"), 404, "ModelVersionNotFoundException"),
         (errors.Conflict("x"), 409, "ConflictStatusException"),
@@ -122,6 +128,11 @@ def test_unavailable_says_when_to_come_back(kind: type[Exception]) -> None:
     error = example(kind)
     assert isinstance(error, errors.Unavailable)
     assert told(error)[2] == {"Retry-After": str(error.retry_after)}
+
+
+def test_refused_token_says_what_is_asked_for_unless_the_operator_wants_the_old_status() -> None:
+    assert told(errors.InvalidToken("Authorization"))[2] == {"WWW-Authenticate": "Bearer"}
+    assert told(errors.InvalidTokenAsBefore("Authorization"))[2] == {}
 
 
 def test_refused_method_names_the_allowed_ones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from torchserve_lite.core.requests import InferenceResponse
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import JSON
 from torchserve_lite.protocols.http.openapi import Answer, Operation
@@ -31,6 +32,6 @@ class ApiDescriptionRoutes:
         async def describe(request: web.Request) -> InferenceResponse:
             return InferenceResponse(table.description.whole, content_type=JSON)
 
-        group = table.group(ErrorForm.TORCHSERVE)
+        group = table.group(ErrorForm.TORCHSERVE, Door.OPEN)
         group.add("OPTIONS", "/", describe, _ROOT)
         group.add(ANY, "/api-description", describe, _OLDER)

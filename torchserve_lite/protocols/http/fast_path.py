@@ -26,6 +26,7 @@ from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.answers import new_request_id
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Answers, Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
+from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.incoming import IncomingBody
 from torchserve_lite.protocols.http.plain import Head, PlainHeads
 from torchserve_lite.protocols.http.streams import in_chunks, stream
@@ -49,6 +50,7 @@ class Front:
     exchange: Exchange
     plane: DataPlane
     plain: PlainHeads
+    guard: Guard
     speak_aiohttp: Callable[[Client], AiohttpConnection]
     unsent: list[tuple[Connection, bytes, InferenceResponse, bool]] = field(default_factory=list)
 
@@ -174,7 +176,7 @@ class Connection(Client):
             head = self._last_head
             if head is None or not data.startswith(head.raw):
                 head = self._last_head = self._front.plain.head(data)
-            if head is None or len(data) > head.whole:
+            if head is None or len(data) > head.whole or not self._front.guard.admits(head.authorization):
                 self._pass_on(data)
                 return
             self._head = head

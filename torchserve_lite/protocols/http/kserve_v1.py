@@ -12,7 +12,8 @@ from aiohttp import web
 
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
+from torchserve_lite.errors import RouteNotFound
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
@@ -33,6 +34,7 @@ from torchserve_lite.protocols.http.openapi import (
 from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, make_request
 from torchserve_lite.protocols.http.routing import ANY, RouteTable
 
+_WITHOUT_A_VERB = "(?:(?!:|%3[Aa])(?s:.))+"
 _VERBS = {"predict": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 _ALIVE = Operation(
@@ -79,10 +81,12 @@ class KServeV1Routes:
         self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.KSERVE)
-        group.add(READ, "/", self.alive, _ALIVE)
+        health = table.group(ErrorForm.KSERVE, Door.OPEN)
+        health.add(READ, "/", self.alive, _ALIVE)
+        health.add(READ, f"/v1/models/{{model:{_WITHOUT_A_VERB}}}", self.ready, _READY)
+        group = table.group(ErrorForm.KSERVE, Door.INFERENCE)
         group.add(READ, "/v1/models", self.models, _MODELS)
-        group.add(ANY, "/v1/models/{target:.+}", self.model, _READY, _PREDICT, _EXPLAIN)
+        group.add(ANY, "/v1/models/{target:.+}", self.model, _PREDICT, _EXPLAIN)
         group.add_plain("/v1/models/{target:.+}", call)
         group.add_unknown("/v1/{path:.*}")
 
@@ -92,12 +96,13 @@ class KServeV1Routes:
     async def models(self, request: web.Request) -> InferenceResponse:
         return json_answer({"models": [model.name for model in await self._plane.models()]})
 
+    async def ready(self, request: web.Request) -> InferenceResponse:
+        return await readiness(self._health, request.match_info["model"].rstrip("/"))
+
     async def model(self, request: web.Request) -> InferenceResponse:
         target = call(request.match_info)
         if target is None:
-            if request.method not in READ:
-                raise MethodNotAllowed(READ)
-            return await readiness(self._health, request.match_info["target"].rstrip("/"))
+            raise RouteNotFound
         check_method(request)
         await self._plane.check_known(target.model, None)
         body = Part("body", await self._bodies.read(request), JSON)

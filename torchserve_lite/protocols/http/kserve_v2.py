@@ -14,6 +14,7 @@ from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
@@ -135,16 +136,17 @@ class KServeV2Routes:
         self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.KSERVE)
+        health = table.group(ErrorForm.KSERVE, Door.OPEN)
+        health.add(READ, "/v2/health/live", self.live, _LIVE)
+        health.add(READ, "/v2/health/ready", self.ready, _READY)
+        group = table.group(ErrorForm.KSERVE, Door.INFERENCE)
         group.add(READ, "/v2", self.server, _SERVER)
         group.add(READ, "/v2/", self.server, _SERVER)
-        group.add(READ, "/v2/health/live", self.live, _LIVE)
-        group.add(READ, "/v2/health/ready", self.ready, _READY)
         group.add(READ, "/v2/models", self.models, _MODELS)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             described = _of_model if model.endswith("{model}") else _of_version
             group.add(READ, model, self.metadata, described(_METADATA))
-            group.add(READ, f"{model}/ready", self.model_ready, described(_MODEL_READY))
+            health.add(READ, f"{model}/ready", self.model_ready, described(_MODEL_READY))
             calls = (described(_INFER), described(_EXPLAIN))
             group.add(INFER_METHODS, f"{model}/{{verb:infer|explain}}", self.infer, *calls)
             group.add_plain(f"{model}/{{verb:infer|explain}}", call)

@@ -14,6 +14,7 @@ from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -22,6 +23,7 @@ from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
+from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
@@ -29,6 +31,7 @@ from torchserve_lite.protocols.http.plain import PlainHeads
 from torchserve_lite.protocols.http.refusals import Refusals
 from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
+from torchserve_lite.protocols.http.tokens import TokenRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -55,6 +58,7 @@ class HttpFrontEnd:
         access_log: AccessLog,
         shutdown: Shutdown,
         *,
+        access: Access,
         most_clients: int,
     ) -> None:
         """``most_clients``: how many connections may be open at once."""
@@ -64,6 +68,7 @@ class HttpFrontEnd:
         self._metrics = metrics
         self._access_log = access_log
         self._shutdown = shutdown
+        self._access = access
         self._health = Health(plane)
         self._clients = Clients(most_clients, _KEEP_ALIVE)
         self.addresses: dict[str, str] = {}
@@ -133,7 +138,8 @@ class HttpFrontEnd:
     async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
         exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._clients)
         app = web.Application()
-        table = RouteTable(exchange.answer)
+        guard = Guard(self._access, self._config, address, roles)
+        table = RouteTable(exchange.answer, guard)
         for routes in self._routes(roles):
             routes.add_to(table)
         table.fill(app)
@@ -145,14 +151,14 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            connect = self._connector(runner, exchange, table)
+            connect = self._connector(runner, exchange, guard, table)
             socket = await _open_socket(address, roles[0], connect)
             stack.callback(socket.close)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
             yield Listener(socket, exchange, connect)
 
-    def _connector(self, runner: web.AppRunner, exchange: Exchange, table: RouteTable) -> Connect:
+    def _connector(self, runner: web.AppRunner, exchange: Exchange, guard: Guard, table: RouteTable) -> Connect:
         loop = asyncio.get_running_loop()
         refusals = Refusals(self._config, self._metrics, table.description)
         server = runner.server
@@ -171,7 +177,7 @@ class HttpFrontEnd:
             )
 
         heads = PlainHeads(table.plain if self._config.fast_path else (), self._config.max_request_size)
-        front = Front(self._clients, refusals, exchange, self._plane, heads, speak_aiohttp)
+        front = Front(self._clients, refusals, exchange, self._plane, heads, guard, speak_aiohttp)
         return lambda: Connection(front)
 
     def _routes(self, roles: list[str]) -> list[Routes]:
@@ -182,6 +188,8 @@ class HttpFrontEnd:
             routes += [KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
             routes.append(ManagementRoutes(self._manager, self._plane))
+            if self._access.tokens:
+                routes.append(TokenRoutes(self._access))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
         routes.append(ApiDescriptionRoutes())

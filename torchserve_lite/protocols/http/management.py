@@ -11,6 +11,7 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
+from torchserve_lite.management.access import Door
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import json_answer
@@ -36,7 +37,7 @@ class ManagementRoutes:
         self._plane = plane
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.TORCHSERVE)
+        group = table.group(ErrorForm.TORCHSERVE, Door.MANAGEMENT)
         group.add(READ, "/models", self.list_models, LIST)
         for path in ("/models/{model}", "/models/{model}/{version}"):
             described = (of_version(DESCRIBE), of_version(SCALE)) if "{version}" in path else (DESCRIBE, SCALE)
@@ -95,7 +96,7 @@ class MetricsRoutes:
         self._metrics = metrics
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.TORCHSERVE)
+        group = table.group(ErrorForm.TORCHSERVE, Door.OPEN)
         group.add(READ, "/metrics", self.show, METRICS)
 
     async def show(self, request: web.Request) -> InferenceResponse:

@@ -35,7 +35,7 @@ _RULES = {  # for the headers that change how a request is read, or answered
     "host": HOST,
 }
 # fmt: off
-_OTHERS = frozenset({  # handlers see them, and nobody else looks at them
+_OTHERS = frozenset({  # handlers see them; of the others only the guard looks at authorization
     "accept", "accept-charset", "accept-encoding", "accept-language", "authorization", "baggage", "cache-control",
     "cookie", "date", "dnt", "from", "origin", "pragma", "priority", "referer", "sec-fetch-dest", "sec-fetch-mode",
     "sec-fetch-site", "sec-fetch-user", "traceparent", "tracestate", "user-agent", "via",
@@ -69,6 +69,7 @@ class Head(NamedTuple):
     encoded_headers: bytes
     timeout: float | None
     trace_context: str
+    authorization: str
     asked: str  # for the log
 
     def request(self, request_id: str, body: Buffer) -> InferenceRequest:
@@ -122,8 +123,8 @@ class PlainHeads:
         headers = (*pairs, *target.more_headers)
         trace_context = values.get("traceparent", "")
         size = len(raw)
-        facts = (target, form, content_type, headers, encoded_headers(headers), timeout, trace_context, asked)
-        return Head(raw, size, size + length, *facts)
+        facts = (target, form, content_type, headers, encoded_headers(headers), timeout, trace_context)
+        return Head(raw, size, size + length, *facts, values.get("authorization", ""), asked)
 
     def _read_line(self, line: str) -> tuple[Target, ErrorForm, str] | None:
         """What the first line asks for, in which form errors are told, and how it is logged."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from aiohttp import web
 
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import MethodNotAllowed, RouteNotFound
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import JSON
+from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.openapi import ApiDescription, Operation
 from torchserve_lite.protocols.http.requests import Target
 
@@ -46,35 +48,37 @@ class Routes(Protocol):
 
 
 class RouteTable:
-    """Paths in aiohttp's notation. Every request, a refused one too, goes through ``answering``.
+    """Paths in aiohttp's notation. Every request, a refused one too, goes through ``answering``; and past the guard at
+    the door that its group names, unless it is OPTIONS.
 
     Not aiohttp's middlewares: they would cost each request a third of what routing costs, and do not see its own
     answers for unknown paths and methods.
     """
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, guard: Guard) -> None:
         self._answering = answering
-        self._paths: dict[str, tuple[dict[str, Handler], ErrorForm]] = {}
+        self._guard = guard
+        self._paths: dict[str, tuple[dict[str, Handler], RouteGroup]] = {}
         self._checks: dict[str, Check] = {}
         self.plain: list[PlainRoute] = []
         self.description = ApiDescription()
 
-    def group(self, form: ErrorForm) -> RouteGroup:
-        """Routes that tell of their errors, refusals included, in one form."""
-        return RouteGroup(self._paths, self._checks, self.plain, self.description, form)
+    def group(self, form: ErrorForm, door: Door) -> RouteGroup:
+        """Routes that tell of their errors, refusals included, in one form, and that one key opens."""
+        return RouteGroup(self._paths, self._checks, self.plain, self.description, self._guard, form, door)
 
     def fill(self, app: web.Application) -> None:
-        unknown: tuple[dict[str, Handler], ErrorForm] = ({ANY: _not_found}, ErrorForm.TORCHSERVE)
-        for path, (by_method, form) in {**self._paths, "/{path:.*}": unknown}.items():
-            endpoint = self._endpoint(by_method, form, self._checks.get(path))
+        self.group(ErrorForm.TORCHSERVE, self._guard.elsewhere).add_unknown("/{path:.*}")
+        for path, (by_method, group) in self._paths.items():
+            endpoint = self._endpoint(by_method, group, self._checks.get(path))
             path = path.replace(":.", ":(?s:.)")  # a name may have line breaks, which a dot leaves out
             app.router.add_route(ANY, path, endpoint, expect_handler=_leave_to_the_exchange)
 
     def _endpoint(
-        self, by_method: dict[str, Handler], form: ErrorForm, check: Check | None
+        self, by_method: dict[str, Handler], group: RouteGroup, check: Check | None
     ) -> Callable[..., Awaitable[web.StreamResponse]]:
-        answering = self._answering
-        for_any = by_method.get(ANY) or _refusal(tuple(by_method))
+        answering, form = self._answering, group.form
+        for_any = by_method.get(ANY) or group.behind_its_door(_refusal(tuple(by_method)))
         by_method = {"OPTIONS": self._options(tuple(by_method), check), **by_method}
 
         async def endpoint(request: web.Request) -> web.StreamResponse:
@@ -100,19 +104,25 @@ class RouteTable:
 
 
 class RouteGroup:
+    """Of groups that share a path, the first one refuses the methods that the path has not."""
+
     def __init__(
         self,
-        paths: dict[str, tuple[dict[str, Handler], ErrorForm]],
+        paths: dict[str, tuple[dict[str, Handler], RouteGroup]],
         checks: dict[str, Check],
         plain: list[PlainRoute],
         description: ApiDescription,
+        guard: Guard,
         form: ErrorForm,
+        door: Door,
     ) -> None:
         self._paths = paths
         self._checks = checks
         self._plain = plain
         self._description = description
-        self._form = form
+        self._guard = guard
+        self._door = door
+        self.form = form
 
     def add(self, methods: str | Sequence[str], path: str, handler: Handler, *described: Operation) -> None:
         """``methods``: one, several, or ANY. ``described``: what the route does, once for each path that the API
@@ -125,16 +135,19 @@ class RouteGroup:
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
         self._answer(methods, path, handler)
         for operation in described:
-            self._description.add(("GET",) if methods == (ANY,) else methods, operation, self._form)
+            guarded = replace(operation, raises=(*operation.raises, *self._guard.refusals(self._door, methods)))
+            self._description.add(("GET",) if methods == (ANY,) else methods, guarded, self.form)
 
     def _answer(self, methods: Sequence[str], path: str, handler: Handler) -> None:
-        by_method, _ = self._paths.setdefault(path, ({}, self._form))
+        by_method, _ = self._paths.setdefault(path, ({}, self))
         for method in methods:
-            by_method[method] = handler
+            by_method[method] = handler if method == "OPTIONS" else self.behind_its_door(handler)
 
     def add_plain(self, path: str, target_of: TargetOf) -> None:
-        """Lets the fast path answer the same as this path's handler, which takes its target from ``target_of`` too."""
-        self._plain.append(PlainRoute(path, target_of, self._form))
+        """Lets the fast path answer the same as this path's handler, which takes its target from ``target_of`` too. It
+        knows no door but that of inference."""
+        assert self._door is Door.INFERENCE
+        self._plain.append(PlainRoute(path, target_of, self.form))
 
     def add_unknown(self, path: str) -> None:
         """Refuse what is under this path and is no route, in this group's form."""
@@ -143,6 +156,16 @@ class RouteGroup:
     def check_options(self, path: str, check: Check) -> None:
         """OPTIONS is refused where ``check`` raises."""
         self._checks[path] = check
+
+    def behind_its_door(self, handler: Handler) -> Handler:
+        if not self._guard.watches(self._door):
+            return handler
+
+        async def guarded(request: web.Request) -> InferenceResponse:
+            self._guard.check(request, self._door)
+            return await handler(request)
+
+        return guarded
 
 
 def _refusal(allowed: tuple[str, ...]) -> Handler:

@@ -10,6 +10,7 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceResponse, Part
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import forms
@@ -67,7 +68,7 @@ class SageMakerRoutes:
         self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.TORCHSERVE)
+        group = table.group(ErrorForm.TORCHSERVE, Door.INFERENCE)
         group.add(INFER_METHODS, "/invocations", self.invocations, _INVOCATIONS)
         group.add(INFER_METHODS, "/models/{model}/invoke", self.invoke, _INVOKE)
         group.add_plain("/models/{model}/invoke", invocation)

@@ -10,6 +10,7 @@ from aiohttp import web
 from torchserve_lite.core.requests import InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import RouteNotFound
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import json_answer
@@ -92,8 +93,8 @@ class TorchServeRoutes:
         self._bodies = bodies
 
     def add_to(self, table: RouteTable) -> None:
-        group = table.group(ErrorForm.TORCHSERVE)
-        group.add(ANY, "/ping", self.ping, _PING)
+        table.group(ErrorForm.TORCHSERVE, Door.OPEN).add(ANY, "/ping", self.ping, _PING)
+        group = table.group(ErrorForm.TORCHSERVE, Door.INFERENCE)
         group.add(INFER_METHODS, "/predictions/{path:.+}", self.predictions, *_PREDICTIONS)
         group.add_plain("/predictions/{path:.+}", prediction)
         group.add(INFER_METHODS, "/explanations/{path:.+}", self.explanations, *_EXPLANATIONS)
