@@ -59,6 +59,11 @@ class Key:
     secret: bool = False  # never shown, never kept
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """Its names in the environment, strongest first: TorchServe's, and the one that the rule would give it."""
+        return tuple(dict.fromkeys((self.variable, f"TS_{self.name.upper()}"))) if self.variable else ()
+
+    @property
     def default_value(self) -> Any:
         return self.parse(self.default) if self.default else None
 
@@ -106,8 +111,8 @@ _TABLE = (
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
     _key("load_models", parse_load_models, flag="--models"),
-    _key("models", parse_models, "", "models.overrides", variable=_FILE_ONLY),
-    _key("model_snapshot", parse_model_snapshot, variable=_FILE_ONLY),
+    _key("models", parse_models, "", "models.overrides"),
+    _key("model_snapshot", parse_model_snapshot),
     _key("archive_cache", path, "", "models.cache"),
     _key("archive_cache_size", integer(1), str(20 * 2**30), "models.cache_size"),
     # Fetching archives from URLs
@@ -148,7 +153,7 @@ _TABLE = (
     *_later(
         "System metrics",
         _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
-        _key("metric_time_interval", seconds, "60", "metrics.interval", variable=_FILE_ONLY),
+        _key("metric_time_interval", seconds, "60", "metrics.interval"),
     ),
     # Who is let in
     _key("disable_token_authorization", inverted, "false", "access.tokens", flag="--disable-token-auth"),
@@ -191,7 +196,7 @@ _TABLE = (
     ),
     *_later("Parallel workers", _key("initial_distribution_port", integer(), "29500")),
     # About the file itself. The last two are in saved snapshots and describe the server that wrote them
-    _key("enable_envvars_config", boolean, "false", variable=_FILE_ONLY),
+    _key("enable_envvars_config", boolean, "false"),
     _key("version", variable=_FILE_ONLY),
     _key("tsConfigFile", variable=_FILE_ONLY),
     *_no_effect(

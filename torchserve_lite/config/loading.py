@@ -32,7 +32,7 @@ from torchserve_lite.errors import ConfigurationError
 
 def load_config(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Config:
     """``file`` is read as it is, None means no file (``find_config_file`` knows where to look). ``command_line`` has
-    property names as keys; of ``environ`` only what the file's ``enable_envvars_config`` allows is read."""
+    property names as keys; of ``environ`` only what ``enable_envvars_config`` allows is read."""
     settings = gather_settings(file, command_line, environ)
     values = {name: setting.value for name, setting in settings.items() if setting.key}
     check_contradictions(settings)

@@ -37,7 +37,7 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if variables := unread_variables(settings, environ):
         yield (
             f"{', '.join(variables)} in the environment: not read, "
-            "because config.properties does not say enable_envvars_config=true."
+            "because nothing says enable_envvars_config=true (config.properties, or TS_ENABLE_ENVVARS_CONFIG)."
         )
     management = _value(settings, "management_address")
     if not management.is_local and not _value(settings, "disable_token_authorization"):

@@ -70,11 +70,16 @@ def gather_settings(file: Path | None, command_line: Mapping[str, str], environ:
     open_to_urls = _is_on(settings, "use_env_allowed_urls")
     for name, text in command_line.items():
         settings[name] = Setting(name, text.strip(), f"command line, {KEYS[name].flag}", "command line")
-    if _is_on(settings, "enable_envvars_config"):
+    switch = KEYS["enable_envvars_config"]
+    if environ.get(switch.variable) and switch.name not in settings:  # a file that forbids it is obeyed
+        text = environ[switch.variable].strip()
+        settings[switch.name] = Setting(switch.name, text, f"environment, {switch.variable}", "environment")
+    if _is_on(settings, switch.name):
         for key in KEYS.values():
-            if key.variable in environ and (key.name != "allowed_urls" or open_to_urls):
-                text = environ[key.variable].strip()
-                settings[key.name] = Setting(key.name, text, f"environment, {key.variable}", "environment")
+            variable = next((name for name in key.variables if name in environ), None)
+            if variable and key != switch and (key.name != "allowed_urls" or open_to_urls):
+                text = environ[variable].strip()
+                settings[key.name] = Setting(key.name, text, f"environment, {variable}", "environment")
     if "metrics_mode" not in settings and "metrics_format" in settings:
         # TorchServe's old name of it, which KServe's guide still writes.
         settings["metrics_mode"] = settings["metrics_format"]
@@ -85,7 +90,8 @@ def unread_variables(settings: Settings, environ: Mapping[str, str]) -> list[str
     """Variables that would configure something if ``enable_envvars_config`` were true."""
     if _is_on(settings, "enable_envvars_config"):
         return []
-    return [key.variable for key in KEYS.values() if key.support is not Support.NONE and environ.get(key.variable)]
+    keys = [key for key in KEYS.values() if key.support is not Support.NONE and key.name != "enable_envvars_config"]
+    return [variable for key in keys for variable in key.variables if environ.get(variable)]
 
 
 def _is_on(settings: Settings, name: str) -> bool:

@@ -102,6 +102,30 @@ def test_environment_is_not_read_unless_the_file_allows_it(load: Load) -> None:
     assert load("job_queue_size=1", environ={"TS_JOB_QUEUE_SIZE": "3"}).workers.queue_size == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        pytest.param("", 3, id="file is silent"),
+        pytest.param("enable_envvars_config=false", 100, id="file forbids it"),
+        pytest.param("enable_envvars_config=true", 3, id="file allows it"),
+    ],
+)
+def test_environment_allows_itself_where_the_file_does_not_forbid_it(load: Load, text: str, size: int) -> None:
+    """TorchServe needs a file for it."""
+    environ = {"TS_ENABLE_ENVVARS_CONFIG": "true", "TS_JOB_QUEUE_SIZE": "3"}
+    assert load(text, environ=environ).workers.queue_size == size
+
+
+def test_models_are_named_in_the_environment(load: Load) -> None:
+    environ = {
+        "TS_MODEL_SNAPSHOT": '{"models": {"m": {"1.0": {"batchSize": 8}}}}',
+        "TS_MODELS": '{"n": {"1.0": {"batchSize": 9}}}',
+    }
+    models = load(_ENVIRONMENT_ALLOWED, environ=environ).models
+    assert models.startup[0].batch_size == 8
+    assert models.overrides["n", "1.0"].batch_size == 9
+
+
 def test_empty_variable_means_the_default(load: Load) -> None:
     """KServe sets TS_SERVICE_ENVELOPE to nothing for models without that label."""
     config = load(_ENVIRONMENT_ALLOWED + "service_envelope=kserve", environ={"TS_SERVICE_ENVELOPE": ""})
@@ -124,8 +148,9 @@ def test_credentials_for_s3_are_awss_own_variables(load: Load) -> None:
 
 
 def test_token_expiry_has_a_variable_of_another_name(load: Load) -> None:
-    config = load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_TIME_MIN": "2.5"})
+    config = load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_TIME_MIN": "2.5", "TS_TOKEN_EXPIRATION_MIN": "3"})
     assert config.access.token_lifetime == 150
+    assert load(_ENVIRONMENT_ALLOWED, environ={"TS_TOKEN_EXPIRATION_MIN": "3"}).access.token_lifetime == 180
 
 
 @pytest.mark.parametrize(
