@@ -20,9 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file or folder of the server's model store, or a URL that allowed_urls permits",
     )
     parser.add_argument("--version", help="version to replace; default: the default version")
+    parser.add_argument("--no-wait", action="store_true", help="return before the new archive has been loaded")
     add_common_arguments(parser, "torchserve-lite update mnist mnist-retrained.mar", loads=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    request = Request("PUT", model_path(arguments.name, arguments.version), {"url": arguments.archive})
+    request = Request(
+        "PUT",
+        model_path(arguments.name, arguments.version),
+        {"url": arguments.archive, "synchronous": not arguments.no_wait},
+    )
     return make_change(arguments, request, f"Updating {arguments.name} to {arguments.archive}", arguments.name)

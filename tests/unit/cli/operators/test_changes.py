@@ -38,8 +38,12 @@ DONE = {"status": "done"}
             id="scale a version",
         ),
         pytest.param("default m 2.0", "PUT /models/m/2.0/set-default", id="default"),
-        pytest.param("update m b.mar", "PUT /models/m?url=b.mar", id="update"),
-        pytest.param("update m b.mar --version 2.0", "PUT /models/m/2.0?url=b.mar", id="update a version"),
+        pytest.param("update m b.mar", "PUT /models/m?url=b.mar&synchronous=true", id="update"),
+        pytest.param(
+            "update m b.mar --version 2.0 --no-wait",
+            "PUT /models/m/2.0?url=b.mar&synchronous=false",
+            id="update a version",
+        ),
         pytest.param("rollback m", "POST /models/m/rollback", id="rollback"),
         pytest.param("rollback m 2.0", "POST /models/m/2.0/rollback", id="roll back a version"),
     ],
@@ -102,7 +106,7 @@ async def test_versions_are_named_when_there_is_none_of_that_name(server: FakeSe
 async def test_missing_archive_suggests_no_model(server: FakeServer, command: Command) -> None:
     server.serves([described("mnist")])
     refusal = error(404, "ModelNotFoundException", "Model not found at: mnits.mar")
-    server.answers["PUT /models/mnist?url=mnits.mar"] = (404, refusal)
+    server.answers["PUT /models/mnist?url=mnits.mar&synchronous=true"] = (404, refusal)
     outcome = await command("update", "mnist", "mnits.mar", "--url", server.url)
     assert outcome.err.endswith("Model not found at: mnits.mar\n")
 
