@@ -9,10 +9,12 @@ import gzip
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 LIMIT = 2 * 1024 * 1024  # max_request_size of the servers
 MIB = 1024 * 1024
+HOST = b"Host: x\r\n"
+TOKEN = b"the-token-for-this-server"
 ECHO = b"/predictions/echo"
 ACTS = b"/predictions/acts"
 
@@ -42,7 +44,7 @@ def request(
     target: bytes,
     *lines: bytes,
     body: bytes = b"",
-    host: bytes = b"Host: x\r\n",
+    host: bytes = HOST,
     version: bytes = b"1.1",
 ) -> bytes:
     """Exactly these header lines after Host: no length is added."""
@@ -798,5 +800,64 @@ def in_one_piece() -> Iterator[Case]:
         yield Case(f"garbage {name} apart from its request", (Step((PLAIN_REQUEST, sent), 2),))
 
 
+AUTHORIZATIONS = {
+    "good": b"Authorization: Bearer " + TOKEN,
+    "good in another case": b"aUTHORIZATION: bEARER " + TOKEN,
+    "good behind blanks": b"Authorization: Bearer   " + TOKEN,
+    "good behind a tab": b"Authorization:\tBearer " + TOKEN,
+    "empty": b"Authorization:",
+    "blank": b"Authorization:  ",
+    "scheme alone": b"Authorization: Bearer",
+    "token alone": b"Authorization: " + TOKEN,
+    "wrong": b"Authorization: Bearer wrong",
+    "prefix": b"Authorization: Bearer " + TOKEN[:10],
+    "longer": b"Authorization: Bearer " + TOKEN + b"x",
+    "basic": b"Authorization: Basic " + TOKEN,
+    "not ASCII": b"Authorization: Bearer \xc3\xa4",
+    "no UTF-8": b"Authorization: Bearer \xff",
+    "twice": b"Authorization: Bearer " + TOKEN + b"\r\nAuthorization: Bearer " + TOKEN,
+    "two": b"Authorization: Bearer wrong\r\nAuthorization: Bearer " + TOKEN,
+}
+
+
+def authorized() -> Iterator[Case]:
+    """What is no token for one server is a header like any other for another."""
+    for name, line in AUTHORIZATIONS.items():
+        for target in (ECHO, b"/v2/models/echo/infer", b"/models/echo?min_worker=1"):
+            sent = post(target, V2, line, method=b"PUT")
+            yield one(f"token {name} for {target.decode()}", sent)
+            yield in_turn(f"token {name} for {target.decode()} in turn", sent, PLAIN, sent, PING, sent)
+            yield Case(f"token {name} for {target.decode()} cut", (Step((sent[:-5], sent[-5:])),))
+    bad, good = (post(ECHO, b"7", AUTHORIZATIONS[name]) for name in ("wrong", "good"))
+    yield in_turn("a good and a bad token in turn", good, bad, good, bad)
+    yield one("a good and a bad token pipelined", good + bad + good, answers=3)
+    yield Case("a large body without a token", (Step((post(ECHO, b"x" * MIB),)), Step((good,))))
+
+
 def all_cases() -> list[Case]:
     return [*good(), *odd(), *hostile(), *answered(), *mixed(), *split(), *incomplete(), *in_one_piece()]
+
+
+def with_token(case: Case, token: bytes) -> Case:
+    """Each of its requests has it."""
+    line = b"Authorization: Bearer " + token + b"\r\n"
+    steps = []
+    for step in case.steps:
+        sent, end, cuts = b"".join(step.segments), 0, [0]
+        for segment in step.segments:
+            end += len(segment)
+            cuts.append(end + len(line) * sent.count(HOST, 0, end))
+        sent = sent.replace(HOST, HOST + line)
+        steps.append(replace(step, segments=tuple(sent[a:b] for a, b in itertools.pairwise(cuts))))
+    return replace(case, steps=tuple(steps))
+
+
+def for_token(case: Case, token: bytes) -> Case:
+    """With the server's token where ``TOKEN`` stands."""
+    return replace(
+        case,
+        steps=tuple(
+            replace(step, segments=tuple(segment.replace(TOKEN, token) for segment in step.segments))
+            for step in case.steps
+        ),
+    )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.server import Server, running
 from tests.fast_path.conversation import Watch, masked, transcript, watching
-from tests.fast_path.corpus import LIMIT, Case, all_cases
+from tests.fast_path.corpus import LIMIT, Case, all_cases, authorized, for_token, good, with_token
 from tests.fast_path.models import write_models
 
 AT_ONCE = 48  # conversations
@@ -25,6 +26,7 @@ SETTINGS = {
     "slow_header_seconds": 5,
     "slow_client_seconds": 5,
     "cors_allowed_origin": "*",
+    "management_allowed_hosts": "x",
 }
 COUNTER = re.compile(r"(?m)^((?:ts_\w+_requests_total|Requests\dXX)(?:\{[^}]*\})?) (\S+)$")
 
@@ -38,19 +40,41 @@ class Record:
     counters: Mapping[str, float]
 
 
-async def recorded(folder: Path, *, fast_path: str) -> Record:
+async def recorded(folder: Path, *, fast_path: str, tokens: bool) -> Record:
     folder.mkdir()
     write_models(folder / "store")
-    async with running(folder, folder / "store", {**SETTINGS, "http_fast_path": fast_path}) as server:
+    settings = {"http_fast_path": fast_path, "disable_token_authorization": str(not tokens)}
+    async with running(folder, folder / "store", {**SETTINGS, **settings}) as server:
         before = await counters(server)
         async with watching(server.url) as watch:
-            transcripts = await played(server, watch, all_cases())
+            transcripts = await played(server, watch, asked(folder) if tokens else [*all_cases(), *authorized()])
+            transcripts = {name: without_keys(folder, received) for name, received in transcripts.items()}
             await watch.seen()  # what clients that have left began is over
             after = await counters(server)
             successes = next(name for name in after if name.startswith("Requests2XX"))
             after[successes] -= watch.requests + 1  # and the first reading of the counters
     counted = {name: after[name] - before.get(name, 0) for name in after}
     return Record(transcripts, Counter(log_lines(folder)), counted)
+
+
+def asked(folder: Path) -> list[Case]:
+    """All cases, for a server that asks for tokens. The management key opens inference, too: they share a listener."""
+    token = json.loads((folder / "key_file.json").read_text())["management"]["key"].encode()
+    refused = [replace(case, name=f"{case.name}, without a token") for case in good()]
+    return [
+        *(with_token(case, token) for case in all_cases()),
+        *(for_token(case, token) for case in authorized()),
+        *refused,
+    ]
+
+
+def without_keys(folder: Path, received: bytes) -> bytes:
+    """They differ between two servers, and a handler sees them."""
+    file = folder / "key_file.json"
+    keys = json.loads(file.read_text()).values() if file.exists() else ()
+    for key in keys:
+        received = received.replace(key["key"].encode(), b"<key>")
+    return received
 
 
 async def played(server: Server, watch: Watch, cases: Iterable[Case]) -> dict[str, bytes]:
@@ -82,14 +106,16 @@ def difference(off: bytes, on: bytes) -> str:
 
 def test_cases_have_names_of_their_own() -> None:
     """And there are many."""
-    names = Counter(case.name for case in all_cases())
+    names = Counter(case.name for case in [*all_cases(), *authorized()])
     assert len(names) > 3000
     assert [name for name, count in names.items() if count > 1] == []
 
 
-async def test_nobody_can_tell_whether_the_fast_path_is_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [False, True], ids=["open", "tokens"])
+async def test_nobody_can_tell_whether_the_fast_path_is_on(tmp_path: Path, tokens: bool) -> None:
     off, on = await asyncio.gather(
-        recorded(tmp_path / "off", fast_path="false"), recorded(tmp_path / "on", fast_path="true")
+        recorded(tmp_path / "off", fast_path="false", tokens=tokens),
+        recorded(tmp_path / "on", fast_path="true", tokens=tokens),
     )
     pairs = {name: (received, on.transcripts[name]) for name, received in off.transcripts.items()}
     different = [f"{name}:\n{difference(*pair)}" for name, pair in pairs.items() if pair[0] != pair[1]]
