@@ -100,6 +100,17 @@ async def test_what_is_described_is_answered_and_what_is_answered_is_described(f
                 assert str(answer.status) in operation["responses"], (method, path, answer.status)
 
 
+async def test_description_needs_no_key_and_says_what_does() -> None:
+    async with listening(access=Access(AccessConfig())) as front:
+        document = (await front.ask("OPTIONS", "/")).json
+    validate(document)
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    with_key = {path for path, operations in document["paths"].items() if "security" in str(operations)}
+    assert with_key >= {"/predictions/{model_name}", "/v2/models/{model_name}/infer", "/models", "/token"}
+    assert not with_key & {"/", "/ping", "/v2/health/ready", "/metrics", "/api-description"}
+    assert "401" in document["paths"]["/models"]["get"]["responses"]
+
+
 async def _never(*facts: object) -> web.StreamResponse:
     raise AssertionError
 

@@ -193,6 +193,10 @@ _ABOUT = (
     "model. OPTIONS is answered on every path, with the methods in Allow and the part of this document that is about "
     "the path."
 )
+_KEYS = (
+    "A key of key_file.json: the one for inference or for management, by the route (the one for management opens both, "
+    "where they share an address); for /token the one called API."
+)
 _MODEL = "{model}"  # where its name comes in a title
 _REFERENCE = re.compile(r'\{\s+("\$ref": "[^"]+")\s+\}')  # which takes three lines otherwise
 _NAME = re.compile(r"\{(\w+)\}")
@@ -341,6 +345,10 @@ class _Components:
         }
         return self._once("responses", f"{body.name}{status}", error)
 
+    def key(self) -> Mapping[str, object]:
+        self._once("securitySchemes", "key", {"type": "http", "scheme": "bearer", "description": _KEYS})
+        return {"key": []}
+
     def of_handler(self) -> Mapping[str, object]:
         any_answer = {"description": "A status that the handler chose.", "content": {"*/*": {"schema": ANYTHING}}}
         return self._once("responses", "OfHandler", any_answer)
@@ -375,5 +383,10 @@ def _operation(route: DescribedRoute, method: str, components: _Components) -> M
             for parameter in operation.parameters
         ],
         **({"requestBody": components.body(operation.body)} if has_body and operation.body else {}),
+        **({"security": [components.key()]} if any(map(_is_of_a_key, operation.raises)) else {}),
         "responses": responses,
     }
+
+
+def _is_of_a_key(error: type[errors.ServingError]) -> bool:
+    return issubclass(error, errors.InvalidToken)
