@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torchserve_lite.config.contradictions import check_contradictions
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.metrics_file import Definitions, read_metrics_file, unknown_server_metrics
 from torchserve_lite.config.notices import notices
+from torchserve_lite.config.properties import repeated_keys
 from torchserve_lite.config.settings import (
     AccessConfig,
     Config,
@@ -41,7 +42,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         pieces["workers"]["launcher"] = "inline"  # TorchServe waits for a worker that is started by hand
     models = _models(values, pieces["models"], file)
     server_metrics, model_metrics = _metrics(settings, file)
-    lines = [*notices(settings, environ), *unknown_server_metrics(server_metrics)]
+    lines = [*_repeated(file), *notices(settings, environ), *unknown_server_metrics(server_metrics)]
     return Config(
         http=HttpConfig(**pieces["http"]),
         access=AccessConfig(**pieces["access"]),
@@ -62,6 +63,11 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         values={name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret},
         sources={name: setting.source for name, setting in settings.items() if setting.key},
     )
+
+
+def _repeated(file: Path | None) -> Iterator[str]:
+    if file is not None and (keys := repeated_keys(file)):
+        yield f"{file} says more than one thing about {', '.join(keys)}; the last one counts."
 
 
 def log_folder(environ: Mapping[str, str]) -> Path:

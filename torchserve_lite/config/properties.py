@@ -14,13 +14,24 @@ _VARIABLE = re.compile(r"\$\$([^$]+)\$\$")
 
 def read_properties(file: Path) -> dict[str, str]:
     """Key -> value in file order, without blanks around values. A later duplicate wins, as in Java."""
+    return dict(_pairs(file))
+
+
+def repeated_keys(file: Path) -> list[str]:
+    """Keys of which more than one line gives a value, and not the same."""
+    pairs = _pairs(file)
+    properties = dict(pairs)
+    return list(dict.fromkeys(key for key, value in pairs if value != properties[key]))
+
+
+def _pairs(file: Path) -> list[tuple[str, str]]:
     import javaproperties  # here, because a start without a file needs none of it
 
     try:
-        pairs = javaproperties.loads(_content(file))
+        pairs: list[tuple[str, str]] = javaproperties.loads(_content(file), object_pairs_hook=list)
     except ValueError as error:
         raise ConfigurationError(f"{file} is not a valid properties file: {error}") from error
-    return {key: value.strip() for key, value in pairs.items()}
+    return [(key, value.strip()) for key, value in pairs]
 
 
 def _content(file: Path) -> str:

@@ -55,6 +55,9 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "python=python3\nworker_launcher=inline", "^python=python3 is not used: worker_launcher=inline", id="python"
         ),
         pytest.param(
+            "job_queue_size=1\njob_queue_size=2", r"says more than one thing about job_queue_size; the last", id="twice"
+        ),
+        pytest.param(
             "cpu_launcher_enable=true\ncpu_launcher_args=--ninstances 2",
             "^Accepted, but without effect: cpu_launcher_enable, cpu_launcher_args. Intel's launcher is not started",
             id="what is done instead",
@@ -74,6 +77,7 @@ def test_one_notice_tells_of_a_surprise(tmp_path: Path, text: str, notice: str) 
 @pytest.mark.parametrize(
     "text",
     [
+        pytest.param("job_queue_size=2\njob_queue_size=2", id="the same twice"),
         pytest.param("grpc_inference_port=7070", id="default of a feature to come"),
         pytest.param("grpc_inference_port=", id="nothing"),
         pytest.param("enable_model_api=FALSE", id="default in other letters"),
