@@ -45,6 +45,9 @@ from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.workflows.archive import WorkflowStore
+from torchserve_lite.workflows.manager import WorkflowManager
+from torchserve_lite.workflows.runner import WorkflowRunner
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class Core:
     manager: ModelManager
     plane: DataPlane
     metrics: ServerMetrics
+    workflows: WorkflowManager
 
 
 async def serve(config: Config, progress: StartupProgress) -> None:
@@ -91,6 +95,7 @@ async def serve(config: Config, progress: StartupProgress) -> None:
             shutdown,
             access=access,
             most_clients=clients,
+            workflows=core.workflows,
         )
         await stack.enter_async_context(front.serving())
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
@@ -141,7 +146,15 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             downloads=config.downloads,
         )
         await stack.enter_async_context(manager)
-        yield Core(manager, LocalDataPlane(engine, registry, metrics), metrics)
+        plane = LocalDataPlane(engine, registry, metrics)
+        workflows = WorkflowManager(
+            manager,
+            WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch),
+            WorkflowRunner(plane, max_response_size=config.workers.max_response_size),
+            drain_timeout=config.workers.unregister_timeout,
+        )
+        await stack.enter_async_context(workflows)
+        yield Core(manager, plane, metrics, workflows)
 
 
 class _Events(EngineEvents):

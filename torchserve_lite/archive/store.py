@@ -131,7 +131,7 @@ class ModelStore:
         if self.folder is None:
             raise ConfigurationError("load_models=all needs model_store. Model store has not been configured.")
         try:
-            paths = sorted(self.folder.iterdir())
+            paths = sorted(path for path in self.folder.iterdir() if path.suffix != ".war")  # workflows may lie there
         except OSError as error:
             raise ConfigurationError(f"model_store={self.folder} cannot be read: {error.strerror}.") from error
         reasons = {path.name: _why_no_archive(path, manifest_needed) for path in paths}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ts-config", type=Path, metavar="FILE", help="configuration file; default: config.properties")
     parser.add_argument("--model-store", metavar="DIR", help="folder in which archives are looked up")
-    parser.add_argument("--workflow-store", metavar="DIR", help="folder of workflow archives (comes later)")
+    parser.add_argument("--workflow-store", metavar="DIR", help="folder of workflow archives; default: the model store")
     parser.add_argument(
         "--models", nargs="+", metavar="MODEL", help="what to load: all, or any of FILE and NAME=FILE, blank separated"
     )

@@ -69,7 +69,8 @@ def preload() -> None:
 
 def check_settings(config: Config) -> None:
     """What the settings name must be there."""
-    _check_model_store(config)
+    _check_store(config, "model_store", config.models.store)
+    _check_store(config, "workflow_store", config.models.workflow_store)
     if config.workers.python and shutil.which(config.workers.python) is None:
         source = config.sources.get("python", "configuration")
         raise ConfigurationError(f"python={config.workers.python} ({source}) is not a program that can be run.")
@@ -85,18 +86,17 @@ def check_configured(config: Config, environ: Mapping[str, str]) -> None:
         _check_log_folder(folder)
 
 
-def _check_model_store(config: Config) -> None:
+def _check_store(config: Config, key: str, store: Path | None) -> None:
     """Whether or not models are loaded from it now: a server without its store looks alive and can serve nothing."""
-    store = config.models.store
     if store is None:
         return
     try:
         os.scandir(store).close()
         os.stat(store / ".")  # a folder that may be listed, but in which no file may be looked at
     except OSError as error:
-        source = config.sources.get("model_store", "configuration")
+        source = config.sources.get(key, "configuration")
         raise ConfigurationError(
-            f"model_store={store} ({source}) cannot be read: {error.strerror}. "
+            f"{key}={store} ({source}) cannot be read: {error.strerror}. "
             "Name a folder that exists and that this user may read; it holds the archives."
         ) from error
 

@@ -110,6 +110,7 @@ _TABLE = (
     _key("shutdown_linger_seconds", number(), "1", "http.shutdown_linger"),
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
+    _key("workflow_store", path, "", "models.workflow_store", flag="--workflow-store"),
     _key("load_models", parse_load_models, flag="--models"),
     _key("models", parse_models, "", "models.overrides"),
     _key("model_snapshot", parse_model_snapshot),
@@ -165,7 +166,6 @@ _TABLE = (
         "Registering and removing models",
         _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
     ),
-    *_later("Workflows", _key("workflow_store", flag="--workflow-store")),
     *_later(
         "gRPC",
         _key("grpc_inference_address", text, "127.0.0.1"),

@@ -104,8 +104,8 @@ def _pieces(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None) -> ModelsConfig:
     startup: StartupList = values.get("model_snapshot") or values.get("load_models") or StartupList()
-    if store := piece.get("store"):
-        piece["store"] = _found(store, file)
+    for folder in piece.keys() & {"store", "workflow_store"}:
+        piece[folder] = _found(piece[folder], file)
     return ModelsConfig(load_all=startup.load_all, startup=startup.models, **piece)
 
 

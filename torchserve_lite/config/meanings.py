@@ -62,7 +62,7 @@ MEANINGS: Mapping[str, str] = {
     "download_connect_seconds": "How long connecting to a host of archives may take.",
     "download_idle_seconds": "How long a host of archives may send nothing.",
     "download_total_seconds": "How long fetching one archive may take.",
-    "workflow_store": "The folder in which workflow archives are looked up.",
+    "workflow_store": "The folder in which workflow archives are looked up; without it the model store.",
     "grpc_inference_address": "The host on which gRPC inference is served.",
     "grpc_management_address": "The host on which gRPC management is served.",
     "grpc_inference_port": "The port of gRPC inference.",

@@ -86,6 +86,11 @@ class Deployment:
         return tuple(revision for revision in found if revision is not None)
 
     @property
+    def workflow(self) -> str:
+        """The workflow that it is a node of, which registers and unregisters it; "" for a model of its own."""
+        return self.options.workflow
+
+    @property
     def is_draining(self) -> bool:
         return self.state is DeploymentState.DRAINING
 

@@ -100,7 +100,8 @@ class ArchiveFetcher:
     async def remove(self, archive: Archive) -> None:
         """Closes it, and deletes its file in the store if that was downloaded for it and nobody else uses it."""
         await self._in_thread(archive.close)
-        await self._leave(last_part(archive.url))
+        if archive.url:  # else somebody else has opened it, and it is of no store
+            await self._leave(last_part(archive.url))
 
     async def _leave(self, name: str) -> None:
         self._users[name] -= 1

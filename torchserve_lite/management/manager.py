@@ -166,20 +166,24 @@ class ModelManager:
         finally:
             deployment.lock.release()
 
-    async def register(self, wanted: ServingOptions, *, synchronous: bool = True) -> Deployment:
+    async def register(
+        self, wanted: ServingOptions, *, synchronous: bool = True, archive: Archive | None = None
+    ) -> Deployment:
         """Serves another model version, with ``wanted.min_workers`` workers if its archive does not say how many.
 
         Raises what opening its archive raises; Conflict when that version is registered. ``synchronous``: returns when
         its workers are ready, or raises LoadFailed, and it is not registered. Otherwise it stays registered whatever
-        comes of its workers, and is tried again as at the start of the server.
+        comes of its workers, and is tried again as at the start of the server. ``archive``: one that is open already,
+        and comes from no store.
         """
-        archive = await self._open(wanted)
+        archive = archive or await self._open(wanted)
         revision = await self._prepared(archive, wanted, self._workers.workers_per_model)
         deployment = Deployment(name=revision.spec.key.name, options=wanted)
         await self._adopt(deployment, revision)
         self.registry.dismiss(deployment.name)
         name, version = deployment.key
-        log.info("Model %s is registered from %s.", deployment.key, revision.archive.name)
+        origin = revision.archive.name or f"workflow {wanted.workflow}"
+        log.info("Model %s is registered from %s.", deployment.key, origin)
         if not synchronous:
             self._in_background(deployment, partial(self._load, deployment), "Loading")
             return deployment
@@ -381,7 +385,8 @@ class ModelManager:
 
     def list_models(self) -> list[tuple[str, str]]:
         """Name and archive URL of each default version, by name."""
-        return [(deployment.name, deployment.spec.archive_url) for deployment in self.registry.defaults()]
+        found = [(deployment.name, deployment.spec.archive_url) for deployment in self.registry.defaults()]
+        return [(name, url) for name, url in found if url]  # functions of workflows have none
 
     async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
         """``version`` may be ``all``."""

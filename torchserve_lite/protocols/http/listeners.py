@@ -33,7 +33,9 @@ from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
 from torchserve_lite.protocols.http.tokens import TokenRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
+from torchserve_lite.protocols.http.workflows import WorkflowInferenceRoutes, WorkflowManagementRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.workflows.manager import WorkflowManager
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +62,13 @@ class HttpFrontEnd:
         *,
         access: Access,
         most_clients: int,
+        workflows: WorkflowManager | None = None,
     ) -> None:
         """``most_clients``: how many connections may be open at once."""
         self._config = config
         self._plane = plane
         self._manager = manager
+        self._workflows = workflows
         self._metrics = metrics
         self._access_log = access_log
         self._shutdown = shutdown
@@ -184,10 +188,15 @@ class HttpFrontEnd:
         routes: list[Routes] = []
         if "inference" in roles:
             shared = (self._plane, self._health, Bodies(self._config))
-            routes += [TorchServeRoutes(*shared), SageMakerRoutes(*shared)]
+            routes.append(TorchServeRoutes(*shared))
+            if self._workflows is not None:
+                routes.append(WorkflowInferenceRoutes(self._workflows, Bodies(self._config)))
+            routes.append(SageMakerRoutes(*shared))
             routes += [KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
             routes.append(ManagementRoutes(self._manager, self._plane))
+            if self._workflows is not None:
+                routes.append(WorkflowManagementRoutes(self._workflows, Bodies(self._config), self._access))
             if self._access.tokens:
                 routes.append(TokenRoutes(self._access))
         if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):

@@ -110,7 +110,7 @@ def description_json(described: ModelDescription) -> dict[str, Any]:
     return {
         "modelName": spec.key.name,
         "modelVersion": spec.key.version,
-        "modelUrl": spec.archive_url,
+        **({"modelUrl": spec.archive_url} if spec.archive_url else {}),  # a function of a workflow has none
         "runtime": spec.runtime,
         "minWorkers": described.min_workers,
         "maxWorkers": described.max_workers,

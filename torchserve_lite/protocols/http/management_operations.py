@@ -70,7 +70,6 @@ _MODEL = objects(
     {
         "modelName": TEXT,
         "modelVersion": TEXT,
-        "modelUrl": TEXT,
         "runtime": TEXT,
         "minWorkers": NUMBER,
         "maxWorkers": NUMBER,
@@ -82,6 +81,7 @@ _MODEL = objects(
         "workers": lists(_WORKER),
         "jobQueueStatus": objects({"remainingCapacity": NUMBER, "pendingRequests": NUMBER}),
     },
+    modelUrl={**TEXT, "description": "Absent of a workflow's function."},
     customizedMetadata={"type": "object"},
 )
 _OF_AN_ARCHIVE = (

@@ -1,0 +1,38 @@
+"""Lists that are answered in pages, as TorchServe pages them; but the last page says that it is the last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from torchserve_lite.errors import BadRequest
+from torchserve_lite.protocols.http.management_operations import DEFAULT_PAGE, MOST_MODELS
+
+
+def page_of(request: web.Request, name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The page that is asked for, under ``name``."""
+    limit = whole_number_of(request, "limit", DEFAULT_PAGE, most=MOST_MODELS)
+    start = max(0, whole_number_of(request, "next_page_token", 0, most=MOST_MODELS))
+    limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
+    page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(entries) else {}
+    page[name] = entries[start : start + limit]
+    return page
+
+
+def whole_number_of(request: web.Request, name: str, default: int, *, most: int, least: int | None = None) -> int:
+    """``least`` None: what is too small means the default or the beginning, as in TorchServe."""
+    given = request.query.getall(name, [])
+    if not given:
+        return default
+    bounds = f"at most {most}" if least is None else f"from {least} to {most}"
+    if len(given) > 1:
+        raise BadRequest(f"{name} is given {len(given)} times; give it once, a whole number {bounds}.")
+    if not re.fullmatch(r"-?[0-9]{1,9}", given[0]):
+        raise BadRequest(f"{name} is {given[0][:80]!r}; it must be a whole number {bounds}.")
+    number = int(given[0])
+    if number > most or (least is not None and number < least):
+        raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
+    return number
