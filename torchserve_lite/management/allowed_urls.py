@@ -108,8 +108,8 @@ class AddressGuard:
         if any(address in network for network in self._networks):
             return True
         embedded = _embedded(address)
-        if embedded is not None and not self.allows(embedded):
-            return False
+        if embedded is not None:
+            return self.allows(embedded)
         special = address.is_multicast or address.is_reserved or address.is_unspecified
         return address.is_global and not special and not any(address in one for one in _NOT_AS_PUBLIC_AS_THEY_LOOK)
 
@@ -126,9 +126,7 @@ def _plain(address: IPAddress) -> IPAddress:
 
 
 def _embedded(address: IPAddress) -> IPAddress | None:
-    """The IPv4 address that a gateway takes an IPv6 one for."""
+    """The address of IPv4 to which a gateway (NAT64, 6to4) forwards what goes to one of IPv6."""
     if isinstance(address, ipaddress.IPv4Address):
         return None
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.sixtofour or (address.teredo[1] if address.teredo else None)
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else address.sixtofour

@@ -16,6 +16,7 @@ import socket
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from torchserve_lite.errors import (
     ServingError,
 )
 from torchserve_lite.management import store_files
+from torchserve_lite.management.allowed_urls import AddressGuard
 from torchserve_lite.management.fetching import ArchiveFetcher
 
 from .origins import Origin, endless, origin, sending, silent
@@ -204,6 +206,20 @@ async def test_url_is_refused_before_anybody_is_asked(url: str, fetching: Fetchi
     assert re.match(r"Given URL .* does not match any allowed URL\(s\)", told)
 
 
+@pytest.mark.parametrize("url", ["http://good/m.mar.evil", "http://good/m.marhttp://good/m.mar", "xhttp://good/m.mar"])
+async def test_url_must_match_as_a_whole(url: str, fetching: Fetching) -> None:
+    await fetching.refused(url, ArchiveNotFound, fetching.allowing("http://good/m.mar", resolver=lambda: Resolver([])))
+
+
+async def test_user_before_the_host_is_refused_whatever_is_allowed(fetching: Fetching) -> None:
+    """57. A person reads the name before the @, and the request goes to the one behind it."""
+    fetching.origin.serve("/m.mar", archive())
+    told = await fetching.refused(f"http://good.example@127.0.0.1:{fetching.origin.port}/m.mar", ArchiveNotFound)
+
+    assert "must not have a user's name" in told
+    assert fetching.origin.requests == []
+
+
 async def test_nothing_is_fetched_by_default(fetching: Fetching) -> None:
     url = fetching.origin.serve("/m.mar", archive())
     told = await fetching.refused(url, ArchiveNotFound, fetching.allowing(""))
@@ -330,6 +346,18 @@ async def test_spellings_of_this_machine_are_refused(host: str, fetching: Fetchi
     assert "which is no public address" in told
 
 
+def test_address_is_the_same_in_both_of_its_spellings() -> None:
+    guard = AddressGuard(DownloadConfig(allowed_url_networks=networks("10.0.0.0/8")))
+
+    assert guard.allows(ip_address("::ffff:10.1.2.3"))
+    assert not guard.allows(ip_address("::ffff:192.168.0.1"))
+
+
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"])
+def test_public_address_is_allowed(address: str) -> None:
+    assert AddressGuard(DownloadConfig()).allows(ip_address(address))
+
+
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0x7f.1", "0177.0.0.1", "0x7f000001"])
 async def test_odd_spellings_of_an_address_lead_nowhere(host: str, fetching: Fetching) -> None:
     """57."""
@@ -414,6 +442,30 @@ async def test_nobody_there_is_told(fetching: Fetching) -> None:
     assert told.startswith("Failed to download archive from: http://127.0.0.1:1/m.mar: 127.0.0.1:1 cannot be reached")
 
 
+async def test_host_that_nobody_knows_is_told(fetching: Fetching) -> None:
+    class Unknown(Resolver):
+        async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:
+            raise OSError(-2, "Name or service not known")
+
+    fetcher = fetching.allowing(resolver=lambda: Unknown([]))
+    told = await fetching.refused("http://good.example/m.mar", DownloadFailed, fetcher)
+    assert "the host good.example is not known (Name or service not known)" in told
+
+
+async def test_server_that_answers_no_greeting_is_given_up(fetching: Fetching) -> None:
+    fetcher = fetching.allowing(connect_timeout=0.1)
+    told = await fetching.refused(f"https://127.0.0.1:{fetching.origin.port}/m.mar", DownloadFailed, fetcher)
+    assert "does not take the connection within download_connect_seconds=0.1" in told
+
+
+async def test_server_that_hangs_up_is_told(fetching: Fetching) -> None:
+    async def hang_up(writer: asyncio.StreamWriter) -> None: ...
+
+    fetching.origin.answers["/m.mar"] = hang_up
+    told = await fetching.refused(f"{fetching.origin.url}/m.mar", DownloadFailed)
+    assert "ends the connection without an answer" in told
+
+
 async def test_web_page_is_told_as_that(fetching: Fetching) -> None:
     url = fetching.origin.serve("/m.mar", b"<!DOCTYPE html><html>Please log in</html>")
 
@@ -440,9 +492,12 @@ async def test_server_that_never_ends_is_given_up_after_the_total_time(fetching:
     )
 
 
-async def test_tar_that_a_file_server_calls_gzipped_is_taken(fetching: Fetching, tmp_path: Path) -> None:
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip"])
+async def test_tar_that_a_file_server_calls_gzipped_is_taken_as_it_is(
+    coding: str, fetching: Fetching, tmp_path: Path
+) -> None:
     tape = hostile.tar_of(tmp_path, ("m/MAR-INF/MANIFEST.json", hostile.MANIFEST.encode())).read_bytes()
-    await fetching.fetcher.open(fetching.origin.serve("/m.tar.gz", tape, Content_Encoding="x-gzip"))
+    await fetching.fetcher.open(fetching.origin.serve("/m.tar.gz", tape, Content_Encoding=coding))
 
     assert fetching.kept == {"m.tar.gz": tape}
 
