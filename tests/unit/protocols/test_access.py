@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.unit.protocols.conftest import Front, listening
 from torchserve_lite.config.settings import AccessConfig, Address
+from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.management.access import Access
 
 FAILED = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
@@ -393,3 +395,19 @@ async def test_refused_token_has_the_headers_of_cors(tmp_path: Path) -> None:
     async with locked(tmp_path, cors=CORS) as there:
         answer = await there.front.post("/predictions/tiny")
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (401, "https://ui.example")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"], ids=["fast", "aiohttp"])
+@pytest.mark.parametrize("version", [aiohttp.HttpVersion10, aiohttp.HttpVersion11], ids=str)
+async def test_header_of_cors_that_the_handler_sets_takes_the_place_of_ours(
+    method: str, version: aiohttp.HttpVersion
+) -> None:
+    async with listening(cors=CORS) as front:
+        own = (("Access-Control-Allow-Origin", "null"), ("Server", "mine"))
+        front.engine.answer = lambda job: job.succeed(InferenceResponse(b"8", headers=own))
+        async with aiohttp.ClientSession(version=version) as client:
+            url = front.url + "/predictions/tiny"
+            async with client.request(method, url, data=b"7") as answer:
+                assert answer.headers.getall("access-control-allow-origin") == ["null"]
+                assert answer.headers.getall("access-control-allow-methods") == ["GET, POST"]
+                assert answer.headers.getall("server") == ["torchserve-lite"]

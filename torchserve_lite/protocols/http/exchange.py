@@ -43,8 +43,7 @@ class Exchange:
         self._metrics = metrics
         self._access_log = access_log
         self._clients = clients
-        self._common = common_headers(config)
-        self.heads = Heads(self._common)
+        self.heads = Heads(common_headers(config))
 
     def begin(self, client: Client) -> None:
         """A request's head has been read."""
@@ -126,7 +125,8 @@ class Exchange:
                 write = in_chunks(request.transport, request.writer.drain)
                 await stream(client, write, answer.body, streamed, request[REQUEST_ID])
             return RawResponse(status, keep_alive)
-        headers = [*self.heads.own_headers(answer), *self._common.items(), ("x-request-id", request[REQUEST_ID])]
+        own = self.heads.own_headers(answer)
+        headers = [*own, *self.heads.common_beside(own), ("x-request-id", request[REQUEST_ID])]
         reason, fields = one_line(answer.reason) or None, CIMultiDict(headers)
         if streamed is None:
             response: web.StreamResponse = web.Response(body=answer.body, status=status, reason=reason, headers=fields)

@@ -22,6 +22,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OF_THE_CONNECTION = frozenset(
     {"connection", "content-length", "keep-alive", "trailer", "transfer-encoding", "upgrade"}
 )
+_OF_CORS = "access-control-"
 _MOST_KNOWN = 256  # handlers that set another header each time must not fill the memory
 _UNKNOWN = -1  # length of a streamed answer
 
@@ -29,11 +30,13 @@ WITHOUT_A_BODY = (204, 304)
 
 
 class Heads:
-    """The heads of answers. ``common``: headers that every answer carries."""
+    """The heads of answers. ``common``: headers that every answer carries. Of these a handler may set those of CORS
+    itself, as with TorchServe."""
 
     def __init__(self, common: Mapping[str, str]) -> None:
-        self._common = "".join(f"{name}: {value}\r\n" for name, value in common.items())
-        self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *(name.lower() for name in common)}
+        self._common = common
+        ours = {name.lower() for name in common if not name.lower().startswith(_OF_CORS)}
+        self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *ours}
         self._second = 0
         self._known: dict[tuple[int, str, str, Headers, int, bool], bytes] = {}  # heads of this second but for the id
 
@@ -50,7 +53,9 @@ class Heads:
         return b"%bx-request-id: %b\r\n\r\n" % (beginning, request_id.encode())
 
     def _all_but_the_id(self, answer: InferenceResponse, now: int, close: bool) -> str:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in self.own_headers(answer)])
+        own = self.own_headers(answer)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in own])
+        common = "".join([f"{name}: {value}\r\n" for name, value in self.common_beside(own)])
         reason = one_line(answer.reason) or _PHRASES.get(answer.status, "")
         if answer.status in WITHOUT_A_BODY:
             length = ""
@@ -60,7 +65,11 @@ class Heads:
             length = f"Content-Length: {len(answer.body)}\r\n"
         connection = "Connection: close\r\n" if close else ""
         date = f"Date: {formatdate(now, usegmt=True)}\r\n"
-        return f"HTTP/1.1 {answer.status} {reason}\r\n{lines}{length}{date}{connection}{self._common}"
+        return f"HTTP/1.1 {answer.status} {reason}\r\n{lines}{length}{date}{connection}{common}"
+
+    def common_beside(self, own: Headers | list[tuple[str, str]]) -> list[tuple[str, str]]:
+        there = {name.lower() for name, _ in own}
+        return [(name, value) for name, value in self._common.items() if name.lower() not in there]
 
     def own_headers(self, answer: InferenceResponse) -> list[tuple[str, str]]:
         """The answer's, without those that are ours or the connection's, and those that are no headers at all."""
