@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,10 +48,10 @@ def serve_in_background(arguments: argparse.Namespace, environ: Mapping[str, str
 
 
 def _serve_detached(arguments: argparse.Namespace, environ: Mapping[str, str], log: int | None, report: _Report) -> int:
-    from torchserve_lite.cli.display import AnnouncingDisplay
+    from torchserve_lite.cli.display import AnnouncingDisplay, token_line
 
     def displaying(config: Config, output: Sink) -> AbstractContextManager[Display]:
-        return AnnouncingDisplay(config, output, report.listening)
+        return AnnouncingDisplay(config, output, partial(report.listening, token_line(config) if log else ""))
 
     try:
         os.setsid()  # out of the terminal's session, so that closing it or pressing Ctrl-C in it is nothing to us
@@ -71,8 +72,9 @@ class _Report:
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
 
-    def listening(self, addresses: Mapping[str, str]) -> None:
-        self._say({"addresses": dict(addresses)})
+    def listening(self, tokens: str, addresses: Mapping[str, str]) -> None:
+        """``tokens``: the line that says where the keys are, unless the server's own output is seen."""
+        self._say({"addresses": dict(addresses), "tokens": tokens})
 
     def failed(self, message: str) -> None:
         if self._descriptor is None:  # whoever started us has gone; what we write goes to the log
@@ -107,6 +109,8 @@ def _await_report(child: int, reading: int, log: Path | None) -> int:
     print(f"The server runs in the background (pid {child}) and loads its models.")
     for role, address in report["addresses"].items():
         print(f"{role}: {address}")
+    if report["tokens"]:
+        print(report["tokens"])
     if log:
         print(f"Its output goes to {log}")
     return 0

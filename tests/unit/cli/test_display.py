@@ -236,3 +236,18 @@ def test_announcement_is_made_when_the_sockets_are_open() -> None:
 )
 def test_example_request_can_be_dialled(address: str, request_line: str) -> None:
     assert example_request(_CONFIG, {"inference": address}, "m") == request_line
+
+
+@pytest.mark.parametrize("display", [PlainDisplay, TerminalDisplay])
+def test_start_says_where_the_keys_are_and_how_to_send_them_or_do_without(
+    display: Callable[..., PlainDisplay | TerminalDisplay],
+) -> None:
+    output = _Terminal()
+    target = output if display is PlainDisplay else Console(file=output, width=60, _environ={})
+    with display(Config(), target) as shown:
+        _start(shown)
+    text = output.getvalue()
+    assert f"tokens: {Path('key_file.json').absolute()} holds the keys" in text
+    assert "'Authorization: Bearer KEY'" in text
+    assert "--disable-token-auth, or disable_token_authorization=true" in text
+    assert "try: curl -H 'Authorization: Bearer KEY' http://127.0.0.1:1/predictions/mnist -T FILE" in text

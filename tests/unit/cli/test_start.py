@@ -89,6 +89,12 @@ def test_background_start_writes_the_servers_output_to_a_log(run: Run, folder: P
     assert "Model server started." not in (folder / "output").read_text()
 
 
+@pytest.mark.parametrize("command", [["torchserve"], ["torchserve-lite", "start", "--background"]])
+def test_background_start_says_once_where_the_keys_are(run: Run, folder: Path, command: list[str]) -> None:
+    (folder / "config.properties").write_text("model_store=.")
+    assert run(*command).stdout.count(f"tokens: {folder / 'key_file.json'} holds the keys") == 1
+
+
 @pytest.mark.parametrize(
     "command", [["torchserve"], ["torchserve-lite", "start", "--background"]], ids=["torchserve", "ours"]
 )
