@@ -26,6 +26,7 @@ from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.workflows.manager import WorkflowManager
 
 LIMIT = 10_000  # bytes of a request body
 
@@ -81,7 +82,13 @@ class FakeManager:
 class Front:
     """A front end that listens, with a client for it."""
 
-    def __init__(self, config: HttpConfig, most_clients: int, access: Access | None = None) -> None:
+    def __init__(
+        self,
+        config: HttpConfig,
+        most_clients: int,
+        access: Access | None = None,
+        workflows: WorkflowManager | None = None,
+    ) -> None:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
@@ -95,7 +102,15 @@ class Front:
         shutdown = Shutdown(config.shutdown_grace)
         self.access = access or Access(AccessConfig(tokens=False))
         self.http = HttpFrontEnd(
-            config, plane, manager, self.metrics, log, shutdown, access=self.access, most_clients=most_clients
+            config,
+            plane,
+            manager,
+            self.metrics,
+            log,
+            shutdown,
+            access=self.access,
+            most_clients=most_clients,
+            workflows=workflows,
         )
         self.access_log = log
         self.client: aiohttp.ClientSession
@@ -141,11 +156,17 @@ class Front:
 
 
 @asynccontextmanager
-async def listening(*, most_clients: int = 1000, access: Access | None = None, **config: Any) -> AsyncIterator[Front]:
+async def listening(
+    *,
+    most_clients: int = 1000,
+    access: Access | None = None,
+    workflows: WorkflowManager | None = None,
+    **config: Any,
+) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
     roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
     facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
-    front = Front(HttpConfig(**facts), most_clients, access)
+    front = Front(HttpConfig(**facts), most_clients, access, workflows)
     async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client
         yield front
