@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.e2e.conftest import ROOT
 from tests.e2e.server import Server, running, write_model
+from tests.unit.workflows.wars import war
 
 CHECKS = (
     "only_handlers_fail",
@@ -32,12 +33,21 @@ _ECHO = """
 def handle(data, context):
     return data and [repr(row)[:1000] for row in data]
 """
+_FUNCTION = """
+def pre(data, context):
+    return data and [repr(row)[:1000] for row in data]
+"""
 _VALUES: Mapping[str, Mapping[str, object]] = {
     "model_name": {"enum": ["echo", "idle", "mnist", "unknown"]},
     "model_version": {"enum": ["1.0", "9"]},
+    "workflow_name": {"enum": ["flow", "unknown"]},
+    "url": {"enum": ["echo", "spare", "spare.war", "nowhere.mar", "../echo", "http://127.0.0.1:1/a.mar"]},
     "min_worker": {"maximum": 2},
     "max_worker": {"maximum": 2},
+    "initial_workers": {"maximum": 2},
+    "startup_timeout": {"minimum": 60},  # loading in less can fail, as it should
 }
+_TO_BE_REMOVED: Mapping[str, object] = {"type": "string", "enum": ["spare", "unknown"]}  # the others are needed
 
 
 @asynccontextmanager
@@ -45,11 +55,17 @@ async def serving(folder: Path, store: Path) -> AsyncIterator[Mapping[str, str]]
     """A server of the models in ``store`` and two small ones, on a listener for each role. Gives their addresses."""
     write_model(store, "echo", _ECHO)
     write_model(store, "idle", _ECHO)
-    addresses = {f"{role}_address": f"http://{host}:0" for role, host in _HOSTS.items()}
+    write_model(store, "spare", _ECHO)
+    for name in ("flow", "spare"):
+        war(store, name=name, spec="models: {m: {url: echo, max-workers: 1}}\ndag: {pre: [m]}\n", handler=_FUNCTION)
+    listeners = {f"{role}_address": f"http://{host}:0" for role, host in _HOSTS.items()}
     options = {"echo": {"1.0": {"minWorkers": 1, "maxWorkers": 2}}, "idle": {"1.0": {"minWorkers": 0, "maxWorkers": 0}}}
-    settings = {**addresses, "enable_model_api": "true", "models": json.dumps(options)}
+    settings = {**listeners, "enable_model_api": "true", "models": json.dumps(options)}
     async with running(folder, store, settings) as server:
-        yield {role: await _address(server, role) for role in _HOSTS}
+        addresses = {role: await _address(server, role) for role in _HOSTS}
+        async with server.client.post(f"{addresses['management']}/workflows?url=flow.war&workflow_name=flow") as answer:
+            assert answer.status == 200, await answer.text()
+        yield addresses
 
 
 _HOSTS = {"inference": "127.0.0.1", "management": "127.0.0.2", "metrics": "127.0.0.3"}
@@ -66,6 +82,13 @@ def narrowed(document: Any) -> Any:
     for path in document["paths"].values():
         for method in path.keys() - {"parameters"}:
             path[method]["responses"].pop("default", None)
+        if "delete" in path:
+            names = [reference["$ref"].rpartition("/")[2] for reference in path["parameters"]]
+            path["delete"]["parameters"] += [
+                {"name": name, "in": "path", "required": True, "schema": _TO_BE_REMOVED}
+                for name in names
+                if name in ("model_name", "workflow_name")
+            ]
     return document
 
 
@@ -74,6 +97,10 @@ def _parameters(document: Any) -> Iterator[Any]:
     for path in document["paths"].values():
         for method in path.keys() - {"parameters"}:
             yield from path[method]["parameters"]
+    for name in ("ModelRegistration", "WorkflowRegistration"):
+        if name in document["components"].get("requestBodies", {}):
+            schema = document["components"]["requestBodies"][name]["content"]["application/json"]["schema"]
+            yield from ({"name": key, "schema": value} for key, value in schema["properties"].items())
 
 
 async def findings(address: str, document: Any, folder: Path, *options: str) -> str:

@@ -16,6 +16,7 @@ from torchserve_lite.protocols.http.openapi import (
     Named,
     Operation,
     Parameter,
+    as_json,
     lists,
     objects,
     whole_number,
@@ -162,32 +163,30 @@ SCALE = Operation(
     ),
     tag=_TAG,
 )
+_REGISTRATION = (
+    _URL,
+    Parameter(name="model_name", description="The name to serve it under; its archive's own otherwise.", schema=TEXT),
+    Parameter(name="handler", description="The handler, where the archive names none.", schema=TEXT),
+    Parameter(name="runtime", description="python; its archive's otherwise.", schema=TEXT),
+    *_OPTIONS,
+    Parameter(
+        name="initial_workers",
+        description="How many workers to start; default_workers_per_model where it is not given.",
+        schema=whole_number(least=0, most=MOST_WORKERS),
+    ),
+    replace(_SYNCHRONOUS, schema={**YES_OR_NO, "default": True}),
+)
 REGISTER = Operation(
     id="registerModel",
     path="/models",
     summary="Serve a model, or another version of one.",
-    description="The parameters may be the keys of a JSON object in the body instead, with Content-Type "
-    "application/json. Those of the query are not looked at then.",
     answers={
         200: Answer("It is served, or waits for workers (initial_workers=0).", STATUS),
         202: Answer("It has begun (synchronous=false).", STATUS),
     },
-    raises=(*_OF_AN_ARCHIVE, errors.Conflict, errors.MethodNotAllowed),
-    parameters=(
-        _URL,
-        Parameter(
-            name="model_name", description="The name to serve it under; its archive's own otherwise.", schema=TEXT
-        ),
-        Parameter(name="handler", description="The handler, where the archive names none.", schema=TEXT),
-        Parameter(name="runtime", description="python; its archive's otherwise.", schema=TEXT),
-        *_OPTIONS,
-        Parameter(
-            name="initial_workers",
-            description="How many workers to start; default_workers_per_model where it is not given.",
-            schema=whole_number(least=0, most=MOST_WORKERS),
-        ),
-        replace(_SYNCHRONOUS, schema={**YES_OR_NO, "default": True}),
-    ),
+    raises=(*_OF_AN_ARCHIVE, errors.Conflict, errors.ModelApiOff),
+    parameters=_REGISTRATION,
+    body=as_json("ModelRegistration", _REGISTRATION),
     tag=_TAG,
 )
 UNREGISTER = Operation(
@@ -195,7 +194,7 @@ UNREGISTER = Operation(
     path="/models/{model_name}",
     summary="Stop serving the model's default version, once its requests have been answered.",
     answers={200: Answer("It is gone.", STATUS)},
-    raises=(*OF_A_MODEL, errors.DefaultVersionKept, errors.DrainTimeout, errors.Conflict, errors.MethodNotAllowed),
+    raises=(*OF_A_MODEL, errors.DefaultVersionKept, errors.DrainTimeout, errors.Conflict, errors.ModelApiOff),
     tag=_TAG,
 )
 SET_DEFAULT = Operation(

@@ -28,7 +28,8 @@ ANYTHING: Schema = {}
 
 def objects(required: Mapping[str, Schema], **optional: Schema) -> Schema:
     """The schema of JSON objects that have the ``required`` keys, and may have the ``optional`` ones."""
-    return {"type": "object", "required": list(required), "properties": {**required, **optional}}
+    names = {"required": list(required)} if required else {}  # which may not be empty in OpenAPI 3.0
+    return {"type": "object", **names, "properties": {**required, **optional}}
 
 
 def lists(items: Schema) -> Schema:
@@ -98,6 +99,13 @@ class DescribedRoute:
     operation: Operation
     methods: tuple[str, ...]
     form: ErrorForm
+
+
+def as_json(name: str, parameters: Sequence[Parameter]) -> Body:
+    """A body that may stand for the parameters of a query."""
+    keys = objects({}, **{parameter.name: parameter.schema for parameter in parameters})
+    about = "The parameters as keys of an object. Those in the query are not looked at then."
+    return Body(name, about, {"application/json": keys}, required=False)
 
 
 OF_A_BODY = (errors.BodyTooLarge, errors.BodyTooSlow)

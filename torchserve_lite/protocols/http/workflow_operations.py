@@ -16,17 +16,33 @@ from torchserve_lite.protocols.http.openapi import (
     Named,
     Operation,
     Parameter,
+    as_json,
     lists,
     objects,
     whole_number,
 )
 
 _TAG = "Management"
+_REGISTRATION = (
+    Parameter(name="url", description="The archive: a file of the workflow store.", schema=TEXT),
+    Parameter(name="workflow_name", description="The name; the manifest's where it is not given.", schema=TEXT),
+    Parameter(
+        name="response_timeout",
+        description="Seconds that a batch of any node may take.",
+        schema=whole_number(least=1),
+    ),
+    Parameter(
+        name="startup_timeout",
+        description="Seconds that loading any node may take.",
+        schema=whole_number(least=1),
+    ),
+    Parameter(name="s3_sse_kms", description="Whether a URL is fetched with AWS credentials.", schema=YES_OR_NO),
+)
 REGISTER = Operation(
     id="registerWorkflow",
     path="/workflows",
     summary="Register a workflow archive: its nodes are loaded as models.",
-    description="The parameters may also come as a JSON object in the body. Needs enable_model_api=true.",
+    description="Needs enable_model_api=true.",
     answers={200: Answer("Every node is loaded.", STATUS)},
     raises=(
         errors.ModelApiOff,
@@ -37,22 +53,10 @@ REGISTER = Operation(
         errors.WorkflowNotRegistered,
         errors.NoRoom,
         errors.DownloadFailed,
+        *OF_A_BODY,
     ),
-    parameters=(
-        Parameter(name="url", description="The archive: a file of the workflow store.", schema=TEXT, required=True),
-        Parameter(name="workflow_name", description="The name; the manifest's where it is not given.", schema=TEXT),
-        Parameter(
-            name="response_timeout",
-            description="Seconds that a batch of any node may take.",
-            schema=whole_number(least=1),
-        ),
-        Parameter(
-            name="startup_timeout",
-            description="Seconds that loading any node may take.",
-            schema=whole_number(least=1),
-        ),
-        Parameter(name="s3_sse_kms", description="Whether a URL is fetched with AWS credentials.", schema=YES_OR_NO),
-    ),
+    parameters=_REGISTRATION,
+    body=as_json("WorkflowRegistration", _REGISTRATION),
     tag=_TAG,
 )
 _ENTRY = {"workflowName": TEXT, "workflowUrl": TEXT}
