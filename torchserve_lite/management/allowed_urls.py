@@ -40,11 +40,12 @@ class AllowedUrls:
             raise self._refused(ascii(url)[1:-1], "It holds blanks, backslashes or control characters.")
         try:
             parsed = URL(url).with_fragment(None)
-        except ValueError as error:
+            host = parsed.host  # decoded only now, which may fail as well
+        except (ValueError, IndexError) as error:  # IndexError: yarl's, at https://][@
             raise self._refused(url, f"It is no URL: {error}.") from error
         if parsed.scheme not in ("http", "https"):
             raise self._refused(url, "Archives are fetched from http, https and file URLs.")
-        if not parsed.host:
+        if not host:
             raise self._refused(url, "It names no host.")
         if parsed.user is not None or parsed.password is not None:
             raise self._refused(shown(parsed), "It must not have a user's name before the host.")
@@ -64,7 +65,7 @@ class AllowedUrls:
             raise self._refused(f"{url[:60]}...", "It cannot be a path.")
         try:
             found = Path(path).resolve()
-        except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; text that has no encoding
             raise self._refused(url, "It leads nowhere.") from error
         if not self._match(f"file://{found}"):
             raise self._refused(url, "" if str(found) == path else f"It leads to {found}.")

@@ -112,7 +112,7 @@ class Downloads:
     def _redirected(self, url: URL, hop: URL, location: str) -> URL:
         try:
             target = str(hop.join(URL(location)))
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise DownloadFailed(shown(url), f"it redirects to what is no URL: {error}.") from error
         if not location:
             raise DownloadFailed(shown(url), "it redirects without saying where to.")

@@ -122,7 +122,7 @@ class ArchiveFetcher:
             return self._store.open(url)  # which refuses it
         if url[:7].lower() == "file://":
             path = await self._in_thread(self._allowed.local_path, url)
-            if await self._in_thread(path.is_dir):
+            if await self._in_thread(os.path.isdir, path):
                 return await self._opened(url, path)
             return await self._kept(url, url, name, partial(self._file, url, path))
         web = self._allowed.web_url(url)

@@ -191,6 +191,8 @@ async def test_redirects_are_followed_one_by_one(fetching: Fetching) -> None:
         pytest.param("http://good.example/models/m.mar\n", id="line feed"),
         pytest.param("http:///models/m.mar", id="no host"),
         pytest.param("http://[::1/models/m.mar", id="no URL"),
+        pytest.param("https://][@//", id="no URL, in another way"),
+        pytest.param("http://xn--/models/m.mar", id="57 host with broken encoding"),
         pytest.param("http://good.example/models/" + "a" * 2048, id="58 long"),
         pytest.param("gopher://good.example/models/m.mar", id="57 gopher"),
         pytest.param("s3://models/m.mar", id="s3"),
@@ -242,6 +244,14 @@ async def test_folder_outside_the_store_needs_permission(form: str, fetching: Fe
     fetcher = fetching.allowing("file:///else/.*")
 
     assert "allowed" in await fetching.refused(form.format(tmp_path / "model"), ArchiveNotFound, fetcher)
+
+
+@pytest.mark.parametrize("path", ["/\ud800", "/" + "x" * 300, "/a\0b", "/proc/self/fd/99999"])
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+async def test_path_that_cannot_be_looked_at_is_told(form: str, path: str, fetching: Fetching) -> None:
+    with pytest.raises((ArchiveNotFound, DownloadFailed)):
+        await fetching.fetcher.open(form.format(path))
+    assert fetching.nothing_left
 
 
 async def test_link_to_outside_of_what_is_allowed_is_refused(fetching: Fetching, tmp_path: Path) -> None:
