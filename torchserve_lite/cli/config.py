@@ -16,6 +16,9 @@ from torchserve_lite.cli.start_checks import check_settings
 if TYPE_CHECKING:
     from torchserve_lite.config.effective import EffectiveSetting
 
+_WIDE = 120  # columns of a terminal that has room for every key on one line
+_NAME = 30  # columns that a narrower one has for a key
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", nargs="?", metavar="KEY", help="explain this one (or its variable, TS_...)")
@@ -98,8 +101,7 @@ def _explain(arguments: argparse.Namespace, setting: EffectiveSetting) -> int:
 
 
 def _print(settings: Sequence[EffectiveSetting], title: str) -> None:
-    rows = [(s.name, s.text or "-", s.where, s.note or ("cannot be used" if s.problem else "")) for s in settings]
-    rows = [tuple(map(_printable, row)) for row in rows]  # type: ignore[misc]
+    rows = [_row(setting) for setting in settings]
     if sys.stdout.isatty():
         _print_table(rows, title)
         return
@@ -109,19 +111,29 @@ def _print(settings: Sequence[EffectiveSetting], title: str) -> None:
         print(f"{name:<{width}}  {value}  [{where}]{f'  {note}' if note else ''}")
 
 
+def _row(setting: EffectiveSetting) -> tuple[str, str, str, str]:
+    """The file is in the title."""
+    where = setting.origin if setting.origin == "file" else setting.where
+    note = "cannot be used" if setting.problem else setting.note
+    return _printable(setting.name), _printable(setting.text or "-"), _printable(where), _printable(note)
+
+
 def _print_table(rows: Sequence[tuple[str, str, str, str]], title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("key", "value", "origin", "note"):
+    console = Console()
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("key", overflow="fold", max_width=None if console.width >= _WIDE else _NAME)
+    for heading in ("value", "origin"):
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        style = "dim" if row[2] == "default" else "red" if row[3] == "cannot be used" else ""
-        table.add_row(*(Text(cell) for cell in row), style=style)  # as Text: brackets in it are no markup
-    Console().print(table)
+    for name, value, where, note in rows:
+        style = "dim" if where == "default" else "red" if note == "cannot be used" else ""
+        cells = (name, value, f"{where}, {note}" if note else where)
+        table.add_row(*(Text(cell) for cell in cells), style=style)  # as Text: brackets in it are no markup
+    console.print(table)
 
 
 def _document(

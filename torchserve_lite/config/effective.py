@@ -13,6 +13,7 @@ from torchserve_lite.config.values import boolean, inverted
 from torchserve_lite.errors import ConfigurationError
 
 _HIDDEN = "***"
+_NAME_MODELS = ("load_models", "models", "model_snapshot")
 _SUPPORT = {Support.NOW: "", Support.LATER: "comes later", Support.NONE: "without effect"}
 _USER_OF_URL = re.compile(r"(://)[^/\s@,\"]*@")
 _QUERY_OF_URL = re.compile(r"(://[^\s,\"?]*\?)[^\s,\"]*")
@@ -76,7 +77,7 @@ def _effective(key: Key, setting: Setting | None) -> EffectiveSetting:
         problem = str(error)
     return EffectiveSetting(
         name=key.name,
-        text=_HIDDEN if key.secret else _without_credentials(setting.text),
+        text=_HIDDEN if key.secret else _without_credentials(key, setting.text),
         origin=setting.origin,
         place=_place(setting),
         note=f"set as {setting.name}" if setting.name != key.name else _SUPPORT[key.support],
@@ -99,6 +100,8 @@ def _place(setting: Setting) -> str:
     return setting.source.removeprefix(f"{setting.origin}, ")
 
 
-def _without_credentials(text: str) -> str:
-    """Models may be named by URLs, which can hold passwords and signatures."""
-    return _QUERY_OF_URL.sub(rf"\1{_HIDDEN}", _USER_OF_URL.sub(rf"\1{_HIDDEN}@", text))
+def _without_credentials(key: Key, text: str) -> str:
+    """Models may be named by URLs, which can hold passwords and signatures. A question mark elsewhere begins no query:
+    allowed_urls are regular expressions."""
+    text = _USER_OF_URL.sub(rf"\1{_HIDDEN}@", text)
+    return _QUERY_OF_URL.sub(rf"\1{_HIDDEN}", text) if key.name in _NAME_MODELS else text

@@ -76,6 +76,11 @@ def test_secrets_are_not_shown(form: list[str], capsys: pytest.CaptureFixture[st
     assert "hush" not in output.out + output.err
 
 
+def test_regular_expressions_are_shown_whole(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "c.properties").write_text("model_store=store\nallowed_urls=https?://host/(a|b)?/.*\n")
+    assert _document(capsys)["settings"]["allowed_urls"]["value"] == "https?://host/(a|b)?/.*"
+
+
 def test_unknown_key_is_marked_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
     fields = _document(capsys)["settings"]["inferense_address"]
     assert (fields["known"], fields["note"]) == (False, "not known; did you mean inference_address?")
