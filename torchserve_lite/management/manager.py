@@ -266,6 +266,10 @@ class ModelManager:
         deployment = self.registry.resolve(name, version)
         return await self._in_turn(deployment, partial(self._update, deployment, wanted))
 
+    def update_in_background(self, name: str, version: str | None, wanted: ServingOptions) -> None:
+        deployment = self.registry.resolve(name, version)
+        self._in_background(deployment, partial(self._update, deployment, wanted), "Updating")
+
     async def _update(self, deployment: Deployment, wanted: ServingOptions) -> Deployment:
         options = replace(wanted, name=deployment.spec.key.name).over(deployment.shown_options)
         return await self._switch(deployment, await self._prepared(await self._open(options), options))

@@ -17,10 +17,12 @@ from tests.conftest import KEY, deployment_of
 from tests.fake_engine import FakeEngine
 from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig, MetricsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.management.access import Access
+from torchserve_lite.management.deployments import Deployment
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -49,6 +51,7 @@ class FakeManager:
         self.engine = engine
         self.registry = registry
         self.failure: Exception | None = None
+        self.registered: list[ServingOptions] = []
         self.scaled: list[tuple[str, str | None, int, int]] = []
 
     def list_models(self) -> list[tuple[str, str]]:
@@ -67,6 +70,25 @@ class FakeManager:
                 memory=[1000] * len(status.workers),
             )
         ]
+
+    async def register(self, wanted: ServingOptions, *, synchronous: bool = True) -> Deployment:
+        self.registered.append(wanted)
+        return self.registry.resolve(KEY.name)
+
+    async def unregister(self, name: str, version: str | None = None) -> None:
+        self.registry.resolve(name, version)
+
+    def set_default(self, name: str, version: str) -> None:
+        self.registry.set_default(name, version)
+
+    async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
+        return self.registry.resolve(name, version)
+
+    def update_in_background(self, name: str, version: str | None, wanted: ServingOptions) -> None:
+        self.registry.resolve(name, version)
+
+    async def rollback(self, name: str, version: str | None) -> Deployment:
+        return self.registry.resolve(name, version)
 
     def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
         self.registry.resolve(name, version)
@@ -100,7 +122,7 @@ class Front:
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
-        self.access = access or Access(AccessConfig(tokens=False))
+        self.access = access or Access(AccessConfig(tokens=False, model_api=True))
         self.http = HttpFrontEnd(
             config,
             plane,

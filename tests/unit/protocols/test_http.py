@@ -81,7 +81,7 @@ async def test_refusal_is_json_of_the_one_shape(front: Front, method: str, path:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/models", "GET, HEAD"), ("/predictions/tiny", "POST, PUT, GET"), ("/models", "GET, HEAD")],
+    [("/v1/models", "GET, HEAD"), ("/predictions/tiny", "POST, PUT, GET"), ("/models", "GET, HEAD, POST")],
 )
 async def test_refused_method_is_told_the_allowed_ones(front: Front, path: str, allowed: str) -> None:
     assert (await front.ask("DELETE", path)).headers["Allow"] == allowed
@@ -524,8 +524,8 @@ async def test_preflight_is_answered_on_every_listener_and_path(role: str, path:
     ("path", "allowed"),
     [
         ("/predictions/tiny", "POST, PUT, GET, OPTIONS"),
-        ("/models", "GET, HEAD, OPTIONS"),
-        ("/models/tiny", "GET, HEAD, PUT, OPTIONS"),
+        ("/models", "GET, HEAD, POST, OPTIONS"),
+        ("/models/tiny", "GET, HEAD, PUT, DELETE, OPTIONS"),
         ("/v2/health/live", "GET, HEAD, OPTIONS"),
     ],
 )

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from torchserve_lite.config.settings import AccessConfig
 from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceResponse, Verb
 from torchserve_lite.errors import LoadFailed
+from torchserve_lite.management.access import Access
 
-from .conftest import Front
+from .conftest import Front, listening
 
 KEY = ModelKey("tiny", "1.0")
 
@@ -214,3 +217,48 @@ async def test_scaling_that_fails_tells_the_handlers_fault(front: Front) -> None
 async def test_unknown_model_is_not_found(front: Front, method: str) -> None:
     answer = await front.ask(method, "/models/unknown")
     assert (answer.status, answer.json["type"]) == (404, "ModelNotFoundException")
+
+
+async def test_json_body_is_the_registration_and_the_query_is_not_looked_at(front: Front) -> None:
+    answer = await front.ask("POST", "/models?url=other.mar", json={"url": "m.mar", "batch_size": 3})
+    assert (answer.status, front.manager.registered) == (200, [ServingOptions(url="m.mar", batch_size=3)])
+
+
+async def test_parameter_that_comes_twice_is_refused_by_name(front: Front) -> None:
+    answer = await front.ask("POST", "/models?url=a.mar&url=b.mar")
+    assert (answer.status, front.manager.registered) == (400, [])
+    assert "url" in answer.json["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "told"),
+    [
+        pytest.param("DELETE", "/models/tiny", 'Model "tiny" unregistered', id="unregister"),
+        pytest.param(
+            "PUT",
+            "/models/tiny/2.0/set-default",
+            'Default version successfully updated for model "tiny" to "2.0"',
+            id="default",
+        ),
+        pytest.param("PUT", "/models/tiny?url=n.mar", 'Model "tiny" Version: 1.0 is served from tiny.mar', id="update"),
+        pytest.param(
+            "POST",
+            "/models/tiny/2.0/rollback",
+            'Model "tiny" Version: 2.0 is served again from tiny.mar',
+            id="rollback",
+        ),
+    ],
+)
+async def test_change_is_answered_with_what_has_been_done(front: Front, method: str, path: str, told: str) -> None:
+    answer = await front.ask(method, path)
+    assert (answer.status, answer.json) == (200, {"status": told})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/models?url=m.mar"), ("DELETE", "/models/tiny"), ("PUT", "/models/tiny?url=m.mar")]
+)
+async def test_models_are_not_changed_while_the_model_api_is_off(method: str, path: str) -> None:
+    async with listening(access=Access(AccessConfig(tokens=False))) as front:
+        answer = await front.ask(method, path)
+    assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowedException")
+    assert "enable_model_api" in answer.json["message"]

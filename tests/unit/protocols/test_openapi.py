@@ -66,7 +66,16 @@ async def test_operations_have_torchserves_ids(front: Front) -> None:
     document = (await front.ask("OPTIONS", "/")).json
     found = {document["paths"][path][method.lower()]["operationId"] for method, path in described(document)}
     ids = ("apiDescription", "api-description", "ping", "predictions", "version_predictions", "listModels", "metrics")
-    management = ("describeModel", "version_describeModel", "setAutoScale", "version_setAutoScale")
+    management = (
+        "describeModel",
+        "version_describeModel",
+        "setAutoScale",
+        "version_setAutoScale",
+        "registerModel",
+        "unregisterModel",
+        "version_unregisterModel",
+        "setDefault",
+    )
     assert found >= {*ids, *management}
 
 

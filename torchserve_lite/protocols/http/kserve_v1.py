@@ -109,6 +109,19 @@ class KServeV1Routes:
         return await self._plane.infer(make_request(request, target, (body,)))
 
 
+class KServeV1ReadinessRoutes:
+    """What KServe asks of a management listener that is one of its own."""
+
+    def __init__(self, health: Health) -> None:
+        self._health = health
+
+    def add_to(self, table: RouteTable) -> None:
+        table.group(ErrorForm.KSERVE, Door.OPEN).add(READ, "/v1/models/{model}", self.ready, _READY)
+
+    async def ready(self, request: web.Request) -> InferenceResponse:
+        return await readiness(self._health, request.match_info["model"].partition(":")[0])
+
+
 def call(match: Mapping[str, str]) -> Target | None:
     """``model:verb``; none where no verb is named."""
     name, colon, verb = match["target"].rstrip("/").rpartition(":")

@@ -24,7 +24,7 @@ from torchserve_lite.protocols.http.connections import AiohttpConnection, Client
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
 from torchserve_lite.protocols.http.guard import Guard
-from torchserve_lite.protocols.http.kserve_v1 import KServeV1Routes
+from torchserve_lite.protocols.http.kserve_v1 import KServeV1ReadinessRoutes, KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
 from torchserve_lite.protocols.http.plain import PlainHeads
@@ -194,7 +194,9 @@ class HttpFrontEnd:
             routes.append(SageMakerRoutes(*shared))
             routes += [KServeV1Routes(*shared), KServeV2Routes(*shared)]
         if "management" in roles:
-            routes.append(ManagementRoutes(self._manager, self._plane))
+            if "inference" not in roles:
+                routes.append(KServeV1ReadinessRoutes(self._health))
+            routes.append(ManagementRoutes(self._manager, self._plane, Bodies(self._config), self._access))
             if self._workflows is not None:
                 routes.append(WorkflowManagementRoutes(self._workflows, Bodies(self._config), self._access))
             if self._access.tokens:

@@ -1,4 +1,4 @@
-"""TorchServe's management routes: list, describe and scale; and the metrics page."""
+"""TorchServe's management routes, and ours: register, describe, scale, update and unregister; and the metrics page."""
 
 from __future__ import annotations
 
@@ -8,41 +8,56 @@ from typing import Any
 
 from aiohttp import web
 
+from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.management.access import Door
+from torchserve_lite.management.access import Access, Door
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import json_answer
+from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.management_operations import (
     DEFAULT_PAGE,
     DESCRIBE,
     LIST,
     METRICS,
     MOST_MODELS,
-    MOST_WORKERS,
-    SCALE,
+    REGISTER,
+    ROLL_BACK,
+    SET_DEFAULT,
+    UNREGISTER,
+    UPDATE,
     of_version,
 )
-from torchserve_lite.protocols.http.requests import READ, REQUEST_ID
+from torchserve_lite.protocols.http.requests import READ, REQUEST_ID, is_json
 from torchserve_lite.protocols.http.routing import RouteTable
+from torchserve_lite.protocols.registration import MOST_WORKERS, Registration, parameters_of, registration_of
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
 
 
 class ManagementRoutes:
-    def __init__(self, manager: ModelManager, plane: DataPlane) -> None:
+    def __init__(self, manager: ModelManager, plane: DataPlane, bodies: Bodies, access: Access) -> None:
         self._manager = manager
         self._plane = plane
+        self._bodies = bodies
+        self._access = access
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE, Door.MANAGEMENT)
         group.add(READ, "/models", self.list_models, LIST)
+        group.add("POST", "/models", self.register, REGISTER)
+        group.add(READ, "/models/{model}", self.describe, DESCRIBE)
+        group.add("PUT", "/models/{model}", self.scale_or_update, UPDATE)
+        group.add("DELETE", "/models/{model}", self.unregister, UNREGISTER)
+        group.add("POST", "/models/{model}/rollback", self.roll_back, ROLL_BACK)  # before what any version fits
+        group.add(READ, "/models/{model}/{version}", self.describe, of_version(DESCRIBE))
+        group.add("PUT", "/models/{model}/{version}", self.scale_or_update, of_version(UPDATE))
+        group.add("DELETE", "/models/{model}/{version}", self.unregister, of_version(UNREGISTER))
+        group.add("POST", "/models/{model}/{version}/rollback", self.roll_back, of_version(ROLL_BACK))
+        group.add("PUT", "/models/{model}/{version}/set-default", self.set_default, SET_DEFAULT)
         for path in ("/models/{model}", "/models/{model}/{version}"):
-            described = (of_version(DESCRIBE), of_version(SCALE)) if "{version}" in path else (DESCRIBE, SCALE)
-            group.add(READ, path, self.describe, described[0])
-            group.add("PUT", path, self.scale, described[1])
             group.check_options(path, self._check_known)
 
     async def _check_known(self, request: web.Request) -> None:
@@ -74,21 +89,91 @@ class ManagementRoutes:
             return {}
         return answer if isinstance(answer, dict) else {}
 
+    async def register(self, request: web.Request) -> InferenceResponse:
+        self._access.check_model_api(*READ)
+        registration = await self._registration(request)
+        deployment = await self._manager.register(registration.options, synchronous=registration.synchronous)
+        name, version = deployment.key
+        workers = deployment.min_workers
+        status = f'Model "{name}" Version: {version} registered with {workers} initial workers'
+        if not workers:
+            status += ". Use scale workers API to add workers for the model."
+        elif not registration.synchronous:
+            return _accepted()
+        return _status(status)
+
+    async def _registration(self, request: web.Request) -> Registration:
+        """Of the query or, when there is a JSON body, of that."""
+        if is_json(request):
+            return registration_of(parameters_of(bytes(await self._bodies.read(request))))
+        return _in_query(request)
+
+    async def unregister(self, request: web.Request) -> InferenceResponse:
+        self._access.check_model_api(*READ, "PUT")
+        name = request.match_info["model"]
+        await self._manager.unregister(name, request.match_info.get("version"))
+        return _status(f'Model "{name}" unregistered')
+
+    async def scale_or_update(self, request: web.Request) -> InferenceResponse:
+        """TorchServe's verb for the number of workers; with a ``url`` it is ours for another archive."""
+        if "url" in request.query:
+            return await self.update(request)
+        return await self.scale(request)
+
     async def scale(self, request: web.Request) -> InferenceResponse:
-        name, version = (
-            request.match_info["model"],
-            request.match_info.get("version") or request.query.get("model_version"),
-        )
+        name, version = request.match_info["model"], _version(request)
         low = _whole_number(request, "min_worker", 1, least=0, most=MOST_WORKERS)
         high = _whole_number(request, "max_worker", low, least=0, most=MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
             self._manager.scale_in_background(name, version, low, high)
-            return json_answer({"status": "Processing worker updates..."}, 202, indent=2)
+            return _accepted()
         workers = await self._manager.scale(name, version, low, high)
         which = f", version: {version}" if version else ""
-        return json_answer({"status": f"Workers scaled to {workers} for model: {name}{which}"}, indent=2)
+        return _status(f"Workers scaled to {workers} for model: {name}{which}")
+
+    async def update(self, request: web.Request) -> InferenceResponse:
+        self._access.check_model_api(*READ, "PUT")
+        name, version = request.match_info["model"], _version(request)
+        registration = _in_query(request)
+        if not registration.synchronous:
+            self._manager.update_in_background(name, version, registration.options)
+            return _accepted()
+        deployment = await self._manager.update(name, version, registration.options)
+        return _status(_served_from("is served from", deployment.spec))
+
+    async def roll_back(self, request: web.Request) -> InferenceResponse:
+        deployment = await self._manager.rollback(request.match_info["model"], _version(request))
+        return _status(_served_from("is served again from", deployment.spec))
+
+    async def set_default(self, request: web.Request) -> InferenceResponse:
+        name, version = request.match_info["model"], request.match_info["version"]
+        self._manager.set_default(name, version)
+        return _status(f'Default version successfully updated for model "{name}" to "{version}"')
+
+
+def _in_query(request: web.Request) -> Registration:
+    for name in request.query:
+        if len(request.query.getall(name)) > 1:
+            raise BadRequest(f"{name:.80} is given more than once.")
+    return registration_of(request.query)
+
+
+def _version(request: web.Request) -> str | None:
+    return request.match_info.get("version") or request.query.get("model_version")
+
+
+def _status(text: str, status: int = 200) -> InferenceResponse:
+    return json_answer({"status": text}, status, indent=2)
+
+
+def _accepted() -> InferenceResponse:
+    return _status("Processing worker updates...", 202)
+
+
+def _served_from(how: str, spec: ModelSpec) -> str:
+    return f'Model "{spec.key.name}" Version: {spec.key.version} {how} {spec.archive_url}'
 
 
 class MetricsRoutes:

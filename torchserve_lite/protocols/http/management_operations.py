@@ -1,4 +1,4 @@
-"""What the management routes do, for the API description: their parameters with their bounds, and what they answer."""
+"""What the management routes do, for the API description."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from torchserve_lite.protocols.http.openapi import (
     objects,
     whole_number,
 )
+from torchserve_lite.protocols.registration import MOST_WORKERS
 
 DEFAULT_PAGE = 100
 MOST_MODELS = 1_000_000  # that a list can be paged through
-MOST_WORKERS = 1000  # of one model; each is a process
 
 _TAG = "Management"
 LIST = Operation(
@@ -85,39 +85,6 @@ _MODEL = objects(
     modelUrl={**TEXT, "description": "Absent of a workflow's function."},
     customizedMetadata={"type": "object"},
 )
-_OF_AN_ARCHIVE = (
-    errors.ArchiveNotFound,
-    errors.DownloadFailed,
-    errors.InvalidArchive,
-    errors.NoRoom,
-    errors.LoadFailed,
-    errors.LoadOutOfMemory,
-    errors.BodyTooLarge,
-    errors.BodyTooSlow,
-)
-_URL = Parameter(
-    name="url",
-    description="The archive: its name in the model store, or a URL that allowed_urls allows.",
-    schema=TEXT,
-)
-_OPTIONS = (
-    Parameter(name="batch_size", description="The most requests that run together.", schema=whole_number(least=1)),
-    Parameter(
-        name="max_batch_delay",
-        description="How long, in milliseconds, a request may wait for others to run with.",
-        schema=whole_number(least=0),
-    ),
-    Parameter(
-        name="response_timeout",
-        description="How long, in seconds, a batch may run before its worker is taken to hang.",
-        schema=whole_number(least=1),
-    ),
-    Parameter(
-        name="startup_timeout",
-        description="How long, in seconds, a worker may take to load the model.",
-        schema=whole_number(least=1),
-    ),
-)
 DESCRIBE = Operation(
     id="describeModel",
     path="/models/{model_name}",
@@ -163,45 +130,104 @@ SCALE = Operation(
     ),
     tag=_TAG,
 )
+_URL = Parameter(
+    name="url",
+    description="The archive: a name in the model store, or a URL that allowed_urls allows.",
+    schema=TEXT,
+    required=True,
+)
 _REGISTRATION = (
-    _URL,
-    Parameter(name="model_name", description="The name to serve it under; its archive's own otherwise.", schema=TEXT),
-    Parameter(name="handler", description="The handler, where the archive names none.", schema=TEXT),
-    Parameter(name="runtime", description="python; its archive's otherwise.", schema=TEXT),
-    *_OPTIONS,
+    Parameter(name="model_name", description="What to serve it as; its manifest's name by default.", schema=TEXT),
+    Parameter(
+        name="runtime",
+        description="The manifest's by default.",
+        schema={"type": "string", "enum": ["python", "python3", "LSP"]},
+    ),
+    Parameter(name="handler", description="In the place of the manifest's.", schema=TEXT),
     Parameter(
         name="initial_workers",
-        description="How many workers to start; default_workers_per_model where it is not given.",
+        description="How many workers it begins with, and keeps at least.",
         schema=whole_number(least=0, most=MOST_WORKERS),
     ),
-    replace(_SYNCHRONOUS, schema={**YES_OR_NO, "default": True}),
+    Parameter(
+        name="max_workers",
+        description="How many it may have; as many as it begins with by default.",
+        schema=whole_number(least=0, most=MOST_WORKERS),
+    ),
+    Parameter(name="batch_size", description="Most requests of a batch.", schema=whole_number(least=0)),
+    Parameter(name="max_batch_delay", description="In milliseconds.", schema=whole_number(least=0)),
+    Parameter(name="response_timeout", description="In seconds.", schema=whole_number(least=0)),
+    Parameter(name="startup_timeout", description="In seconds.", schema=whole_number(least=0)),
+    Parameter(
+        name="s3_sse_kms",
+        description="Whether the download is signed for S3 with the server's AWS credentials.",
+        schema={**YES_OR_NO, "default": False},
+    ),
+    Parameter(
+        name="synchronous",
+        description="Whether the answer waits until its workers are ready.",
+        schema={**YES_OR_NO, "default": True},
+    ),
+)
+_OF_AN_ARCHIVE = (
+    errors.ArchiveNotFound,
+    errors.InvalidArchive,
+    errors.DownloadFailed,
+    errors.NoRoom,
+    errors.Conflict,
+    errors.LoadFailed,
+    errors.LoadOutOfMemory,
+    errors.WorkerDied,
+    errors.ShuttingDown,
 )
 REGISTER = Operation(
     id="registerModel",
     path="/models",
-    summary="Serve a model, or another version of one.",
-    answers={
-        200: Answer("It is served, or waits for workers (initial_workers=0).", STATUS),
-        202: Answer("It has begun (synchronous=false).", STATUS),
-    },
-    raises=(*_OF_AN_ARCHIVE, errors.Conflict, errors.ModelApiOff),
-    parameters=_REGISTRATION,
-    body=as_json("ModelRegistration", _REGISTRATION),
+    summary="Serve another model, or another version of one.",
+    description="The first version of a model becomes its default.",
+    answers={200: Answer("It is registered.", STATUS), 202: Answer("It is registered and loads.", STATUS)},
+    raises=(*_OF_AN_ARCHIVE, errors.ModelApiOff, errors.BodyTooLarge, errors.BodyTooSlow),
+    parameters=(replace(_URL, required=False), *_REGISTRATION),
+    body=as_json("ModelRegistration", (replace(_URL, required=False), *_REGISTRATION)),
     tag=_TAG,
 )
 UNREGISTER = Operation(
     id="unregisterModel",
     path="/models/{model_name}",
-    summary="Stop serving the model's default version, once its requests have been answered.",
+    summary="Serve a version no more: the default one, unless the path names another.",
+    description="What it has accepted is answered first.",
     answers={200: Answer("It is gone.", STATUS)},
-    raises=(*OF_A_MODEL, errors.DefaultVersionKept, errors.DrainTimeout, errors.Conflict, errors.ModelApiOff),
+    raises=(*OF_A_MODEL, errors.ModelApiOff, errors.DefaultVersionKept, errors.DrainTimeout, errors.ModelLoading),
+    tag=_TAG,
+)
+UPDATE = Operation(
+    id="setAutoScale",
+    path="/models/{model_name}",
+    summary="Change the number of the model's workers or, with url, the archive that it is served from.",
+    description="A new archive is loaded beside the old one, answers the sample request that it may bring, and takes "
+    "over; no request is lost. When it does not load, the old one is served on.",
+    answers=SCALE.answers,
+    raises=(*SCALE.raises, *_OF_AN_ARCHIVE, errors.ModelApiOff),
+    parameters=(
+        *SCALE.parameters[:-1],
+        replace(_URL, required=False),
+        *(one for one in _REGISTRATION if one.name not in ("model_name", "initial_workers", "max_workers")),
+    ),
+    tag=_TAG,
+)
+ROLL_BACK = Operation(
+    id="rollBackModel",
+    path="/models/{model_name}/rollback",
+    summary="Serve what was served before the last update.",
+    answers={200: Answer("It is served again.", STATUS)},
+    raises=(*OF_A_MODEL, *_OF_AN_ARCHIVE),
     tag=_TAG,
 )
 SET_DEFAULT = Operation(
     id="setDefault",
     path="/models/{model_name}/{model_version}/set-default",
-    summary="Make this the version that answers requests which name none.",
-    answers={200: Answer("It does.", STATUS)},
+    summary="Make a version the one that answers requests that name none.",
+    answers={200: Answer("It is.", STATUS)},
     raises=OF_A_MODEL,
     tag=_TAG,
 )

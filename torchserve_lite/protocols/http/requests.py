@@ -29,6 +29,11 @@ def header(request: web.Request, name: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
+def is_json(request: web.Request) -> bool:
+    kind = media_type(request)
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
 def media_type(request: web.Request) -> str:
     """The content type without its parameters, as the client wrote it."""
     return header(request, "Content-Type").partition(";")[0].strip()
