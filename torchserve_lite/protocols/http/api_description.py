@@ -21,6 +21,7 @@ _OLDER = Operation(
     summary="The same, by any method. Use OPTIONS / instead.",
     answers=_DOCUMENT,
     tag="Description",
+    methods=("GET",),
     deprecated=True,
 )
 
@@ -34,4 +35,4 @@ class ApiDescriptionRoutes:
 
         group = table.group(ErrorForm.TORCHSERVE, Door.OPEN)
         group.add("OPTIONS", "/", describe, _ROOT)
-        group.add(ANY, "/api-description", describe, _OLDER)
+        group.add((ANY, "OPTIONS"), "/api-description", describe, _OLDER)
