@@ -42,6 +42,7 @@ from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
+from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -83,6 +84,8 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         start_preloading()  # before the limit is raised: workers are to find it as the operator set it
         clients = raise_descriptor_limit().for_clients
         shutdown = Shutdown(config.http.shutdown_grace)
+        certificates = Certificates(config.tls, config.http.encrypted_hosts)
+        await stack.enter_async_context(certificates.kept_fresh())
         core = await stack.enter_async_context(serving_core(config, shutdown))
         log_lines = AccessLog(access_lines)
         access = Access(config.access)
@@ -96,6 +99,7 @@ async def serve(config: Config, progress: StartupProgress) -> None:
             access=access,
             most_clients=clients,
             workflows=core.workflows,
+            certificates=certificates,
         )
         await stack.enter_async_context(front.serving())
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place

@@ -18,6 +18,7 @@ from torchserve_lite.config.values import (
     boolean,
     choice,
     envelope,
+    file_mode,
     header_value,
     host_names,
     integer,
@@ -95,9 +96,9 @@ _METRICS_MODE = choice("prometheus", "log", "legacy")
 
 _TABLE = (
     # Where the server listens
-    _key("inference_address", address(80), "http://127.0.0.1:8080", "http.inference"),
-    _key("management_address", address(8081), "http://127.0.0.1:8081", "http.management"),
-    _key("metrics_address", address(8082), "http://127.0.0.1:8082", "http.metrics"),
+    _key("inference_address", address(80, 443), "http://127.0.0.1:8080", "http.inference"),
+    _key("management_address", address(8081, 8444), "http://127.0.0.1:8081", "http.management"),
+    _key("metrics_address", address(8082, 8445), "http://127.0.0.1:8082", "http.metrics"),
     _key("max_request_size", integer(1), "6553500", "http.max_request_size"),
     _key("http_fast_path", boolean, "true", "http.fast_path"),
     _key("slow_client_seconds", seconds, "30", "http.slow_client_seconds"),
@@ -108,6 +109,15 @@ _TABLE = (
     _key("cors_allowed_headers", header_value, "", "http.cors.access-control-allow-headers"),
     _key("shutdown_grace_seconds", number(), "25", "http.shutdown_grace"),
     _key("shutdown_linger_seconds", number(), "1", "http.shutdown_linger"),
+    _key("unix_socket_mode", file_mode, "600", "http.unix_socket_mode"),
+    # The certificate of https:// addresses
+    _key("keystore", path, "", "tls.keystore"),
+    _key("keystore_pass", text, "changeit", "tls.keystore_password", secret=True),
+    _key("keystore_type", text, "PKCS12"),  # the file itself says what it is
+    _key("private_key_file", path, "", "tls.private_key"),
+    _key("private_key_pass", text, "", "tls.private_key_password", secret=True),
+    _key("certificate_file", path, "", "tls.certificate"),
+    _key("client_ca_file", path, "", "tls.client_ca"),
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
     _key("workflow_store", path, "", "models.workflow_store", flag="--workflow-store"),
@@ -177,14 +187,6 @@ _TABLE = (
         _key("grpc_inference_max_connection_age_grace_ms", integer()),
         _key("grpc_management_max_connection_age_grace_ms", integer()),
         _key("enable_grpc_ssl", boolean, "false"),
-    ),
-    *_later(
-        "TLS",
-        _key("keystore"),
-        _key("keystore_pass", text, "changeit", secret=True),
-        _key("keystore_type", text, "PKCS12"),
-        _key("private_key_file"),
-        _key("certificate_file"),
     ),
     *_later(
         "Sequence batching",

@@ -22,6 +22,7 @@ from torchserve_lite.config.settings import (
     MetricsConfig,
     ModelsConfig,
     S3Credentials,
+    TlsConfig,
     WorkerConfig,
 )
 from torchserve_lite.config.sources import Settings, gather_settings
@@ -46,6 +47,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     return Config(
         http=HttpConfig(**pieces["http"]),
         access=AccessConfig(**pieces["access"]),
+        tls=_tls(pieces["tls"], file),
         workers=WorkerConfig(
             **pieces["workers"],
             # Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read.
@@ -107,6 +109,11 @@ def _models(values: Mapping[str, Any], piece: dict[str, Any], file: Path | None)
     for folder in piece.keys() & {"store", "workflow_store"}:
         piece[folder] = _found(piece[folder], file)
     return ModelsConfig(load_all=startup.load_all, startup=startup.models, **piece)
+
+
+def _tls(piece: dict[str, Any], file: Path | None) -> TlsConfig:
+    files = {name: _found(value, file) for name, value in piece.items() if isinstance(value, Path)}
+    return TlsConfig(**(piece | files))
 
 
 def _metrics(settings: Settings, file: Path | None) -> tuple[Definitions, Definitions]:

@@ -10,6 +10,9 @@ from torchserve_lite.config.keys import KEYS, Key, Support
 from torchserve_lite.config.sources import Setting, Settings, unread_variables
 from torchserve_lite.config.values import boolean, inverted
 
+_ADDRESSES = ("inference_address", "management_address", "metrics_address")
+_CERTIFICATES = ("keystore", "private_key_file", "certificate_file")
+
 _ANYBODYS = "http://some-host-that-nobody-has-named.example/model.mar"
 
 
@@ -24,6 +27,7 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if mode and mode.value not in (None, "prometheus"):
         yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
     yield from _urls(settings)
+    yield from _certificates(settings)
     idle = list(_changed(settings, Support.NONE))
     if names := [key.name for key in idle if not key.instead]:
         yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
@@ -89,6 +93,22 @@ def _overruled(settings: Settings) -> Iterator[str]:
         yield f"python={python} is not used: worker_launcher=inline runs handlers inside the server."
     elif python and launcher in ("forked", "shared"):
         yield f"worker_launcher={launcher} is not used: python={python} starts workers by exec."
+
+
+def _certificates(settings: Settings) -> Iterator[str]:
+    addresses = [settings[name] for name in _ADDRESSES if name in settings]
+    encrypted = [address for address in addresses if address.value.tls]
+    files = [name for name in _CERTIFICATES if _text(settings, name)]
+    if encrypted and not files:
+        first = encrypted[0]
+        yield (
+            f"{first.name}={first.text}: neither certificate_file nor keystore is set, so clients are shown a "
+            "self-signed certificate, another one after each start. That is for trying things out (curl -k)."
+        )
+    elif files and not encrypted:
+        yield f"{', '.join(files)}: without effect, because no address begins with https://."
+    elif files[:1] == ["keystore"] and len(files) > 1:
+        yield f"{', '.join(files[1:])}: without effect, because keystore is set and goes before."
 
 
 def _text(settings: Settings, name: str) -> str:

@@ -54,6 +54,25 @@ class HttpConfig:
     management_hosts: tuple[str, ...] = ()  # names, in small letters, by which management may be called; see guard.py
     shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included
     shutdown_linger: float = 1.0  # seconds for which a server that stops goes on accepting, while it is not ready
+    unix_socket_mode: int = 0o600  # who may connect to a listener on a unix socket
+
+    @property
+    def encrypted_hosts(self) -> tuple[str, ...]:
+        """Those of the listeners that speak TLS."""
+        addresses = [self.inference, self.management, *([self.metrics] if self.enable_metrics_api else [])]
+        return tuple(dict.fromkeys(address.host for address in addresses if address.tls))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsConfig:
+    """Whose certificate the listeners show: the keystore's, else the two PEM files', else one made for the occasion."""
+
+    keystore: Path | None = None
+    keystore_password: str = field(default="changeit", repr=False)
+    private_key: Path | None = None
+    private_key_password: str = field(default="", repr=False)
+    certificate: Path | None = None  # the server's own, and those between it and the authority
+    client_ca: Path | None = None  # when set, clients have to show a certificate of one of these authorities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +175,7 @@ class Config:
 
     http: HttpConfig = HttpConfig()
     access: AccessConfig = AccessConfig()
+    tls: TlsConfig = TlsConfig()
     workers: WorkerConfig = WorkerConfig()
     models: ModelsConfig = ModelsConfig()
     downloads: DownloadConfig = DownloadConfig()

@@ -145,35 +145,42 @@ def header_value(value: str) -> str:
     return value
 
 
-def address(default_port: int) -> Parser:
+def file_mode(value: str) -> int:
+    if not re.fullmatch(r"0?[0-7]{3}", value):
+        raise Unacceptable("expected the permissions of a file as three octal digits, such as 600 or 660")
+    return int(value, 8)
+
+
+def address(default_port: int, default_tls_port: int) -> Parser:
     def parse(value: str) -> Address:
         if value.startswith("unix:"):
             return Address(host="", path=_socket_path(value.removeprefix("unix:")))
-        return _http_address(value, default_port)
+        return _http_address(value, default_port, default_tls_port)
 
     return parse
 
 
 def _socket_path(value: str) -> str:
-    if not value.startswith("/"):
+    if not value.startswith("/") or value.endswith("/"):
         raise Unacceptable("expected unix:/absolute/path")
-    if len(value.encode()) > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(path(value))) > _LONGEST_SOCKET_PATH:
         raise Unacceptable(f"expected a socket path of at most {_LONGEST_SOCKET_PATH} bytes")
     return value
 
 
-def _http_address(value: str, default_port: int) -> Address:
+def _http_address(value: str, default_port: int, default_tls_port: int) -> Address:
     try:
         url = urlsplit(value)
         port = url.port
     except ValueError as error:
         raise Unacceptable(_ADDRESS_FORMS) from error
-    if url.scheme == "https":
-        raise Unacceptable("TLS comes later; write http:// and let a gateway in front of the server speak https")
     has_more = url.path not in ("", "/") or bool(url.query or url.fragment) or url.username is not None
-    if url.scheme != "http" or not url.hostname or has_more:
+    if url.scheme not in ("http", "https") or not url.hostname or has_more:
         raise Unacceptable(_ADDRESS_FORMS)
-    return Address(host=url.hostname, port=default_port if port is None else port)
+    tls = url.scheme == "https"
+    if port is None:
+        port = default_tls_port if tls else default_port
+    return Address(host=url.hostname, port=port, tls=tls)
 
 
-_ADDRESS_FORMS = "expected http://host, http://host:port (port 0 to 65535) or unix:/path"
+_ADDRESS_FORMS = "expected http://host, https://host, http://host:port (port 0 to 65535) or unix:/path"

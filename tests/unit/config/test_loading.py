@@ -264,7 +264,6 @@ def test_values_keep_what_was_set_but_nothing_secret_or_unknown(load: Load) -> N
         pytest.param(
             "grpc_inference_port=x", {}, {}, "grpc_inference_port=x .*whole number", id="key of a feature to come"
         ),
-        pytest.param("inference_address=https://h", {}, {}, "TLS comes later", id="https"),
         pytest.param("models={" + " " * 99 + '"m":1}', {}, {}, r'models=\{ "m":1\} \(', id="blanks are not shown"),
         pytest.param("models=[" + "1," * 99, {}, {}, r"models=\[1,[1,]+\.\.\. \(", id="long values are cut"),
     ],

@@ -67,6 +67,21 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "^load_models=all .* is not used: model_snapshot",
             id="unused",
         ),
+        pytest.param(
+            "metrics_address=https://h",
+            "^metrics_address=https://h: .* self-signed certificate",
+            id="https without a certificate",
+        ),
+        pytest.param(
+            "certificate_file=c\nprivate_key_file=k",
+            "^private_key_file, certificate_file: without effect, because no address begins with https://.$",
+            id="certificate without https",
+        ),
+        pytest.param(
+            "inference_address=https://h\nkeystore=s\ncertificate_file=c",
+            "^certificate_file: without effect, because keystore is set",
+            id="two certificates",
+        ),
     ],
 )
 def test_one_notice_tells_of_a_surprise(tmp_path: Path, text: str, notice: str) -> None:
@@ -122,7 +137,7 @@ def test_variables_that_may_not_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_secret_values_are_not_told(tmp_path: Path) -> None:
-    notices = _notices(tmp_path, "keystore_pass=hush\nvmargs=hush\npasswort=hush")
+    notices = _notices(tmp_path, "keystore_pass=hush\nprivate_key_pass=hush\nvmargs=hush\npasswort=hush")
     assert not any("hush" in notice for notice in notices)
 
 
@@ -132,4 +147,4 @@ def test_order_follows_the_file_for_unknown_keys_and_the_table_for_others(tmp_pa
         "management_address=http://0.0.0.0:1"
     )
     beginnings = [notice.split()[0] for notice in _notices(tmp_path, text)]
-    assert beginnings == ["zz2", "zz1", "TLS:", "Parallel", "Accepted,", "management_address=http://0.0.0.0:1"]
+    assert beginnings == ["zz2", "zz1", "Parallel", "keystore:", "Accepted,", "management_address=http://0.0.0.0:1"]

@@ -14,6 +14,7 @@ from torchserve_lite.config.values import (
     boolean,
     choice,
     envelope,
+    file_mode,
     header_value,
     host_names,
     integer,
@@ -36,11 +37,13 @@ from torchserve_lite.config.values import (
         pytest.param("HTTP://localhost:1/", Address("localhost", 1), id="closing slash"),
         pytest.param("http://[::1]:8080", Address("::1", 8080), id="IPv6"),
         pytest.param("http://127.0.0.1:0", Address("127.0.0.1", 0), id="any free port"),
+        pytest.param("https://h", Address(host="h", port=443, tls=True), id="TLS"),
+        pytest.param("https://h:8443/", Address(host="h", port=8443, tls=True), id="TLS and port"),
         pytest.param("unix:/tmp/a.sock", Address(host="", path="/tmp/a.sock"), id="unix socket"),
     ],
 )
 def test_address_is_read(text: str, expected: Address) -> None:
-    assert address(80)(text) == expected
+    assert address(80, 443)(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,14 +56,15 @@ def test_address_is_read(text: str, expected: Address) -> None:
         pytest.param("http://h/path", "expected http://host", id="path"),
         pytest.param("http://user@h", "expected http://host", id="user"),
         pytest.param("ftp://h", "expected http://host", id="another scheme"),
-        pytest.param("https://h", "TLS comes later", id="https"),
+        pytest.param("unix:/folder/", "unix:/absolute/path", id="folder"),
+        pytest.param("unix:/a\0b", "no zero bytes", id="socket path with a zero byte"),
         pytest.param("unix:a.sock", "unix:/absolute/path", id="relative socket"),
         pytest.param("unix:/" + "x" * 107, "at most 107 bytes", id="long socket path"),
     ],
 )
 def test_bad_address_says_what_is_accepted(text: str, accepted: str) -> None:
     with pytest.raises(Unacceptable, match=accepted):
-        address(80)(text)
+        address(80, 443)(text)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +84,7 @@ def test_bad_address_says_what_is_accepted(text: str, accepted: str) -> None:
         pytest.param(envelope, "KServe", "kserve", id="envelope"),
         pytest.param(regular_expression, "AWS_.*", "AWS_.*", id="regular expression"),
         pytest.param(header_value, "GET, POST", "GET, POST", id="header value"),
+        pytest.param(file_mode, "660", 0o660, id="file mode"),
     ],
 )
 def test_value_is_read(parse: Parser, text: str, expected: Any) -> None:
@@ -97,6 +102,7 @@ def test_value_is_read(parse: Parser, text: str, expected: Any) -> None:
         pytest.param(integer(), "1.5", "a whole number", id="fraction"),
         pytest.param(integer(), "1_000", "a whole number", id="Python's underscore"),
         pytest.param(integer(), "9" * 5000, "a whole number", id="absurdly long"),
+        pytest.param(file_mode, "888", "three octal digits", id="no file mode"),
         pytest.param(seconds, "0", "more than 0", id="no time at all"),
         pytest.param(seconds, "nan", "a number", id="not a number"),
         pytest.param(number(), "-1", "at least 0", id="negative"),

@@ -15,7 +15,7 @@ from multidict import CIMultiDictProxy
 
 from tests.conftest import KEY, deployment_of
 from tests.fake_engine import FakeEngine
-from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig, MetricsConfig
+from torchserve_lite.config.settings import AccessConfig, Address, HttpConfig, MetricsConfig, TlsConfig
 from torchserve_lite.core.models import ModelKey, ModelStatus
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest
@@ -25,6 +25,7 @@ from torchserve_lite.management.access import Access
 from torchserve_lite.management.deployments import Deployment
 from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
+from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -110,6 +111,7 @@ class Front:
         most_clients: int,
         access: Access | None = None,
         workflows: WorkflowManager | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
@@ -133,8 +135,10 @@ class Front:
             access=self.access,
             most_clients=most_clients,
             workflows=workflows,
+            certificates=certificates,
         )
         self.access_log = log
+        self.certificates = certificates or Certificates(TlsConfig(), ())
         self.client: aiohttp.ClientSession
 
     @property
@@ -183,13 +187,16 @@ async def listening(
     most_clients: int = 1000,
     access: Access | None = None,
     workflows: WorkflowManager | None = None,
+    tls: TlsConfig | None = None,
     **config: Any,
 ) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
     roles = dict.fromkeys(("inference", "management", "metrics"), anywhere)
     facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
-    front = Front(HttpConfig(**facts), most_clients, access, workflows)
-    async with front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
+    http = HttpConfig(**facts)
+    certificates = Certificates(tls or TlsConfig(), http.encrypted_hosts)
+    front = Front(http, most_clients, access, workflows, certificates)
+    async with certificates.kept_fresh(), front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client
         yield front
 

@@ -282,11 +282,10 @@ async def test_connection_that_nobody_has_accepted_yet_is_served_when_the_socket
 
 class FakeConnection:
     def __init__(self) -> None:
-        self.waiting = self.written = 0
+        self.unsent = self.written = 0
         self.goal = 0.0
         self.is_cut = False
         self.peer = "a client"
-        self.transport: Any = SimpleNamespace(get_write_buffer_size=lambda: self.waiting)
 
     def cut(self) -> None:
         self.is_cut = True
@@ -309,7 +308,7 @@ def test_client_is_cut_off_when_it_takes_its_answers_too_slowly(steps: list[tupl
     """Each step: bytes written in a window, bytes that wait at its end. The least is 1000."""
     readers = SlowReaders(HttpConfig(slow_client_seconds=10.0, slow_client_rate=100.0))
     connection: Any = FakeConnection()
-    for written, connection.waiting in steps:
+    for written, connection.unsent in steps:
         connection.written += written
         readers.check([connection])
     assert connection.is_cut is cut
@@ -318,7 +317,7 @@ def test_client_is_cut_off_when_it_takes_its_answers_too_slowly(steps: list[tupl
 def test_pace_of_readers_can_be_left_to_them() -> None:
     readers = SlowReaders(HttpConfig(slow_client_rate=0.0))
     connection: Any = FakeConnection()
-    connection.waiting = connection.written = 5000
+    connection.unsent = connection.written = 5000
     for _ in range(5):
         readers.check([connection])
     assert not connection.is_cut

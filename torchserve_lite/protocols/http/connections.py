@@ -49,6 +49,9 @@ class Answers(Protocol):
     def last_words(self, error: ServingError) -> bytes:
         """A whole answer, for a client that has sent no request yet and whose connection is closed."""
 
+    def https_only(self) -> bytes:
+        """The same for a client that speaks plain HTTP to an encrypted listener."""
+
 
 class Client(asyncio.Protocol):
     """A client's connection, whoever reads its requests."""
@@ -70,9 +73,14 @@ class Client(asyncio.Protocol):
         return self._peer
 
     @property
+    def unsent(self) -> int:
+        """Bytes that have been written and that the system has not taken yet."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    @property
     def is_waiting(self) -> bool:
         """For a request, with nothing to be done or sent."""
-        return self.transport is not None and not self.transport.get_write_buffer_size()
+        return self.transport is not None and not self.unsent
 
     def close(self) -> None:
         if self.transport is not None:
@@ -328,7 +336,7 @@ class SlowReaders:
     def check(self, clients: Iterable[Client]) -> None:
         """The end of a window, and the beginning of the next."""
         for client in clients:
-            waiting = 0 if client.transport is None else client.transport.get_write_buffer_size()
+            waiting = client.unsent
             taken = client.written - waiting
             if waiting and taken < client.goal:
                 log.warning(

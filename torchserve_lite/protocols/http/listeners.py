@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from aiohttp import web
 
@@ -16,6 +17,7 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
+from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.api_description import ApiDescriptionRoutes
@@ -31,8 +33,10 @@ from torchserve_lite.protocols.http.plain import PlainHeads
 from torchserve_lite.protocols.http.refusals import Refusals
 from torchserve_lite.protocols.http.routing import Routes, RouteTable
 from torchserve_lite.protocols.http.sagemaker import SageMakerRoutes
+from torchserve_lite.protocols.http.tls import Handshake, Handshakes
 from torchserve_lite.protocols.http.tokens import TokenRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
+from torchserve_lite.protocols.http.unix_sockets import SocketFile, bind_unix_socket
 from torchserve_lite.protocols.http.workflows import WorkflowInferenceRoutes, WorkflowManagementRoutes
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.workflows.manager import WorkflowManager
@@ -45,7 +49,7 @@ _BACKLOG = 2048
 _LOOK_AGAIN = 0.02  # seconds between two looks at what is still to be answered
 
 
-Connect = Callable[[], Connection]
+Connect = Callable[[], Connection | Handshake]
 
 
 class HttpFrontEnd:
@@ -63,8 +67,9 @@ class HttpFrontEnd:
         access: Access,
         most_clients: int,
         workflows: WorkflowManager | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
-        """``most_clients``: how many connections may be open at once."""
+        """``most_clients``: how many connections may be open at once. ``certificates``: for https:// addresses."""
         self._config = config
         self._plane = plane
         self._manager = manager
@@ -73,6 +78,7 @@ class HttpFrontEnd:
         self._access_log = access_log
         self._shutdown = shutdown
         self._access = access
+        self._certificates = certificates
         self._health = Health(plane)
         self._clients = Clients(most_clients, _KEEP_ALIVE)
         self.addresses: dict[str, str] = {}
@@ -112,13 +118,15 @@ class HttpFrontEnd:
         self._health.stopping = True
         await asyncio.sleep(min(self._config.shutdown_linger, self._shutdown.remaining()))
         for listener in listeners:
+            if listener.file is not None:
+                listener.file.remove()
             await stop_accepting(listener.socket, listener.connect)
         loop = asyncio.get_running_loop()
         silent_until = loop.time() + self._config.shutdown_linger
         was_quiet = False
         while self._shutdown.remaining():
             clients = self._clients.open
-            unsent = any(c.transport is not None and c.transport.get_write_buffer_size() for c in clients)
+            unsent = any(client.unsent for client in clients)
             silent = loop.time() < silent_until and not all(c.asked for c in clients)
             quiet = not unsent and not silent and not any(listener.exchange.in_progress for listener in listeners)
             if quiet and was_quiet:
@@ -155,14 +163,36 @@ class HttpFrontEnd:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
             await runner.setup()
-            connect = self._connector(runner, exchange, guard, table)
-            socket = await _open_socket(address, roles[0], connect)
+            front = self._front(runner, exchange, guard, table)
+            connect: Connect = partial(Connection, front)
+            if address.tls:
+                assert self._certificates is not None
+                handshakes = Handshakes(self._certificates, front, self._config.slow_header_seconds)
+                await stack.enter_async_context(handshakes)
+                connect = partial(Handshake, handshakes)
+            socket, file = await self._open_socket(address, roles[0], connect)
             stack.callback(socket.close)
+            if file is not None:
+                stack.callback(file.remove)
             for role in roles:
                 self.addresses[role] = _real_address(socket, address)
-            yield Listener(socket, exchange, connect)
+            yield Listener(socket, exchange, connect, file)
 
-    def _connector(self, runner: web.AppRunner, exchange: Exchange, guard: Guard, table: RouteTable) -> Connect:
+    async def _open_socket(
+        self, address: Address, role: str, connect: Connect
+    ) -> tuple[asyncio.Server, SocketFile | None]:
+        """Not aiohttp's sites, because these connections are ours."""
+        loop = asyncio.get_running_loop()
+        try:
+            if address.path:
+                bound, file = bind_unix_socket(address.path, self._config.unix_socket_mode)
+                return await loop.create_unix_server(connect, sock=bound, backlog=_BACKLOG), file
+            return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG), None
+        except OSError as error:
+            message = f"{role}_address={address} cannot be used: {error.strerror or error}"
+            raise ConfigurationError(message) from error
+
+    def _front(self, runner: web.AppRunner, exchange: Exchange, guard: Guard, table: RouteTable) -> Front:
         loop = asyncio.get_running_loop()
         refusals = Refusals(self._config, self._metrics, table.description)
         server = runner.server
@@ -181,8 +211,7 @@ class HttpFrontEnd:
             )
 
         heads = PlainHeads(table.plain if self._config.fast_path else (), self._config.max_request_size)
-        front = Front(self._clients, refusals, exchange, self._plane, heads, guard, speak_aiohttp)
-        return lambda: Connection(front)
+        return Front(self._clients, refusals, exchange, self._plane, heads, guard, speak_aiohttp)
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
@@ -214,21 +243,11 @@ class Listener:
     socket: asyncio.Server
     exchange: Exchange
     connect: Connect
-
-
-async def _open_socket(address: Address, role: str, connect: Connect) -> asyncio.Server:
-    """Not aiohttp's sites, because these connections are ours."""
-    loop = asyncio.get_running_loop()
-    try:
-        if address.path:
-            return await loop.create_unix_server(connect, address.path, backlog=_BACKLOG)
-        return await loop.create_server(connect, address.host, address.port, backlog=_BACKLOG)
-    except OSError as error:
-        raise ConfigurationError(f"{role}_address={address} cannot be used: {error.strerror or error}") from error
+    file: SocketFile | None  # of a Unix socket
 
 
 def _real_address(socket: asyncio.Server, address: Address) -> str:
     """With the port that the system chose, when 0 was asked for."""
     if address.path:
         return str(address)
-    return str(Address(address.host, socket.sockets[0].getsockname()[1]))
+    return str(replace(address, port=socket.sockets[0].getsockname()[1]))

@@ -9,9 +9,11 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from torchserve_lite.config.settings import HttpConfig
+from torchserve_lite.core.requests import Headers
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.errors import BadRequest, RouteNotFound, ServingError
 from torchserve_lite.protocols.errors import reply_to
-from torchserve_lite.protocols.http.answers import JSON, common_headers, new_request_id
+from torchserve_lite.protocols.http.answers import JSON, common_headers, json_answer, new_request_id
 from torchserve_lite.protocols.http.openapi import ApiDescription
 from torchserve_lite.protocols.http.raw_response import one_line
 from torchserve_lite.telemetry.catalogue import ServerMetrics
@@ -50,8 +52,16 @@ class Refusals:
     def last_words(self, error: ServingError) -> bytes:
         """The same to a client that has sent no request yet, and is not served."""
         reply = reply_to(error)
-        self._metrics.count_response(reply.status)
-        fields = {"Content-Type": JSON, "Content-Length": str(len(reply.json)), "x-request-id": new_request_id()}
-        headers = (*fields.items(), *reply.headers, ("Connection", "close"), *self._common.items())
+        return self._whole(reply.status, reply.json, reply.headers)
+
+    def https_only(self) -> bytes:
+        """As TorchServe says it."""
+        answer = json_answer({"status": "This TorchServe instance only accepts HTTPS requests"}, indent=2)
+        return self._whole(403, answer.body)
+
+    def _whole(self, status: int, body: Buffer, more_headers: Headers = ()) -> bytes:
+        self._metrics.count_response(status)
+        fields = {"Content-Type": JSON, "Content-Length": str(len(body)), "x-request-id": new_request_id()}
+        headers = (*fields.items(), *more_headers, ("Connection", "close"), *self._common.items())
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        return f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{lines}\r\n".encode() + reply.json
+        return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n".encode() + bytes(body)
