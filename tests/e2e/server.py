@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -183,6 +184,17 @@ def write_model(
     for file, data in (files or {}).items():
         (folder / file).write_bytes(data)
     (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
+
+
+def write_archive(store: Path, file: str, name: str, version: str, code: str, *, config: str = "") -> None:
+    """A model as an archive in the store, with ``code`` as its handler and ``config`` as its model-config.yaml."""
+    model = {"modelName": name, "modelVersion": version, "handler": "handler.py"}
+    with zipfile.ZipFile(store / file, "w") as archive:
+        archive.writestr("handler.py", code)
+        if config:
+            archive.writestr("model-config.yaml", config)
+            model["configFile"] = "model-config.yaml"
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
 
 
 def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> Path:
