@@ -252,9 +252,11 @@ class Unavailable(ServingError):
 
 
 class NoWorkers(Unavailable):
-    def __init__(self, name: str) -> None:
+    """``kind``: TorchServe's word for what was asked for."""
+
+    def __init__(self, name: str, kind: str = "inference") -> None:
         super().__init__(
-            f'Model "{name}" has no worker to serve inference request. Please use scale workers API to add workers.'
+            f'Model "{name}" has no worker to serve {kind} request. Please use scale workers API to add workers.'
         )
 
 

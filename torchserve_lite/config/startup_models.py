@@ -91,7 +91,7 @@ def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
             name=name,
             version=version,
             default_version=str(fields.get("defaultVersion", only)).lower() == "true",
-            from_snapshot=True,
+            loaded_at_startup=False,
             **attributes,
         )
 

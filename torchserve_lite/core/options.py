@@ -33,7 +33,7 @@ class ServingOptions:
     name: str | None = None
     version: str | None = None
     default_version: bool = False
-    from_snapshot: bool = False
+    loaded_at_startup: bool | None = None  # False: it came by a call or a snapshot
     s3_sse_kms: bool = False
     workflow: str = ""  # of which it is a node; one without url is a function of its handler file
     # How it is served

@@ -177,6 +177,7 @@ class ModelManager:
         and comes from no store.
         """
         archive = archive or await self._open(wanted)
+        wanted = replace(wanted, loaded_at_startup=False)
         revision = await self._prepared(archive, wanted, self._workers.workers_per_model)
         deployment = Deployment(name=revision.spec.key.name, options=wanted)
         await self._adopt(deployment, revision)

@@ -91,7 +91,7 @@ def build_spec(
         parallel_level=options.parallel_level or 0,
         manifest=archive.manifest.raw,
         model_config=archive.config.raw,
-        loaded_at_startup=not wanted.from_snapshot,
+        loaded_at_startup=wanted.loaded_at_startup is not False,
     )
 
 

@@ -83,7 +83,7 @@ def test_snapshot_saved_by_torchserve_is_read(load: Load) -> None:
         '    "m"\\: {"1.0"\\: {"marName"\\: "m.mar", "minWorkers"\\: 2}}\\n  }\\n}\n'
     )
     (model,) = config.models.startup
-    assert (model.name, model.url, model.min_workers, model.from_snapshot) == ("m", "m.mar", 2, True)
+    assert (model.name, model.url, model.min_workers, model.loaded_at_startup) == ("m", "m.mar", 2, False)
 
 
 def test_later_place_wins(load: Load) -> None:

@@ -90,13 +90,13 @@ def test_snapshot_says_exactly_how_a_model_is_served() -> None:
         startup_timeout=30.0,
         runtime="python",
         parallel_level=1,
-        from_snapshot=True,
+        loaded_at_startup=False,
     )
 
 
 def test_snapshot_is_lenient_with_missing_fields() -> None:
     assert _only(_snapshot({})) == ServingOptions(
-        url="mnist.mar", name="mnist", version="1.0", default_version=True, from_snapshot=True
+        url="mnist.mar", name="mnist", version="1.0", default_version=True, loaded_at_startup=False
     )
 
 

@@ -158,7 +158,7 @@ def test_absent_means_absent() -> None:
 
 def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
     assert spec().loaded_at_startup
-    assert not spec(wanted=said(from_snapshot=True)).loaded_at_startup
+    assert not spec(wanted=said(loaded_at_startup=False)).loaded_at_startup
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from aiohttp import web
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import BadRequest
+from torchserve_lite.errors import BadRequest, NoWorkers
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.management.manager import ModelDescription, ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
@@ -85,6 +85,8 @@ class ManagementRoutes:
         question = InferenceRequest(request[REQUEST_ID], name, version, Verb.DESCRIBE, ())
         try:
             answer = json.loads(bytes((await self._plane.infer(question)).body))
+        except NoWorkers as error:
+            raise NoWorkers(name, "describe") from error
         except ValueError:
             return {}
         return answer if isinstance(answer, dict) else {}
