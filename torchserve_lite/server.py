@@ -39,6 +39,7 @@ from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.access import Access
+from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.watching import reload_on_changes
@@ -151,9 +152,10 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
         )
         await stack.enter_async_context(manager)
         plane = LocalDataPlane(engine, registry, metrics)
+        workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(
             manager,
-            WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch),
+            ArchiveFetcher(workflow_store, config.downloads),
             WorkflowRunner(plane, max_response_size=config.workers.max_response_size),
             drain_timeout=config.workers.unregister_timeout,
         )

@@ -7,7 +7,7 @@ import re
 import shutil
 import uuid
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -76,6 +76,9 @@ class ModelStore:
     cache: ArchiveCache | None = None
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
+
+    def interrupted_by(self, interruption: Interruption) -> ModelStore:
+        return replace(self, interruption=interruption)
 
     def locate(self, url: str) -> Path:
         """The file or folder of the store that ``url`` names: its last part counts, whatever stands before."""

@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from aiohttp.abc import AbstractResolver
 
-from torchserve_lite.archive.store import Archive, ModelStore, is_url, last_part
+from torchserve_lite.archive.store import is_url, last_part
 from torchserve_lite.archive.unpacking.entries import CHUNK
 from torchserve_lite.config.settings import DownloadConfig
 from torchserve_lite.core.shutdown import Interruption
@@ -39,7 +38,40 @@ _CLOSED_WITHIN = 5.0  # seconds; a disk that does not answer must not hold up th
 log = logging.getLogger(__name__)
 
 
-class ArchiveFetcher:
+class Opened(Protocol):
+    """An archive that has been unpacked, of a model or of something else."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
+Found = TypeVar("Found", bound=Opened)
+
+
+class Store(Protocol[Found]):
+    """A folder of archives, as ``ModelStore`` is one of models. Its verbs block."""
+
+    @property
+    def folder(self) -> Path | None: ...
+
+    @property
+    def interruption(self) -> Interruption: ...
+
+    def interrupted_by(self, interruption: Interruption) -> Store[Found]: ...
+
+    def locate(self, url: str) -> Path: ...
+
+    def open(self, url: str) -> Found: ...
+
+    def open_at(self, url: str, path: Path) -> Found: ...
+
+
+class ArchiveFetcher(Generic[Found]):
     """Use as an async context manager.
 
     An archive from a URL is kept in the model store under the URL's file name, as TorchServe keeps it, so that a
@@ -49,7 +81,7 @@ class ArchiveFetcher:
 
     def __init__(
         self,
-        store: ModelStore,
+        store: Store[Found],
         config: DownloadConfig | None = None,
         resolver: Callable[[], AbstractResolver] | None = None,
     ) -> None:
@@ -63,7 +95,7 @@ class ArchiveFetcher:
         self._blocking: set[asyncio.Future[Any]] = set()
         self._unpacking = ThreadPoolExecutor(thread_name_prefix="unpacking")
 
-    async def __aenter__(self) -> ArchiveFetcher:
+    async def __aenter__(self) -> ArchiveFetcher[Found]:
         if self._store.folder is not None:
             await self._in_thread(remove_leftovers, self._store.folder)
         return self
@@ -75,19 +107,19 @@ class ArchiveFetcher:
             await asyncio.wait(self._blocking, timeout=_CLOSED_WITHIN)
         self._unpacking.shutdown(wait=False)
 
-    async def open(self, url: str, *, s3_sse_kms: bool = False) -> Archive:
+    async def open(self, url: str, *, s3_sse_kms: bool = False) -> Found:
         """The archive that ``url`` stands for. It goes to ``remove`` when no model is served from it any more; one that
         is only closed leaves its file in the store, for the next start."""
         return await self._counted(url, self._open(url, last_part(url), s3_sse_kms=s3_sse_kms))
 
-    async def reopen(self, url: str) -> Archive:
+    async def reopen(self, url: str) -> Found:
         """As ``open``, for a model whose file in the store has changed: nothing is fetched that is there."""
         kept = self._store.folder / last_part(url) if is_url(url) and self._store.folder is not None else None
         if kept is None or not await self._in_thread(kept.is_file):
             return await self.open(url)
         return await self._counted(url, self._opened(url, kept))
 
-    async def _counted(self, url: str, opening: Coroutine[Any, Any, Archive]) -> Archive:
+    async def _counted(self, url: str, opening: Coroutine[Any, Any, Found]) -> Found:
         """Whoever opens a file counts as its user from the beginning, so that nobody deletes it meanwhile."""
         name = last_part(url)
         self._users[name] += 1
@@ -97,7 +129,7 @@ class ArchiveFetcher:
             await self._leave(name)
             raise
 
-    async def remove(self, archive: Archive) -> None:
+    async def remove(self, archive: Found) -> None:
         """Closes it, and deletes its file in the store if that was downloaded for it and nobody else uses it."""
         await self._in_thread(archive.close)
         if archive.url:  # else somebody else has opened it, and it is of no store
@@ -115,7 +147,7 @@ class ArchiveFetcher:
             if added is not None and await self._in_thread(added.remove):
                 log.info("Deleted %s: no model is served from it any more, and it had been downloaded.", added.path)
 
-    async def _open(self, url: str, name: str, *, s3_sse_kms: bool) -> Archive:
+    async def _open(self, url: str, name: str, *, s3_sse_kms: bool) -> Found:
         if not is_url(url):
             return await self._opened(url, await self._in_thread(self._located, url))
         if ".." in url or self._store.folder is None:
@@ -143,7 +175,7 @@ class ArchiveFetcher:
                 f"{error}. A path outside the model store can be loaded if allowed_urls matches file:// and that path."
             ) from None
 
-    async def _kept(self, url: str, told: str, name: str, source: Source) -> Archive:
+    async def _kept(self, url: str, told: str, name: str, source: Source) -> Found:
         """``told``: the URL as it may stand in logs and errors."""
         folder = self._store.folder
         assert folder is not None
@@ -217,13 +249,13 @@ class ArchiveFetcher:
         while piece := await self._in_thread(file.read, CHUNK):
             yield piece
 
-    async def _opened(self, url: str, path: Path) -> Archive:
+    async def _opened(self, url: str, path: Path) -> Found:
         """Unpacks it, in threads of our own: the loop's look up names, which must not wait for that.
 
         When nobody waits for it any more, it is interrupted, and what has come of it is closed.
         """
         given_up = _GivenUp(self._store.interruption)
-        work = partial(replace(self._store, interruption=given_up).open_at, url, path)
+        work = partial(self._store.interrupted_by(given_up).open_at, url, path)
         future = self._tracked(asyncio.get_running_loop().run_in_executor(self._unpacking, work))
         try:
             return await asyncio.shield(future)
@@ -288,6 +320,6 @@ def _why_no_name(name: str) -> str:
     return "has characters that a file name should not have" if re.search(r"[\x00-\x1f\x7f-\x9f\\/]", name) else ""
 
 
-def _close_unwanted(opened: asyncio.Future[Archive]) -> None:
+def _close_unwanted(opened: asyncio.Future[Found]) -> None:
     if not opened.cancelled() and opened.exception() is None:
         opened.result().close()

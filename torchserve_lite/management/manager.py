@@ -83,7 +83,7 @@ class ModelManager:
         self.changed: list[Callable[[], None]] = []
         self._engine = engine
         self._store = store
-        self._fetcher = ArchiveFetcher(store, downloads)
+        self._fetcher: ArchiveFetcher[Archive] = ArchiveFetcher(store, downloads)
         self._workers = workers
         self._default_workers = default_workers
         self._environments = environments

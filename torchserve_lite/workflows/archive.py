@@ -7,14 +7,14 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.manifest import Manifest, checked_name, kind_of, read_object
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.source_code import parsed, top_level
-from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.store import Archive, is_url, last_part
 from torchserve_lite.archive.unpacking.entries import ArchiveError, UnpackLimits, name_problem, shown
 from torchserve_lite.archive.unpacking.unpack import unpack
 from torchserve_lite.core.shutdown import Interruption
@@ -40,6 +40,7 @@ class WorkflowArchive:
 
     url: str
     path: Path
+    digest: str
     name: str
     handler: str
     spec: WorkflowSpec
@@ -74,10 +75,13 @@ class WorkflowStore:
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
 
+    def interrupted_by(self, interruption: Interruption) -> WorkflowStore:
+        return replace(self, interruption=interruption)
+
     def locate(self, url: str) -> Path:
         """The file of the store that ``url`` names: its last part counts, whatever stands before."""
-        name = url.rpartition("/")[2]
-        if not name or ".." in url or "://" in url or self.folder is None:
+        name = last_part(url)
+        if not name or ".." in url or is_url(url) or self.folder is None:
             raise WorkflowArchiveNotFound(url)
         path = self.folder / name
         try:
@@ -95,29 +99,30 @@ class WorkflowStore:
         """Opens what lies at ``path`` under the name ``url``. Whatever is wrong with it is InvalidWorkflow or
         InvalidDAG."""
         folder = self.scratch / "workflows" / uuid.uuid4().hex
+        name = last_part(url)
         with ExitStack() as undo:
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             try:
                 if path.is_dir():
                     raise ArchiveError("is a folder. Pack it with torchserve-lite workflow-archive")
-                unpack(path, folder, self.limits, self.interruption)
-                archive = _read(url, folder)
+                digest = unpack(path, folder, self.limits, self.interruption)
+                archive = _read(url, folder, digest)
             except NoRoom:
                 raise
             except InvalidArchive as error:
-                raise InvalidWorkflow(path.name, error.problem) from error
+                raise InvalidWorkflow(name, error.problem) from error
             except ArchiveError as error:
-                raise InvalidWorkflow(path.name, str(error)) from error
+                raise InvalidWorkflow(name, str(error)) from error
             except ServingError:
                 raise
             except Exception as error:  # whatever it is, it is about this archive alone
                 reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-                raise InvalidWorkflow(path.name, f"cannot be read: {reason}") from error
+                raise InvalidWorkflow(name, f"cannot be read: {reason}") from error
             undo.pop_all()
         return archive
 
 
-def _read(url: str, folder: Path) -> WorkflowArchive:
+def _read(url: str, folder: Path, digest: str) -> WorkflowArchive:
     if not (folder / MANIFEST_PATH).is_file():
         raise ArchiveError(
             f"has no {MANIFEST_PATH}, so it is no workflow archive. Make it with torchserve-lite workflow-archive"
@@ -138,7 +143,7 @@ def _read(url: str, folder: Path) -> WorkflowArchive:
     except ArchiveError as error:
         raise ArchiveError(f"{spec_file} {error}") from error
     check_functions(folder, handler, spec)
-    return WorkflowArchive(url=url, path=folder, name=name, handler=handler, spec=spec)
+    return WorkflowArchive(url=url, path=folder, digest=digest, name=name, handler=handler, spec=spec)
 
 
 def check_functions(folder: Path, handler: str, spec: WorkflowSpec) -> None:

@@ -10,11 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from torchserve_lite.archive.store import Archive
+from torchserve_lite.archive.store import Archive, last_part
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import Conflict, NotFound, ServingError, WorkflowNotFound, WorkflowNotRegistered
-from torchserve_lite.workflows.archive import WorkflowArchive, WorkflowStore
+from torchserve_lite.management.fetching import ArchiveFetcher
+from torchserve_lite.workflows.archive import WorkflowArchive
 from torchserve_lite.workflows.runner import WorkflowRunner, node_model
 from torchserve_lite.workflows.spec import Node, WorkflowSpec
 
@@ -65,9 +66,16 @@ class WorkflowManager:
     Registrations are not kept: after a restart, as with TorchServe, workflows are registered again.
     """
 
-    def __init__(self, models: Models, store: WorkflowStore, runner: WorkflowRunner, *, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        models: Models,
+        fetcher: ArchiveFetcher[WorkflowArchive],
+        runner: WorkflowRunner,
+        *,
+        drain_timeout: float,
+    ) -> None:
         self._models = models
-        self._store = store
+        self._fetcher = fetcher
         self._runner = runner
         self._drain_timeout = drain_timeout
         self._workflows: dict[str, Workflow] = {}
@@ -75,13 +83,14 @@ class WorkflowManager:
         self._changes: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> WorkflowManager:
+        await self._fetcher.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._store.interruption.interrupt()
         for task in self._changes:
             task.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._fetcher.__aexit__()
 
     async def register(self, wanted: ServingOptions) -> Workflow:
         """Of the options: url, name, and the timeouts of all nodes. The nodes are loaded when it returns; when one
@@ -129,21 +138,21 @@ class WorkflowManager:
             log.error("%s", error, exc_info=None if isinstance(error, ServingError) else error)
 
     async def _register(self, wanted: ServingOptions) -> Workflow:
-        archive = await asyncio.to_thread(self._store.open, wanted.url)
+        archive = await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
         name = wanted.name or archive.name
         if (other := self._workflows.get(name)) is not None:
-            archive.close()
+            await self._fetcher.remove(archive)
             doing = {WorkflowState.SERVING: "already registered", WorkflowState.DRAINING: "still being unregistered"}
             raise Conflict(f"Workflow {name} is {doing.get(other.state, 'being registered')}.")
         for warning in archive.spec.warnings:
-            log.warning("%s: %s", archive.url, warning)
+            log.warning("%s: %s", last_part(archive.url), warning)
         workflow = self._workflows[name] = Workflow(name, archive)
         workflow.idle.set()
         try:
             await self._register_nodes(workflow, wanted)
         except BaseException:
             del self._workflows[name]
-            archive.close()
+            await self._fetcher.remove(archive)
             raise
         workflow.state = WorkflowState.SERVING
         log.info("Workflow %s is registered: %s", name, archive.spec.dag)
@@ -178,7 +187,7 @@ class WorkflowManager:
             await self._unregister_nodes(workflow.name, list(workflow.spec.nodes))
         finally:
             del self._workflows[workflow.name]
-            workflow.archive.close()
+            await self._fetcher.remove(workflow.archive)
         log.info("Workflow %s is unregistered.", workflow.name)
 
     async def _unregister_nodes(self, workflow: str, nodes: list[str]) -> None:

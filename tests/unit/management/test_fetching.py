@@ -25,7 +25,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tests.unit.archive import hostile
 from tests.unit.archive.test_archive_unpacking import COLLISIONS, DAMAGED, KINDS, NAMES, Maker
-from torchserve_lite.archive.store import ModelStore
+from torchserve_lite.archive.store import Archive, ModelStore
 from torchserve_lite.archive.unpacking.entries import UnpackLimits
 from torchserve_lite.config.settings import DownloadConfig, S3Credentials
 from torchserve_lite.config.values import networks, url_patterns
@@ -68,7 +68,7 @@ class Fetching:
 
     def allowing(
         self, urls: str = ANY, *, resolver: Callable[[], AbstractResolver] | None = None, **config: Any
-    ) -> ArchiveFetcher:
+    ) -> ArchiveFetcher[Archive]:
         values = {"allowed_url_networks": LOOPBACK, **config}
         store = ModelStore(folder=self.store, scratch=self.scratch, limits=UnpackLimits(floor=32 * 2**20, entries=1000))
         return ArchiveFetcher(store, DownloadConfig(allowed_urls=url_patterns(urls), **values), resolver)
@@ -84,7 +84,7 @@ class Fetching:
         models = self.scratch / "models"
         return not list(self.store.iterdir()) and not (models.exists() and list(models.iterdir()))
 
-    async def refused(self, url: str, kind: type[ServingError], fetcher: ArchiveFetcher | None = None) -> str:
+    async def refused(self, url: str, kind: type[ServingError], fetcher: ArchiveFetcher[Archive] | None = None) -> str:
         """Gives the message, having seen that nothing was left anywhere."""
         with pytest.raises(kind) as refusal:
             await (fetcher or self.fetcher).open(url)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.store import Archive
+from torchserve_lite.config.settings import DownloadConfig
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import LoadFailed, ModelNotFound
+from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
@@ -52,10 +54,12 @@ class FakeModels:
 
 
 @asynccontextmanager
-async def workflows(tmp_path: Path, models: FakeModels) -> AsyncIterator[WorkflowManager]:
+async def workflows(
+    tmp_path: Path, models: FakeModels, downloads: DownloadConfig | None = None
+) -> AsyncIterator[WorkflowManager]:
     plane: Any = models
     store = WorkflowStore(folder=tmp_path, scratch=tmp_path / "scratch")
     async with WorkflowManager(
-        models, store, WorkflowRunner(plane, max_response_size=1000), drain_timeout=60
+        models, ArchiveFetcher(store, downloads), WorkflowRunner(plane, max_response_size=1000), drain_timeout=60
     ) as manager:
         yield manager
