@@ -66,13 +66,29 @@ def registration_of(values: Mapping[str, object]) -> Registration:
     return Registration(
         options=ServingOptions(
             url=url,
-            name=_model_name(values),
+            name=_name(values, "model_name"),
             handler=_text(values, "handler") or None,
             runtime=runtime or None,
             s3_sse_kms=_flag(values, "s3_sse_kms", default=False),
             **options,
         ),
         synchronous=_flag(values, "synchronous", default=True),
+    )
+
+
+def workflow_options_of(values: Mapping[str, object]) -> ServingOptions:
+    """Those of ``POST /workflows``; the timeouts are for all nodes. BadRequest as above."""
+    url = _text(values, "url")
+    if not url:
+        raise BadRequest("Parameter url is required.")
+    names = ("response_timeout", "startup_timeout")
+    response, startup = (_whole_number(values, name, 1, _LARGEST) for name in names)
+    return ServingOptions(
+        url=url,
+        name=_name(values, "workflow_name"),
+        response_timeout=None if response is None else float(response),
+        startup_timeout=None if startup is None else float(startup),
+        s3_sse_kms=_flag(values, "s3_sse_kms", default=False),
     )
 
 
@@ -96,11 +112,11 @@ def _text(values: Mapping[str, object], name: str) -> str:
     return value.strip()
 
 
-def _model_name(values: Mapping[str, object]) -> str | None:
-    name = _text(values, "model_name")
+def _name(values: Mapping[str, object], parameter: str) -> str | None:
+    name = _text(values, parameter)
     if len(name) > _LONGEST_NAME or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         raise BadRequest(
-            f"model_name is {name[:80]!r}; it must have at most {_LONGEST_NAME} characters, and no control characters."
+            f"{parameter} is {name[:80]!r}; it must have at most {_LONGEST_NAME} characters, and no control characters."
         )
     return name or None
 

@@ -45,6 +45,12 @@ async def test_workflow_is_registered_by_json(front: Front, models: FakeModels) 
     assert (options.response_timeout, options.startup_timeout) == (7.0, 8.0)
 
 
+async def test_workflow_may_have_any_name_that_a_path_can_name(front: Front) -> None:
+    await front.ask("POST", "/workflows?url=w.war&workflow_name=we%20ird%2Fname")
+    assert (await front.post("/wfpredict/we%20ird%2Fname")).body == b"answer"
+    assert (await front.ask("DELETE", "/workflows/we%20ird%2Fname")).status == 200
+
+
 async def test_second_registration_is_a_conflict(front: Front) -> None:
     await front.ask("POST", "/workflows?url=w.war")
     answer = await front.ask("POST", "/workflows?url=w.war")
@@ -65,16 +71,16 @@ async def test_second_registration_is_a_conflict(front: Front) -> None:
             id="not in the store",
         ),
         pytest.param("?url=w.war&url=x", {}, 400, "BadRequestException", "url is given more than once", id="twice"),
-        pytest.param("?url=w.war&response_timeout=soon", {}, 400, "BadRequestException", "'soon'", id="timeout"),
-        pytest.param("?url=w.war&workflow_name=a%2Fb", {}, 400, "BadRequestException", "slashes", id="name"),
+        pytest.param("?url=w.war&response_timeout=soon", {}, 400, "BadRequestException", '"soon"', id="timeout"),
+        pytest.param("?url=w.war&workflow_name=a%0Ab", {}, 400, "BadRequestException", "workflow_name", id="name"),
         pytest.param("", {"json": [1]}, 400, "BadRequestException", "object", id="JSON list"),
-        pytest.param("", {"json": {"url": 1}}, 400, "BadRequestException", "url must be text", id="url is a number"),
+        pytest.param("", {"json": {"url": 1}}, 400, "BadRequestException", "url is 1", id="url is a number"),
         pytest.param(
             "",
             {"data": b"{", "headers": {"Content-Type": "application/json"}},
             400,
             "BadRequestException",
-            "no JSON",
+            "no JSON object",
             id="no JSON",
         ),
     ],
@@ -158,7 +164,8 @@ async def test_method_that_neither_infers_nor_manages_is_405(front: Front, metho
 async def test_nothing_is_registered_or_removed_while_the_model_api_is_off(tmp_path: Path, models: FakeModels) -> None:
     """TorchServe leaves workflows out of this switch."""
     war(tmp_path)
-    async with workflows(tmp_path, models) as manager, listening(workflows=manager) as front:
+    off = Access(AccessConfig(tokens=False, model_api=False))
+    async with workflows(tmp_path, models) as manager, listening(access=off, workflows=manager) as front:
         for method, path in (("POST", "/workflows?url=w.war"), ("DELETE", "/workflows/w")):
             answer = await front.ask(method, path)
             assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowedException")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 from aiohttp import web
@@ -18,11 +17,9 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.management_operations import (
-    DEFAULT_PAGE,
     DESCRIBE,
     LIST,
     METRICS,
-    MOST_MODELS,
     REGISTER,
     ROLL_BACK,
     SET_DEFAULT,
@@ -30,6 +27,7 @@ from torchserve_lite.protocols.http.management_operations import (
     UPDATE,
     of_version,
 )
+from torchserve_lite.protocols.http.queries import page_of, single_values, whole_number_of
 from torchserve_lite.protocols.http.requests import READ, REQUEST_ID, is_json
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.protocols.registration import MOST_WORKERS, Registration, parameters_of, registration_of
@@ -65,13 +63,8 @@ class ManagementRoutes:
         await self._plane.check_known(request.match_info["model"], None if version == "all" else version)
 
     async def list_models(self, request: web.Request) -> InferenceResponse:
-        limit = _whole_number(request, "limit", DEFAULT_PAGE, most=MOST_MODELS)
-        start = max(0, _whole_number(request, "next_page_token", 0, most=MOST_MODELS))
-        limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
-        models = self._manager.list_models()
-        page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(models) else {}
-        page["models"] = [{"modelName": name, "modelUrl": url} for name, url in models[start : start + limit]]
-        return json_answer(page, indent=2)
+        models = [{"modelName": name, "modelUrl": url} for name, url in self._manager.list_models()]
+        return json_answer(page_of(request, "models", models), indent=2)
 
     async def describe(self, request: web.Request) -> InferenceResponse:
         name, version = request.match_info["model"], request.match_info.get("version")
@@ -108,7 +101,7 @@ class ManagementRoutes:
         """Of the query or, when there is a JSON body, of that."""
         if is_json(request):
             return registration_of(parameters_of(bytes(await self._bodies.read(request))))
-        return _in_query(request)
+        return registration_of(single_values(request))
 
     async def unregister(self, request: web.Request) -> InferenceResponse:
         self._access.check_model_api(*READ, "PUT")
@@ -124,8 +117,8 @@ class ManagementRoutes:
 
     async def scale(self, request: web.Request) -> InferenceResponse:
         name, version = request.match_info["model"], _version(request)
-        low = _whole_number(request, "min_worker", 1, least=0, most=MOST_WORKERS)
-        high = _whole_number(request, "max_worker", low, least=0, most=MOST_WORKERS)
+        low = whole_number_of(request, "min_worker", 1, least=0, most=MOST_WORKERS)
+        high = whole_number_of(request, "max_worker", low, least=0, most=MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
         if request.query.get("synchronous", "").lower() != "true":
@@ -138,7 +131,7 @@ class ManagementRoutes:
     async def update(self, request: web.Request) -> InferenceResponse:
         self._access.check_model_api(*READ, "PUT")
         name, version = request.match_info["model"], _version(request)
-        registration = _in_query(request)
+        registration = registration_of(single_values(request))
         if not registration.synchronous:
             self._manager.update_in_background(name, version, registration.options)
             return _accepted()
@@ -153,13 +146,6 @@ class ManagementRoutes:
         name, version = request.match_info["model"], request.match_info["version"]
         self._manager.set_default(name, version)
         return _status(f'Default version successfully updated for model "{name}" to "{version}"')
-
-
-def _in_query(request: web.Request) -> Registration:
-    for name in request.query:
-        if len(request.query.getall(name)) > 1:
-            raise BadRequest(f"{name:.80} is given more than once.")
-    return registration_of(request.query)
 
 
 def _version(request: web.Request) -> str | None:
@@ -247,19 +233,3 @@ def _worker_json(described: ModelDescription, index: int) -> dict[str, Any]:
 
 def _whole(seconds: float) -> int | float:
     return int(seconds) if seconds == int(seconds) else seconds
-
-
-def _whole_number(request: web.Request, name: str, default: int, *, most: int, least: int | None = None) -> int:
-    """``least`` None: what is too small means the default or the beginning, as in TorchServe."""
-    given = request.query.getall(name, [])
-    if not given:
-        return default
-    bounds = f"at most {most}" if least is None else f"from {least} to {most}"
-    if len(given) > 1:
-        raise BadRequest(f"{name} is given {len(given)} times; give it once, a whole number {bounds}.")
-    if not re.fullmatch(r"-?[0-9]{1,9}", given[0]):
-        raise BadRequest(f"{name} is {given[0][:80]!r}; it must be a whole number {bounds}.")
-    number = int(given[0])
-    if number > most or (least is not None and number < least):
-        raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
-    return number

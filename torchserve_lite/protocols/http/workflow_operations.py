@@ -24,7 +24,11 @@ from torchserve_lite.protocols.http.openapi import (
 
 _TAG = "Management"
 _REGISTRATION = (
-    Parameter(name="url", description="The archive: a file of the workflow store.", schema=TEXT),
+    Parameter(
+        name="url",
+        description="The archive: its name in the workflow store, or a URL that allowed_urls allows.",
+        schema=TEXT,
+    ),
     Parameter(name="workflow_name", description="The name; the manifest's where it is not given.", schema=TEXT),
     Parameter(
         name="response_timeout",

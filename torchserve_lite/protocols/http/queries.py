@@ -1,4 +1,4 @@
-"""Lists that are answered in pages, as TorchServe pages them; but the last page says that it is the last."""
+"""What management requests say in their query: numbers within bounds, pages, parameters that come once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchserve_lite.protocols.http.management_operations import DEFAULT_PAGE, M
 
 
 def page_of(request: web.Request, name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The page that is asked for, under ``name``."""
+    """The page that is asked for, under ``name``. The last one says that it is the last, as TorchServe's does not."""
     limit = whole_number_of(request, "limit", DEFAULT_PAGE, most=MOST_MODELS)
     start = max(0, whole_number_of(request, "next_page_token", 0, most=MOST_MODELS))
     limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
@@ -36,3 +36,11 @@ def whole_number_of(request: web.Request, name: str, default: int, *, most: int,
     if number > most or (least is not None and number < least):
         raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
     return number
+
+
+def single_values(request: web.Request) -> Mapping[str, str]:
+    """The parameters of the query; BadRequest when one is given more than once."""
+    for name in request.query:
+        if len(request.query.getall(name)) > 1:
+            raise BadRequest(f"{name:.80} is given more than once.")
+    return request.query
