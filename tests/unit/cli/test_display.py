@@ -228,6 +228,7 @@ def test_announcement_is_made_when_the_sockets_are_open() -> None:
     [
         pytest.param("http://127.0.0.1:5", "curl http://127.0.0.1:5/predictions/m -T FILE", id="loopback"),
         pytest.param("http://[::]:5", "curl http://[::1]:5/predictions/m -T FILE", id="all of IPv6"),
+        pytest.param("https://127.0.0.1:5", "curl -k https://127.0.0.1:5/predictions/m -T FILE", id="TLS"),
         pytest.param(
             "unix:/a.sock", "curl --unix-socket /a.sock http://localhost/predictions/m -T FILE", id="unix socket"
         ),

@@ -127,6 +127,13 @@ async def test_body_of_exactly_the_limit_is_accepted(front: Front) -> None:
     assert (await front.post("/predictions/tiny", b"x" * LIMIT)).status == 200
 
 
+async def test_body_over_the_limit_is_refused_where_no_route_reads_it(front: Front) -> None:
+    for role, target in (("management", "/models/tiny?min_worker=1"), ("inference", "/ping"), ("metrics", "/metrics")):
+        answer = await front.client.put(front.http.addresses[role] + target, data=b"x" * (LIMIT + 1), expect100=True)
+        assert (answer.status, f"max_request_size={LIMIT}" in await answer.text()) == (413, True)
+    assert front.manager.scaled == []
+
+
 async def test_unknown_model_is_told_before_its_body_is_read(front: Front) -> None:
     reader, writer = await front.connect()
     writer.write(b"POST /predictions/unknown HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n")

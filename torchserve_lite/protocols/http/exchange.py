@@ -44,6 +44,7 @@ class Exchange:
         self._access_log = access_log
         self._clients = clients
         self.heads = Heads(common_headers(config))
+        self._largest_body = config.max_request_size
 
     def begin(self, client: Client) -> None:
         """A request's head has been read."""
@@ -87,6 +88,8 @@ class Exchange:
             try:
                 check_head(request)
                 check_expectation(request)
+                if (request.content_length or 0) > self._largest_body:  # also where no route would read it
+                    raise BodyTooLarge(self._largest_body)
                 outcome = await handler(request)
             except Exception as error:
                 outcome = error
