@@ -163,6 +163,15 @@ def test_all_archives_are_those_torchserve_loads_sorted(store: ModelStore) -> No
     assert store.all_archives() == ["b.tar.gz", "c.model", "echo.mar", "folder", "z.tgz"]
 
 
+def test_workflow_archive_in_a_model_store_is_passed_over_without_a_word(
+    store: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store of models is that of workflows, too, where no other is named."""
+    (folder_of(store) / "w.war").touch()
+    assert store.all_archives() == ["echo.mar"]
+    assert caplog.messages == []
+
+
 STRAYS = {
     "empty folder": lambda path: path.mkdir(),
     "folder of folders": lambda path: (path / "a/b").mkdir(parents=True),

@@ -78,6 +78,13 @@ def _without_watchfiles(folder: Path) -> None:
             id="no store",
         ),
         pytest.param(
+            lambda folder: (folder / "c").write_text("model_store=.\nworkflow_store=nowhere"),
+            ["--ts-config=c"],
+            {},
+            "nowhere (c) cannot be read: No such file or directory. Name a folder that exists",
+            id="no store of workflows",
+        ),
+        pytest.param(
             lambda folder: (folder / "c").write_text("enable_envvars_config=true\nmodel_store=."),
             ["--ts-config=c"],
             {"TS_MODEL_STORE": "nowhere"},

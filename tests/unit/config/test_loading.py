@@ -206,9 +206,10 @@ def test_models_key_gives_overrides(load: Load) -> None:
     assert config.models.overrides["m", "1.0"].batch_size == 8
 
 
-def test_relative_model_store_starts_at_the_current_folder(load: Load, tmp_path: Path) -> None:
+def test_relative_store_starts_at_the_current_folder(load: Load, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     assert load("model_store=store").models.store == tmp_path / "store"
+    assert load("workflow_store=store").models.workflow_store == tmp_path / "store"
 
 
 def test_relative_model_store_is_looked_for_beside_the_file_too(

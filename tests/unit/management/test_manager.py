@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ async def test_every_archive_of_the_store_is_loaded(tmp_path: Path) -> None:
         assert parts.engine.workers == {A: 2, B: 2}
         assert sorted(parts.progress.ready) == ["a 1.0 2", "b 1.0 2"]
         assert parts.manager.list_models() == [("a", "a"), ("b", "b")]
+
+
+async def test_model_that_comes_from_no_store_is_described_and_not_listed(tmp_path: Path) -> None:
+    """So are the functions of workflows."""
+    async with managed(tmp_path) as parts:
+        with ModelStore(folder=parts.folder, scratch=tmp_path / "scratch").open("a") as opened:
+            archive = replace(opened, url="")
+            deployment = await parts.manager.register(ServingOptions(name="w__f", workflow="w"), archive=archive)
+            assert (deployment.workflow, deployment.key) == ("w", ModelKey("w__f", "1.0"))
+            assert parts.manager.list_models() == []
+            (described,) = await parts.manager.describe("w__f", None)
+            assert described.spec.archive_url == ""
+            await parts.manager.unregister("w__f")
 
 
 async def test_model_is_served_under_the_name_and_with_the_workers_asked_for(tmp_path: Path) -> None:
