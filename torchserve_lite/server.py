@@ -39,6 +39,7 @@ from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.access import Access
+from torchserve_lite.management.autoscaler import Autoscaler
 from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
@@ -77,6 +78,7 @@ class Core:
     plane: DataPlane
     metrics: ServerMetrics
     workflows: WorkflowManager
+    autoscaler: Autoscaler
 
 
 async def serve(config: Config, progress: StartupProgress) -> None:
@@ -106,15 +108,17 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
         progress.listening(front.addresses)
         stack.callback(progress.stopping)
-        await _load_unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
-        progress.started(time.time() - psutil.Process().create_time())
-        gc.collect()
-        gc.freeze()  # what start-up made stays; collections then look at requests only
         async with asyncio.TaskGroup() as tasks:
+            autoscaling = tasks.create_task(core.autoscaler.run())
+            await _load_unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
+            progress.started(time.time() - psutil.Process().create_time())
+            gc.collect()
+            gc.freeze()  # what start-up made stays; collections then look at requests only
             watching = tasks.create_task(_watch(config, core.manager))
             await stop.wait()
             shutdown.begin()
             watching.cancel()
+            autoscaling.cancel()
 
 
 @asynccontextmanager
@@ -160,7 +164,8 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             drain_timeout=config.workers.unregister_timeout,
         )
         await stack.enter_async_context(workflows)
-        yield Core(manager, plane, metrics, workflows)
+        autoscaler = Autoscaler(manager, engine, metrics.autoscaled)
+        yield Core(manager, plane, metrics, workflows, autoscaler)
 
 
 class _Events(EngineEvents):

@@ -197,6 +197,7 @@ def _mapping(value: object) -> None:
 _KEYS: Keys = {
     "minWorkers": ("min_workers", _raised_to_one),
     "maxWorkers": ("max_workers", _unless_zero),
+    "autoscale": ("autoscale", _flag),
     "batchSize": ("batch_size", _raised_to_one),
     "maxBatchDelay": ("batch_delay", _milliseconds),
     "responseTimeout": ("response_timeout", _seconds(1)),

@@ -152,6 +152,7 @@ _TABLE = (
     _key("ipex_enable", boolean, "false", "workers.ipex_enable"),
     _key("ipex_gpu_enable", boolean, "false", "workers.ipex_gpu_enable"),
     _key("debug", boolean, "false", "workers.debug"),
+    _key("autoscale", boolean, "true", "workers.autoscale"),
     _key("worker_affinity", choice("auto", "off"), "off", "workers.affinity"),
     _key("worker_launcher", choice("forked", "shared", "exec", "inline"), "forked", "workers.launcher"),
     _key("v2_output_names", choice("predict", "inputs"), "predict", "workers.v2_output_names"),

@@ -40,6 +40,7 @@ MEANINGS: Mapping[str, str] = {
     "install_py_dep_per_model": "Whether the requirements.txt of an archive is installed for its workers.",
     "blacklist_env_vars": "A regular expression; variables whose whole name matches are hidden from workers.",
     "python": "The interpreter of workers; without it the server's own.",
+    "autoscale": "Whether the number of a model's workers follows the load between minWorkers and maxWorkers.",
     "worker_affinity": "Whether each worker is bound to a core of its own where that helps.",
     "worker_launcher": "How workers are started: forked, shared, exec or inline.",
     "v2_output_names": "How outputs of KServe V2 answers are named: predict, or after the inputs.",

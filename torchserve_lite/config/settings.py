@@ -97,6 +97,7 @@ class WorkerConfig:
     workers_per_model: int = 0  # 0: number of GPUs, else of cores
     number_of_gpu: int | None = None  # upper bound; None: all there are
     visible_gpus: str | None = None  # CUDA_VISIBLE_DEVICES
+    autoscale: bool = True
     affinity: str = "off"  # or "auto": each worker has a core of its own where that is safe
     share_threads: bool = True  # give each worker its share of the cores; off when OMP_NUM_THREADS is set
     max_response_size: int = 6553500

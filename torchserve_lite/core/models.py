@@ -75,6 +75,7 @@ class ModelSpec:
     intra_op_threads: int | None = None  # torch threads a worker, when the model config fixes them
     manifest: Mapping[str, Any] | None = None
     model_config: Mapping[str, Any] = field(default_factory=dict)
+    autoscale: bool = True  # the number of workers follows the load between min_workers and max_workers
     loaded_at_startup: bool = False
     generation: int = 0  # of all that a server has opened to serve, no two have the same
 
@@ -113,6 +114,8 @@ class ModelStatus:
     queue_size: int
     begun: bool = True  # False: it is registered, and nothing has been done to load it yet
     running: int = 0
+    busy: int = 0  # workers that could not take another batch now
+    busy_seconds: float = 0.0  # that all workers together have spent on batches, those under way included
     cause: str = ""  # why a request would be refused at this moment; empty when it would not
 
     @property

@@ -41,6 +41,7 @@ class ServingOptions:
     runtime: str | None = None
     min_workers: int | None = None
     max_workers: int | None = None
+    autoscale: bool | None = None
     batch_size: int | None = None
     batch_delay: float | None = None
     response_timeout: float | None = None

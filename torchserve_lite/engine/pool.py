@@ -43,6 +43,7 @@ class WorkerPool:
         self._workers_changed = workers_changed
         self._loop = asyncio.get_running_loop()
         self._seats: list[Seat] = []  # of the workers that are ready
+        self._busy_seconds = 0.0  # of batches that have ended
         self._most_in_workers = 0  # how many jobs may wait there at most
         self._dispatching = False
         self._dispatch_soon = False
@@ -105,8 +106,14 @@ class WorkerPool:
             queued=len(self.queue) + waiting,
             queue_size=self.queue.capacity,
             running=self.queue.running - waiting,
+            busy=sum(bool(seat.batches) and not seat.is_idle for seat in self._seats),
+            busy_seconds=self._busy_seconds + self._seconds_of_running_batches(),
             cause="" if self._supervisor.promising else str(self._supervisor.refusal()),
         )
+
+    def _seconds_of_running_batches(self) -> float:
+        now = self._loop.time()
+        return sum(now - batch.begun for seat in self._seats for batch in seat.batches if batch not in seat.waiting)
 
     def dispatch(self) -> None:
         """Brings what waits to the seats: a batch that is due to one whose worker is idle, then full ones to those that
@@ -196,7 +203,9 @@ class WorkerPool:
                 job.add_piece(response)
         if update.done is not None:
             seat.slot.restarts.proven()
-            self._events.batch_done(self.spec, batch.jobs, update.done, self._loop.time() - batch.begun)
+            seconds = self._loop.time() - batch.begun
+            self._busy_seconds += seconds
+            self._events.batch_done(self.spec, batch.jobs, update.done, seconds)
 
     def _answer_what_is_left(self, slot: Slot) -> None:
         """Its worker is gone. No job leaves unanswered: those that a dead worker never took up wait for the next one,

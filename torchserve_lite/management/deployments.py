@@ -12,6 +12,7 @@ from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.engine.interface import ModelFiles
 from torchserve_lite.errors import ModelLoading, ModelNotRegistered, ServingError
+from torchserve_lite.management.autoscaling import Seen
 
 
 class DeploymentState(enum.StrEnum):
@@ -61,6 +62,7 @@ class Deployment:
     max_workers: int = 0
     state: DeploymentState = DeploymentState.OPENING
     failure: ServingError | None = None
+    seen: Seen | None = None  # of its load, by autoscaling
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     work: asyncio.Task[None] | None = None
 

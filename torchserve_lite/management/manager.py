@@ -257,6 +257,25 @@ class ModelManager:
         await self._engine.scale(deployment.key, workers)
         return workers
 
+    def adjust_in_background(
+        self, deployment: Deployment, workers: int, told: Callable[[Deployment, bool], None]
+    ) -> None:
+        """Another number of workers within the bounds, for the load's sake. ``told``: whether that failed; there are as
+        many as before then."""
+
+        async def adjust() -> None:
+            before = self._engine.status(deployment.key).wanted
+            within = min(max(workers, deployment.min_workers), deployment.max_workers)
+            try:
+                await self._engine.scale(deployment.key, within)
+            except ServingError:
+                told(deployment, True)
+                await self._engine.scale(deployment.key, min(before, within))
+                raise
+            told(deployment, False)
+
+        self._in_background(deployment, adjust, "Autoscaling")
+
     async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
         """Serves ``wanted.url`` in the place of a version, without a moment in which there is nobody to answer.
 

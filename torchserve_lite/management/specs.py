@@ -58,6 +58,7 @@ def build_spec(
     of_the_manifest = ServingOptions(handler=archive.manifest.handler or None, runtime=archive.manifest.runtime)
     of_the_server = ServingOptions(
         handler=workers.service_handler,
+        autoscale=workers.autoscale,
         batch_size=1,
         batch_delay=_DEFAULT_DELAY,
         response_timeout=workers.response_timeout,
@@ -79,6 +80,7 @@ def build_spec(
         envelope=workers.service_envelope,
         min_workers=fewest,
         max_workers=most,
+        autoscale=_said(options.autoscale),
         batch=BatchPolicy(size=_said(options.batch_size), delay=_said(options.batch_delay)),
         lanes=_ASYNC_LANES if options.async_communication else 1,
         queue_size=_said(options.queue_size),

@@ -90,6 +90,7 @@ class ServerMetrics:
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
         self._workers = registry.gauge("ts_workers", "Count", (*_MODEL, "state"))
         self._restarts = registry.counter("ts_worker_failures_total", "Count", _MODEL)
+        self._scalings = registry.counter("ts_autoscaling_decisions_total", "Count", (*_MODEL, "reason"))
         self._of_handlers: dict[str, Family[Value] | Family[Distribution]] = {}
         self._dropped: set[str] = set()  # handler metrics of which a warning has told that they cannot be kept
         for definition in config.model_metrics:
@@ -119,6 +120,9 @@ class ServerMetrics:
 
     def worker_failed(self, key: ModelKey) -> None:
         self._restarts.of(key.name, key.version).inc()
+
+    def autoscaled(self, key: ModelKey, reason: str) -> None:
+        self._scalings.of(key.name, key.version, reason).inc()
 
     def show(self, statuses: Iterable[ModelStatus]) -> None:
         """Brings the gauges of queues and workers up to date."""
