@@ -53,6 +53,17 @@ class AllowedUrls:
             raise self._refused(shown(parsed))
         return parsed
 
+    def redirect(self, start: URL, location: str) -> URL:
+        """Where a redirect from ``start`` leads; ArchiveNotFound when nobody may follow it."""
+        try:
+            target = str(start.join(URL(location)))
+        except (ValueError, IndexError) as error:
+            raise self._refused(ascii(location[:80])[1:-1], f"It is no URL: {error}.") from error
+        following = self.web_url(target)
+        if start.scheme == "https" and following.scheme == "http":
+            raise self._refused(shown(following), "What is asked for by https is not taken from http.")
+        return following
+
     def local_path(self, url: str) -> Path:
         """Where a ``file:`` URL or an absolute path leads when links are followed: that is then opened."""
         path = url

@@ -110,21 +110,12 @@ class Downloads:
             raise DownloadFailed(shown(url), _problem(url, error)) from error
 
     def _redirected(self, url: URL, hop: URL, location: str) -> URL:
-        try:
-            target = str(hop.join(URL(location)))
-        except (ValueError, IndexError) as error:
-            raise DownloadFailed(shown(url), f"it redirects to what is no URL: {error}.") from error
         if not location:
             raise DownloadFailed(shown(url), "it redirects without saying where to.")
         try:
-            following = self._allowed.web_url(target)
+            return self._allowed.redirect(hop, location)
         except ArchiveNotFound as error:
             raise ArchiveNotFound(f"{error} ({shown(url)} redirects to it.)") from error
-        if hop.scheme == "https" and following.scheme == "http":
-            raise DownloadFailed(
-                shown(url), f"it redirects from https to {shown(following)}, which anybody can change."
-            )
-        return following
 
     def _signature(self, url: URL) -> dict[str, str]:
         if self._config.s3 is None:
