@@ -207,7 +207,7 @@ class ArchiveFetcher(Generic[Found]):
         clock = asyncio.get_running_loop().time
         name, most = part.path.name, self._config.max_size
         if content.size is not None and content.size > most:
-            raise _TooLarge(told, content.size, most)
+            raise _too_large(told, content.size, most)
         if content.size is not None:
             await self._in_thread(part.check_room, content.size)
         of_all = f" of {megabytes(content.size)}" if content.size is not None else ""
@@ -217,7 +217,7 @@ class ArchiveFetcher(Generic[Found]):
         async for piece in content.pieces:
             received += len(piece)
             if received > most:
-                raise _TooLarge(told, received, most)
+                raise _too_large(told, received, most)
             waiting += piece
             if len(waiting) >= CHUNK:
                 await self._in_thread(part.write, bytes(waiting), digest)
@@ -299,9 +299,8 @@ class _GivenUp(Interruption):
         super().check()
 
 
-class _TooLarge(DownloadFailed):
-    def __init__(self, url: str, size: int, most: int) -> None:
-        super().__init__(url, f"it is larger than max_download_size={most} bytes ({size} or more).")
+def _too_large(url: str, size: int, most: int) -> DownloadFailed:
+    return DownloadFailed(url, f"it is larger than max_download_size={most} bytes ({size} or more).")
 
 
 def _opened_file(path: Path) -> IO[bytes]:
