@@ -45,6 +45,7 @@ _VALUES: Mapping[str, Mapping[str, object]] = {
     "min_worker": {"maximum": 2},
     "max_worker": {"maximum": 2},
     "initial_workers": {"maximum": 2},
+    "max_workers": {"maximum": 2},
     "startup_timeout": {"minimum": 60},  # loading in less can fail, as it should
 }
 _TO_BE_REMOVED: Mapping[str, object] = {"type": "string", "enum": ["spare", "unknown"]}  # the others are needed
@@ -82,6 +83,8 @@ def narrowed(document: Any) -> Any:
     for path in document["paths"].values():
         for method in path.keys() - {"parameters"}:
             path[method]["responses"].pop("default", None)
+            # A handler that there is not fails to load, which is 500 and no finding
+            path[method]["parameters"] = [one for one in path[method]["parameters"] if one["name"] != "handler"]
         if "delete" in path:
             names = [reference["$ref"].rpartition("/")[2] for reference in path["parameters"]]
             path["delete"]["parameters"] += [
@@ -100,6 +103,7 @@ def _parameters(document: Any) -> Iterator[Any]:
     for name in ("ModelRegistration", "WorkflowRegistration"):
         if name in document["components"].get("requestBodies", {}):
             schema = document["components"]["requestBodies"][name]["content"]["application/json"]["schema"]
+            schema["properties"].pop("handler", None)
             yield from ({"name": key, "schema": value} for key, value in schema["properties"].items())
 
 
