@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchserve_lite.cli.server_arguments import add_server_arguments, command_line_settings, read_configuration
+from torchserve_lite.cli.server_arguments import add_server_arguments, find_configuration, read_configuration
 from torchserve_lite.cli.start_checks import check_settings
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from torchserve_lite.config.effective import effective_settings
-    from torchserve_lite.config.sources import find_config_file, gather_settings
+    from torchserve_lite.config.sources import gather_settings
 
-    file = find_config_file(arguments.ts_config, os.environ)
-    settings = gather_settings(file, command_line_settings(arguments), os.environ)
+    found = find_configuration(arguments, os.environ)
+    file = found.file
+    settings = gather_settings(file, found.command_line, found.environ)
     shown = effective_settings(settings)
     if arguments.key:
         return _explain(arguments, _named(arguments.key, shown))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,26 +27,67 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
     parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted without effect: plugins are Java")
     parser.add_argument(
-        "--no-config-snapshots", "--ncs", action="store_true", help="neither read nor write snapshots (none are yet)"
+        "--no-config-snapshots",
+        "--ncs",
+        action="store_true",
+        help="neither restore what was served last nor save what is served",
     )
 
 
 def read_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
     from torchserve_lite.config.loading import load_config
-    from torchserve_lite.config.sources import find_config_file
     from torchserve_lite.errors import ConfigurationError
 
     for flag in ("--model-store", "--workflow-store"):
         folder = _value(arguments, flag)
         if folder and not Path(folder).is_dir():
             raise ConfigurationError(f"{flag} directory not found: {folder}")
-    config = load_config(find_config_file(arguments.ts_config, environ), command_line_settings(arguments), environ)
+    found = find_configuration(arguments, environ)
+    config = load_config(found.file, found.command_line, found.environ)
     if config.models.store is None:
         raise ConfigurationError("Missing mandatory parameter --model-store (or model_store in the configuration file)")
-    if not arguments.log_config:
-        return config
-    notice = f"--log-config {arguments.log_config} has no effect: it configures Java's log4j2."
-    return replace(config, notices=(*config.notices, notice))
+    unused = f"--log-config {arguments.log_config} has no effect: it configures Java's log4j2."
+    notices = (unused,) if arguments.log_config else ()
+    return replace(config, notices=(*found.notices, *config.notices, *notices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundConfiguration:
+    """What a start reads: the file and, by the name of their property, the flags that count beside it."""
+
+    file: Path | None
+    command_line: Mapping[str, str]
+    environ: Mapping[str, str]
+    notices: tuple[str, ...] = ()
+
+
+def find_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> FoundConfiguration:
+    """Where no configuration file is named, the last snapshot comes before the ``config.properties`` of the folder."""
+    from torchserve_lite.config.loading import snapshot_folder
+    from torchserve_lite.config.snapshots import last_snapshot, restore_notice
+    from torchserve_lite.config.sources import find_config_file, gather_settings
+
+    command_line = command_line_settings(arguments)
+    file = find_config_file(arguments.ts_config, environ)
+    without = FoundConfiguration(file=file, command_line=command_line, environ=environ)
+    if environ.get("TS_CONFIG_FILE") or arguments.ts_config:
+        return without
+    settings = gather_settings(file, command_line, environ)
+    wanted = settings.get("config_snapshots")
+    if wanted is not None and wanted.value is False:
+        return without
+    snapshot = last_snapshot(snapshot_folder(environ))
+    if snapshot.file is None:
+        return replace(without, notices=snapshot.notices)
+    # The snapshot says which models there were, and nothing stands above that.
+    models = [settings[name] for name in ("load_models", "model_snapshot") if name in settings]
+    unused = [setting for setting in models if setting.origin != "file" and setting.text]
+    return FoundConfiguration(
+        file=snapshot.file,
+        command_line={name: text for name, text in command_line.items() if name != "load_models"},
+        environ={name: text for name, text in environ.items() if name not in ("TS_LOAD_MODELS", "TS_MODEL_SNAPSHOT")},
+        notices=(restore_notice(snapshot, file, [setting.place for setting in unused]), *snapshot.notices),
+    )
 
 
 def command_line_settings(arguments: argparse.Namespace) -> dict[str, str]:
@@ -54,6 +95,7 @@ def command_line_settings(arguments: argparse.Namespace) -> dict[str, str]:
     from torchserve_lite.config.keys import KEYS
 
     given = {key.name: _value(arguments, key.flag) for key in KEYS.values() if key.flag}
+    given["config_snapshots"] = "false" if arguments.no_config_snapshots else ""
     return {name: value for name, value in given.items() if value}
 
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass
 
 from torchserve_lite.config.keys import KEYS, Key, Support
 from torchserve_lite.config.meanings import MEANINGS
 from torchserve_lite.config.sources import Setting, Settings
-from torchserve_lite.config.values import boolean, inverted
+from torchserve_lite.config.values import HIDDEN, boolean, inverted, without_credentials
 from torchserve_lite.errors import ConfigurationError
 
-_HIDDEN = "***"
-_NAME_MODELS = ("load_models", "models", "model_snapshot")
 _SUPPORT = {Support.NOW: "", Support.LATER: "comes later", Support.NONE: "without effect"}
-_USER_OF_URL = re.compile(r"(://)[^/\s@,\"]*@")
-_QUERY_OF_URL = re.compile(r"(://[^\s,\"?]*\?)[^\s,\"]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +63,7 @@ def nearest_key(name: str) -> str:
 
 def _effective(key: Key, setting: Setting | None) -> EffectiveSetting:
     if setting is None or not setting.text:
-        text = _HIDDEN if key.secret and key.default else key.default
+        text = HIDDEN if key.secret and key.default else key.default
         return EffectiveSetting(name=key.name, text=text, origin="default", note=_SUPPORT[key.support], key=key)
     problem = ""
     try:
@@ -77,9 +72,9 @@ def _effective(key: Key, setting: Setting | None) -> EffectiveSetting:
         problem = str(error)
     return EffectiveSetting(
         name=key.name,
-        text=_HIDDEN if key.secret else _without_credentials(key, setting.text),
+        text=HIDDEN if key.secret else without_credentials(key.name, setting.text),
         origin=setting.origin,
-        place=_place(setting),
+        place=setting.place,
         note=f"set as {setting.name}" if setting.name != key.name else _SUPPORT[key.support],
         problem=problem,
         key=key,
@@ -91,17 +86,5 @@ def _unknown(setting: Setting) -> EffectiveSetting:
     nearest = nearest_key(setting.name)
     question = f"; did you mean {nearest}?" if nearest else ""
     return EffectiveSetting(
-        name=setting.name, text=_HIDDEN, origin=setting.origin, place=_place(setting), note=f"not known{question}"
+        name=setting.name, text=HIDDEN, origin=setting.origin, place=setting.place, note=f"not known{question}"
     )
-
-
-def _place(setting: Setting) -> str:
-    """The file, or the flag or variable behind the origin's name."""
-    return setting.source.removeprefix(f"{setting.origin}, ")
-
-
-def _without_credentials(key: Key, text: str) -> str:
-    """Models may be named by URLs, which can hold passwords and signatures. A question mark elsewhere begins no query:
-    allowed_urls are regular expressions."""
-    text = _USER_OF_URL.sub(rf"\1{_HIDDEN}@", text)
-    return _QUERY_OF_URL.sub(rf"\1{_HIDDEN}", text) if key.name in _NAME_MODELS else text

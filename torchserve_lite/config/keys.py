@@ -124,6 +124,7 @@ _TABLE = (
     _key("load_models", parse_load_models, flag="--models"),
     _key("models", parse_models, "", "models.overrides"),
     _key("model_snapshot", parse_model_snapshot),
+    _key("config_snapshots", boolean, "true"),
     _key("archive_cache", path, "", "models.cache"),
     _key("archive_cache_size", integer(1), str(20 * 2**30), "models.cache_size"),
     # Fetching archives from URLs

@@ -22,9 +22,11 @@ from torchserve_lite.config.settings import (
     MetricsConfig,
     ModelsConfig,
     S3Credentials,
+    SnapshotConfig,
     TlsConfig,
     WorkerConfig,
 )
+from torchserve_lite.config.snapshots import ConfigurationFile, kept_properties
 from torchserve_lite.config.sources import Settings, gather_settings
 from torchserve_lite.config.startup_models import StartupList
 from torchserve_lite.config.values import Unacceptable
@@ -41,8 +43,9 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     pieces = _pieces(values)
     if values.get("debug") and not values.get("worker_launcher"):
         pieces["workers"]["launcher"] = "inline"  # TorchServe waits for a worker that is started by hand
-    models = _models(values, pieces["models"], file)
-    server_metrics, model_metrics = _metrics(settings, file)
+    read = ConfigurationFile.read(file)
+    models = _models(values, pieces["models"], read.original)
+    server_metrics, model_metrics = _metrics(settings, read.original)
     lines = [*_repeated(file), *notices(settings, environ), *unknown_server_metrics(server_metrics)]
     return Config(
         http=HttpConfig(**pieces["http"]),
@@ -58,6 +61,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         models=models,
         downloads=DownloadConfig(**pieces["downloads"], s3=_s3_credentials(environ)),
         metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
+        snapshots=_snapshots(values, kept_properties(read, command_line), models, environ),
         logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
         source=file,
         notices=tuple(lines),
@@ -70,6 +74,19 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
 def _repeated(file: Path | None) -> Iterator[str]:
     if file is not None and (keys := repeated_keys(file)):
         yield f"{file} says more than one thing about {', '.join(keys)}; the last one counts."
+
+
+def _snapshots(
+    values: Mapping[str, Any], kept: Mapping[str, str], models: ModelsConfig, environ: Mapping[str, str]
+) -> SnapshotConfig | None:
+    if values.get("config_snapshots") is False:
+        return None
+    store = {"model_store": str(models.store)} if models.store else {}  # wherever the next start is made
+    return SnapshotConfig(folder=snapshot_folder(environ), properties={**kept, **store})
+
+
+def snapshot_folder(environ: Mapping[str, str]) -> Path:
+    return log_folder(environ) / "config"
 
 
 def log_folder(environ: Mapping[str, str]) -> Path:

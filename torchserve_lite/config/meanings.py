@@ -25,6 +25,7 @@ MEANINGS: Mapping[str, str] = {
     "load_models": "Which models are served from the start: all, or file and name=file, comma separated.",
     "models": "JSON: per model and version, values for archives that say nothing themselves.",
     "model_snapshot": "JSON: which models are served from the start, and exactly how.",
+    "config_snapshots": "Whether what is served is saved in snapshots, and restored from the last one.",
     "archive_cache": "The folder that keeps unpacked archives for the next start.",
     "archive_cache_size": "Bytes that archive_cache may hold.",
     "default_workers_per_model": "Workers of a model that does not say; 0: as many as GPUs, or else cores.",

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchserve_lite.config.effective import nearest_key
 from torchserve_lite.config.keys import KEYS, Key, Support
+from torchserve_lite.config.snapshots import snapshot_warnings
 from torchserve_lite.config.sources import Setting, Settings, unread_variables
 from torchserve_lite.config.values import boolean, inverted
 
@@ -38,6 +39,8 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         unused = settings["load_models"]
         yield f"load_models={unused.text} ({unused.source}) is not used: model_snapshot says which models to load."
     yield from _overruled(settings)
+    if snapshot := _text(settings, "model_snapshot"):
+        yield from snapshot_warnings(snapshot)
     if variables := unread_variables(settings, environ):
         yield (
             f"{', '.join(variables)} in the environment: not read, "

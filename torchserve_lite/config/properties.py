@@ -1,4 +1,4 @@
-"""Reads Java properties files, as TorchServe's config.properties and its snapshots are."""
+"""Java properties files, as TorchServe's config.properties and its snapshots are."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ def _content(file: Path) -> str:
         return content.decode()
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def properties_text(properties: Mapping[str, str], comment: str) -> str:
+    """As Java's ``Properties.store`` writes them, the time in a second comment: ASCII, whatever they hold."""
+    import javaproperties
+
+    return str(javaproperties.dumps(properties, comments=comment, timestamp=True))
 
 
 def with_variables(properties: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:

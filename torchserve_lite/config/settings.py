@@ -170,6 +170,14 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotConfig:
+    """Where snapshots go, and the ``properties`` that stand in them beside the models, as texts without secrets."""
+
+    folder: Path
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything the server was told. ``notices`` are lines for the start-up display: keys whose feature comes
     later, unknown keys with the nearest name, values that were corrected."""
@@ -182,6 +190,7 @@ class Config:
     downloads: DownloadConfig = DownloadConfig()
     metrics: MetricsConfig = MetricsConfig()
     logs: LogConfig = LogConfig()
+    snapshots: SnapshotConfig | None = None  # None: none are written
     source: Path | None = None
     notices: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)  # effective properties, as text

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.config.keys import KEYS, Key, Support
-from torchserve_lite.config.properties import read_properties, with_variables
+from torchserve_lite.config.properties import with_variables
+from torchserve_lite.config.snapshots import ConfigurationFile
 from torchserve_lite.config.values import Unacceptable, boolean
 from torchserve_lite.errors import ConfigurationError
 
@@ -29,6 +30,11 @@ class Setting:
     @property
     def key(self) -> Key | None:
         return KEYS.get(self.name)
+
+    @property
+    def place(self) -> str:
+        """The file, or the flag or variable behind the origin's name."""
+        return self.source.removeprefix(f"{self.origin}, ")
 
     @property
     def value(self) -> Any:
@@ -65,8 +71,12 @@ def find_config_file(given: Path | None, environ: Mapping[str, str], folder: Pat
 
 
 def gather_settings(file: Path | None, command_line: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-    properties = with_variables(read_properties(file), environ) if file else {}
-    settings = {name: Setting(name, text, str(file)) for name, text in properties.items()}
+    read = ConfigurationFile.read(file)
+    settings = {
+        name: Setting(name, text, str(place))
+        for place, texts in ((file, read.properties), (read.original, read.fresh))
+        for name, text in with_variables(texts, environ).items()
+    }
     open_to_urls = _is_on(settings, "use_env_allowed_urls")
     for name, text in command_line.items():
         settings[name] = Setting(name, text.strip(), f"command line, {KEYS[name].flag}", "command line")

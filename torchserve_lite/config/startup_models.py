@@ -43,7 +43,8 @@ def parse_models(value: str) -> Mapping[tuple[str, str], ServingOptions]:
     models = {}
     for name, version, where, fields in _versions(_json_object(value)):
         numbers = {field: number for field, number in _whole_numbers(where, fields).items() if number > 0}
-        numbers.pop("parallelLevel", None)  # TorchServe reads it from snapshots only
+        for field in ("parallelLevel", "workers"):  # of snapshots only
+            numbers.pop(field, None)
         attributes: dict[str, Any] = _attributes(where, numbers) | _runtime(fields)
         models[name, version] = ServingOptions(name=name, version=version, **attributes)
     return models
@@ -85,15 +86,41 @@ def _snapshot_models(models: Mapping[str, Any]) -> Iterator[ServingOptions]:
             if number < _NUMBERS[field].minimum:
                 raise Unacceptable(f"{where}: {field}={number}: expected at least {_NUMBERS[field].minimum}")
         attributes: dict[str, Any] = _attributes(where, numbers) | _runtime(fields)
+        if handler := fields.get("handler"):
+            attributes["handler"] = str(handler)
         only = len(models[name]) == 1
         yield ServingOptions(
-            url=url,
-            name=name,
+            url=_registered_url(url, fields),
+            name=None if fields.get("nameFromArchive") is True else name,
             version=version,
             default_version=str(fields.get("defaultVersion", only)).lower() == "true",
             loaded_at_startup=False,
             **attributes,
         )
+
+
+def _registered_url(file: str, fields: Mapping[str, Any]) -> str:
+    """What it was registered from, which says more than the file name that TorchServe keeps. That wins where somebody
+    has changed it by hand."""
+    url = str(fields.get("modelUrl") or "")
+    return url if url.rstrip("/").rpartition("/")[2] == file else file
+
+
+def missing_fields(value: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Of a ``model_snapshot`` that can be read: model, version, and what TorchServe would miss there."""
+    snapshot = _json_object(value)
+    if not isinstance(snapshot.get("models"), dict):
+        return
+    for name, version, _, fields in _versions(snapshot["models"]):
+        missing = [field for field in _EXPECTED if fields.get(field) is None]
+        if missing:
+            yield name, version, missing
+
+
+def snapshot_time(value: str) -> float:
+    """When a ``model_snapshot`` was saved, in seconds since the epoch; 0 when it does not say."""
+    created = _whole_number(_json_object(value).get("created"))
+    return created / 1000 if created and 0 < created < _LARGEST_TIME else 0.0
 
 
 def _json_object(value: str) -> dict[str, Any]:
@@ -149,7 +176,10 @@ _NUMBERS = {
     "responseTimeout": _Number(attribute="response_timeout", unit=1.0, minimum=1),
     "startupTimeout": _Number(attribute="startup_timeout", unit=1.0, minimum=1),
     "parallelLevel": _Number(attribute="parallel_level"),
+    "workers": _Number(attribute="workers"),
 }
+_EXPECTED = ("defaultVersion", "marName", "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay")
+_LARGEST_TIME = 4_000_000_000_000  # milliseconds, after 2090
 _LARGEST = 2**31 - 1  # as in Java; everything here is an int there
 
 

@@ -19,8 +19,21 @@ _HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un has room for 108 with the closing NUL
 
 
+HIDDEN = "***"
+_NAME_MODELS = ("load_models", "models", "model_snapshot")
+_USER_OF_URL = re.compile(r"(://)[^/\s@,\"]*@")
+_QUERY_OF_URL = re.compile(r"(://[^\s,\"?]*\?)[^\s,\"]*")
+
+
 class Unacceptable(ValueError):
     """The message tells what would be accepted; whoever read the value adds key, value and place."""
+
+
+def without_credentials(key: str, text: str) -> str:
+    """Models may be named by URLs, which can hold passwords and signatures. A question mark elsewhere begins no query:
+    allowed_urls are regular expressions."""
+    text = _USER_OF_URL.sub(rf"\1{HIDDEN}@", text)
+    return _QUERY_OF_URL.sub(rf"\1{HIDDEN}", text) if key in _NAME_MODELS else text
 
 
 def text(value: str) -> str:

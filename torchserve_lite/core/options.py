@@ -39,6 +39,7 @@ class ServingOptions:
     # How it is served
     handler: str | None = None
     runtime: str | None = None
+    workers: int | None = None  # between the bounds; without it as few as may be
     min_workers: int | None = None
     max_workers: int | None = None
     autoscale: bool | None = None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from torchserve_lite.cli.server_arguments import add_server_arguments, command_line_settings, read_configuration
 from torchserve_lite.config.keys import KEYS
+from torchserve_lite.config.properties import properties_text
 from torchserve_lite.config.settings import Config
 from torchserve_lite.errors import ConfigurationError
 
@@ -88,3 +91,80 @@ def test_what_cannot_be_started_says_why_in_torchserves_words(argv: list[str], m
 def test_log_config_is_accepted_with_a_notice() -> None:
     notices = _configured("--model-store", "store", "--dt", "--log-config", "log4j2.xml").notices
     assert notices == ("--log-config log4j2.xml has no effect: it configures Java's log4j2.",)
+
+
+def _snapshot(folder: Path, *, log_folder: str = "logs", **texts: str) -> Path:
+    """One with the model m, saved on a day in 2026."""
+    fields = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 1}
+    models = {"m": {"1.0": {**fields, "maxBatchDelay": 100}}}
+    snapshot = json.dumps({"created": 1_790_000_000_000, "modelCount": 1, "models": models})
+    file = folder / log_folder / "config" / "20260921123456789-snapshot.cfg"
+    file.parent.mkdir(parents=True)
+    file.write_text(properties_text({"model_store": "store", "model_snapshot": snapshot, **texts}, ""))
+    return file
+
+
+def test_last_snapshot_comes_before_the_folders_configuration_file_and_models(folder: Path) -> None:
+    _snapshot(folder, job_queue_size="7")
+    (folder / "config.properties").write_text("job_queue_size=8\nmetrics_mode=prometheus\nmodel_store=store")
+    config = _configured("--models", "a.mar", "b=c.mar")
+    assert [model.name for model in config.models.startup] == ["m"]
+    assert config.workers.queue_size == 7
+    notice = config.notices[0]
+    assert "restores the settings and 1 model of the snapshot logs/config/20260921123456789-snapshot.cfg" in notice
+    assert "Not used: config.properties (" in notice
+    assert "it says otherwise about job_queue_size, metrics_mode); --models." in notice
+    assert "--ncs" in notice
+
+
+@pytest.mark.parametrize("then", [1_789_000_000, 1_791_000_000])
+def test_change_of_the_configuration_file_since_the_snapshot_is_told(folder: Path, then: int) -> None:
+    _snapshot(folder)
+    (folder / "config.properties").write_text("")
+    os.utime("config.properties", (then, then))
+    assert ("changed since then" in _configured().notices[0]) == (then > 1_790_000_000)
+
+
+def test_flags_but_for_models_stand_above_the_snapshot(folder: Path) -> None:
+    (folder / "other").mkdir()
+    _snapshot(folder)
+    assert _configured("--model-store", "other").models.store == folder / "other"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [
+        pytest.param(["--ts-config", "config.properties"], {}, id="a file is named"),
+        pytest.param([], {"TS_CONFIG_FILE": "config.properties"}, id="a file is named in the environment"),
+        pytest.param(["--ncs"], {}, id="switched off"),
+    ],
+)
+def test_snapshot_is_left_aside(folder: Path, argv: list[str], environ: dict[str, str]) -> None:
+    _snapshot(folder)
+    (folder / "config.properties").write_text("model_store=store\ndisable_token_authorization=true")
+    config = _configured(*argv, **environ)
+    assert (config.models.startup, config.notices) == ((), ())
+    assert (config.snapshots is None) == (argv == ["--ncs"])
+
+
+def test_configuration_file_can_switch_snapshots_off(folder: Path) -> None:
+    _snapshot(folder)
+    (folder / "config.properties").write_text("model_store=store\nconfig_snapshots=false")
+    config = _configured()
+    assert (config.models.startup, config.snapshots) == ((), None)
+
+
+def test_snapshots_are_beside_the_logs(folder: Path) -> None:
+    _snapshot(folder, log_folder="elsewhere")
+    config = _configured(LOG_LOCATION="elsewhere")
+    assert config.snapshots is not None
+    assert config.snapshots.folder == Path("elsewhere/config")
+    assert len(config.models.startup) == 1
+
+
+def test_models_of_the_environment_are_not_used_beside_a_snapshot(folder: Path) -> None:
+    _snapshot(folder)
+    environ = {"TS_ENABLE_ENVVARS_CONFIG": "true", "TS_MODEL_SNAPSHOT": '{"models": {}}', "TS_JOB_QUEUE_SIZE": "7"}
+    config = _configured(**environ)
+    assert (len(config.models.startup), config.workers.queue_size) == (1, 7)
+    assert "Not used: TS_MODEL_SNAPSHOT." in config.notices[0]
