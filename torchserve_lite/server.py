@@ -43,6 +43,7 @@ from torchserve_lite.management.autoscaler import Autoscaler
 from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.registry import ModelRegistry
+from torchserve_lite.management.snapshots import Snapshots
 from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -155,6 +156,10 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             downloads=config.downloads,
         )
         await stack.enter_async_context(manager)
+        if config.snapshots is not None:
+            saved = await stack.enter_async_context(Snapshots(config.snapshots, registry, engine, shutdown))
+            manager.changed.append(saved.changed)
+            manager.recorded = saved.written
         plane = LocalDataPlane(engine, registry, metrics)
         workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(

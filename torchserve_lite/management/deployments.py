@@ -78,6 +78,12 @@ class Deployment:
         return self.spec.key
 
     @property
+    def initial_workers(self) -> int:
+        """How many it begins with: as few as may be, or as many as a snapshot has seen."""
+        asked = self.shown_options.workers
+        return min(max(self.min_workers if asked is None else asked, self.min_workers), self.max_workers)
+
+    @property
     def shown_options(self) -> ServingOptions:
         """As asked for, by whom it was registered or last updated."""
         return self.options if self.revision is None else self.revision.options

@@ -63,7 +63,8 @@ class ModelManager:
     """Registers, scales, updates, unregisters and describes models. Use as an async context manager.
 
     Changes of one deployment take turns; those of different ones do not wait for one another. A change that has begun
-    goes on when whoever asked for it has gone. ``changed`` is called after each of them.
+    goes on when whoever asked for it has gone. ``changed`` is called after each of them, and ``recorded`` is waited for
+    before it is answered.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ModelManager:
         self.registry = registry
         registry.opening = True
         self.changed: list[Callable[[], None]] = []
+        self.recorded: Callable[[], Awaitable[None]] = _at_once
         self._engine = engine
         self._store = store
         self._fetcher: ArchiveFetcher[Archive] = ArchiveFetcher(store, downloads)
@@ -129,6 +131,7 @@ class ModelManager:
         for deployment, archive in zip(deployments, archives, strict=True):
             await self._adopt_initial(deployment, archive, progress)
         self.registry.opening = False
+        self._tell_change()
         await asyncio.gather(*(self._serve_initial(one, progress) for one in deployments if one.revision is not None))
 
     async def _open_or_tell(self, wanted: ServingOptions) -> Archive | ServingError:
@@ -146,6 +149,14 @@ class ModelManager:
             key = model_key(archive, deployment.options)
             if not self.registry.versions(key.name):
                 deployment.name = key.name  # its clients ask for it by this one
+            if deployment.options.version not in (None, key.version):
+                log.warning(
+                    "The snapshot has version %s of model %s; its archive %s is version %s now, and is served as that.",
+                    deployment.options.version,
+                    key.name,
+                    archive.url,
+                    key.version,
+                )
             await self._adopt(deployment, await self._prepared(archive, deployment.options))
         except ServingError as error:
             deployment.failed(error)
@@ -156,7 +167,7 @@ class ModelManager:
     async def _serve_initial(self, deployment: Deployment, progress: StartupProgress) -> None:
         name, version = deployment.key
         begun = time.monotonic()
-        workers = deployment.min_workers
+        workers = deployment.initial_workers
         try:
             await self._load(deployment)
         except ServingError as error:
@@ -187,9 +198,12 @@ class ModelManager:
         log.info("Model %s is registered from %s.", deployment.key, origin)
         if not synchronous:
             self._in_background(deployment, partial(self._load, deployment), "Loading")
+            self._tell_change()
+            await self.recorded()
             return deployment
         try:
             await self._in_turn(deployment, partial(self._load, deployment))
+            await self.recorded()
         except WorkerFailure as error:
             await self._withdraw(deployment)
             kind = LoadOutOfMemory if isinstance(error, LoadOutOfMemory) else LoadFailed
@@ -203,6 +217,7 @@ class ModelManager:
         """What could not be served is as if it had never been registered."""
         if not deployment.is_draining:  # else somebody has unregistered it meanwhile
             self.registry.remove(deployment, even_the_default=True)
+            self._tell_change()
             await self._owned(self._discard(deployment))
 
     async def unregister(self, name: str, version: str | None = None) -> None:
@@ -212,6 +227,8 @@ class ModelManager:
             deployment = self.registry.resolve(name, version)
         except ModelNotRegistered:
             self.registry.dismiss(name)
+            self._tell_change()
+            await self.recorded()
             return
         self.registry.remove(deployment)  # ModelLoading while its archive is still being opened
         self._tell_change()
@@ -219,6 +236,7 @@ class ModelManager:
         if deployment.work is not None:
             deployment.work.cancel()
         await self._owned(self._discard(deployment))
+        await self.recorded()
 
     async def _discard(self, deployment: Deployment) -> None:
         try:
@@ -235,16 +253,19 @@ class ModelManager:
             finally:
                 self.registry.forget(deployment)
 
-    def set_default(self, name: str, version: str) -> None:
+    async def set_default(self, name: str, version: str) -> None:
         """Requests that have been accepted are answered by the version that was the default then."""
         self.registry.set_default(name, version)
         log.info("Version %s is the default of model %s.", version, name)
         self._tell_change()
+        await self.recorded()
 
     async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
         """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
         deployment = self.registry.resolve(name, version)
-        return await self._in_turn(deployment, partial(self._scale, deployment, low, high))
+        workers = await self._in_turn(deployment, partial(self._scale, deployment, low, high))
+        await self.recorded()
+        return workers
 
     def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
         deployment = self.registry.resolve(name, version)
@@ -284,7 +305,9 @@ class ModelManager:
         ones serve on. An archive of another version takes the old one's place under its own.
         """
         deployment = self.registry.resolve(name, version)
-        return await self._in_turn(deployment, partial(self._update, deployment, wanted))
+        updated = await self._in_turn(deployment, partial(self._update, deployment, wanted))
+        await self.recorded()
+        return updated
 
     def update_in_background(self, name: str, version: str | None, wanted: ServingOptions) -> None:
         deployment = self.registry.resolve(name, version)
@@ -297,7 +320,9 @@ class ModelManager:
     async def rollback(self, name: str, version: str | None) -> Deployment:
         """Serves what was served before the last update, in the same way. Conflict when there is none."""
         deployment = self.registry.resolve(name, version)
-        return await self._in_turn(deployment, partial(self._roll_back, deployment))
+        returned = await self._in_turn(deployment, partial(self._roll_back, deployment))
+        await self.recorded()
+        return returned
 
     async def _roll_back(self, deployment: Deployment) -> Deployment:
         previous, deployment.previous = deployment.previous, None
@@ -434,6 +459,8 @@ class ModelManager:
         return descriptions
 
     async def _open(self, wanted: ServingOptions) -> Archive:
+        if wanted.from_snapshot:  # what was downloaded then is in the store, where the network is not needed for it
+            return await self._fetcher.reopen(wanted.url)
         return await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
 
     async def _prepared(self, archive: Archive, wanted: ServingOptions, default_workers: int | None = None) -> Revision:
@@ -474,7 +501,7 @@ class ModelManager:
     async def _load(self, deployment: Deployment) -> None:
         """Of one that is in the registry and has no workers yet."""
         try:
-            await self._engine.load(deployment.spec, deployment.min_workers)
+            await self._engine.load(deployment.spec, deployment.initial_workers)
         except WorkerFailure:
             deployment.state = DeploymentState.SERVING  # the engine tries again; its status says what the matter is
             raise
@@ -548,6 +575,10 @@ class ModelManager:
     def _tell_change(self) -> None:
         for tell in self.changed:
             tell()
+
+
+async def _at_once() -> None:
+    """Where no records are kept."""
 
 
 def _asked_as(wanted: ServingOptions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.engine.interface import ModelFiles
@@ -78,6 +79,9 @@ class ModelRegistry:
         if version not in versions:
             raise UnknownDefault(name, version)
         self._defaults[name] = version
+        for other in self.unopened:
+            if other.name == name:  # a snapshot remembers that it was; that holds no longer
+                other.options = replace(other.options, default_version=False)
 
     def resolve(self, name: str, version: str | None = None) -> Deployment:
         """The deployment of a version, of the default one when none is named; one that has not been opened when there
