@@ -136,6 +136,8 @@ class ModelManager:
 
     async def _open_or_tell(self, wanted: ServingOptions) -> Archive | ServingError:
         try:
+            if wanted.loaded_at_startup is False:  # of a snapshot: what was downloaded then is in the store
+                return await self._fetcher.reopen(wanted.url)
             return await self._open(wanted)
         except ServingError as error:
             return error
@@ -459,8 +461,6 @@ class ModelManager:
         return descriptions
 
     async def _open(self, wanted: ServingOptions) -> Archive:
-        if wanted.from_snapshot:  # what was downloaded then is in the store, where the network is not needed for it
-            return await self._fetcher.reopen(wanted.url)
         return await self._fetcher.open(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
 
     async def _prepared(self, archive: Archive, wanted: ServingOptions, default_workers: int | None = None) -> Revision:

@@ -151,8 +151,8 @@ async def test_next_start_serves_what_was_served(tmp_path: Path) -> None:
 async def test_model_whose_archive_is_missing_is_not_forgotten(tmp_path: Path) -> None:
     """A store that is not mounted yet must not cost the models that are in it."""
     async with saving(tmp_path) as parts:
-        lost = options("lost", name="a", version="2.0", default_version=True, from_snapshot=True, batch_size=3)
-        await parts.start(options("a", name="a", version="1.0", from_snapshot=True), lost, options("later"))
+        lost = options("lost", name="a", version="2.0", default_version=True, loaded_at_startup=False, batch_size=3)
+        await parts.start(options("a", name="a", version="1.0", loaded_at_startup=False), lost, options("later"))
         await parts.manager.register(options("b"))
     of_a, of_later, of_b = (_models(tmp_path)[name] for name in ("a", "later", "b"))
     assert [fields["defaultVersion"] for fields in of_a.values()] == [False, True]
@@ -163,8 +163,8 @@ async def test_model_whose_archive_is_missing_is_not_forgotten(tmp_path: Path) -
 
 async def test_default_that_was_set_holds_against_the_one_that_is_missing(tmp_path: Path) -> None:
     async with saving(tmp_path) as parts:
-        lost = options("lost", name="a", version="2.0", default_version=True, from_snapshot=True)
-        await parts.start(options("a", name="a", version="1.0", from_snapshot=True), lost)
+        lost = options("lost", name="a", version="2.0", default_version=True, loaded_at_startup=False)
+        await parts.start(options("a", name="a", version="1.0", loaded_at_startup=False), lost)
         await parts.manager.set_default("a", "1.0")
     assert [fields["defaultVersion"] for fields in _models(tmp_path)["a"].values()] == [True, False]
 
@@ -181,7 +181,7 @@ async def test_model_that_does_not_load_is_not_kept(tmp_path: Path) -> None:
 
 async def test_version_of_an_archive_that_has_changed_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with managed(tmp_path) as parts:
-        await parts.start(options("a", name="a", version="0.9", from_snapshot=True))
+        await parts.start(options("a", name="a", version="0.9", loaded_at_startup=False))
     assert "has version 0.9 of model a; its archive a is version 1.0 now" in caplog.text
 
 

@@ -144,7 +144,7 @@ class ManagementRoutes:
 
     async def set_default(self, request: web.Request) -> InferenceResponse:
         name, version = request.match_info["model"], request.match_info["version"]
-        self._manager.set_default(name, version)
+        await self._manager.set_default(name, version)
         return _status(f'Default version successfully updated for model "{name}" to "{version}"')
 
 
