@@ -6,6 +6,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from openapi_spec_validator import validate
 
 from tests.api.described import findings, serving
 from tests.e2e.conftest import build_mnist
@@ -19,6 +20,7 @@ async def test_every_answer_is_one_that_the_description_has(tmp_path: Path) -> N
         for role, address in addresses.items():
             async with client.options(f"{address}/") as response:
                 document = await response.json()
+            validate(document)
             options = ["--generation-deterministic", "--max-examples", "2"]
             if role == "inference":
                 options += ["--exclude-method", "PUT"]  # which does the same as POST there
