@@ -79,7 +79,7 @@ class FakeManager:
     async def unregister(self, name: str, version: str | None = None) -> None:
         self.registry.resolve(name, version)
 
-    def set_default(self, name: str, version: str) -> None:
+    async def set_default(self, name: str, version: str) -> None:
         self.registry.set_default(name, version)
 
     async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
