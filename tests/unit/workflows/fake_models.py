@@ -19,6 +19,9 @@ from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
 
 
+_PATIENCE = 30  # seconds; a bound on waiting for what never comes when something is broken
+
+
 class FakeModels:
     """``failing``: names that cannot be loaded. While ``gate`` is not set, no model is loaded and none answers."""
 
@@ -33,7 +36,7 @@ class FakeModels:
 
     async def register(self, options: ServingOptions, *, archive: Archive | None = None) -> object:
         self.busy.set()
-        await self.gate.wait()
+        await asyncio.wait_for(self.gate.wait(), _PATIENCE)
         assert options.name is not None
         if options.name in self.failing:
             raise LoadFailed("planted")
@@ -49,7 +52,7 @@ class FakeModels:
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         self.busy.set()
-        await self.gate.wait()
+        await asyncio.wait_for(self.gate.wait(), _PATIENCE)
         return InferenceResponse(b"answer")
 
 

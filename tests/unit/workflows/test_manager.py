@@ -99,7 +99,7 @@ async def test_client_that_leaves_does_not_stop_a_registration_half_way(
     await models.busy.wait()
     registering.cancel()
     models.gate.set()
-    await models.both.wait()
+    await asyncio.wait_for(models.both.wait(), 30)
     assert sorted(models.options) == ["w__m", "w__pre"]
 
 
