@@ -95,7 +95,7 @@ class Deployment:
 
     @property
     def workflow(self) -> str:
-        """The workflow that it is a node of, which registers and unregisters it; "" for a model of its own."""
+        """The workflow that it is a node of, also after an update; "" for a model of its own."""
         return self.options.workflow
 
     @property

@@ -130,7 +130,7 @@ def saved_models(registry: ModelRegistry, engine: Engine) -> Models:
     missing_defaults = {one.name for one in registry.unopened if one.options.default_version}
     models: Models = {}
     for deployment in registry:
-        if deployment.shown_options.workflow:
+        if deployment.workflow:
             continue  # registered again with its workflow
         name, version = deployment.key
         is_default = registry.is_default(deployment) and name not in missing_defaults

@@ -18,7 +18,6 @@ from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
 
-
 _PATIENCE = 30  # seconds; a bound on waiting for what never comes when something is broken
 
 
