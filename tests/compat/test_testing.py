@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from tests.conftest import spec_of
 from torchserve_lite import testing
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.ipc.messages import Call, Load, SentPart
 from torchserve_lite.worker.batch import BatchRunner
 from torchserve_lite.worker.handlers import Handler
@@ -128,10 +129,10 @@ def from_a_worker(envelope: str, bodies: Sequence[Any]) -> list[Any]:
     """What a worker answers to the same requests."""
     module: dict[str, Any] = {}
     exec(ROWS, module)
-    load = Load(model_name="model", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
+    load = Load(spec=spec_of(key=ModelKey("model", "1.0"), envelope=envelope), model_dir=".")
     runner = BatchRunner(
         Handler(module["Rows"]().handle, testing.context()),
-        msgspec.structs.replace(load, envelope=envelope),
+        load,
         lambda stage, row: None,
     )
     parts = [SentPart("body", json.dumps(body).encode(), "application/json") for body in bodies]

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.conftest import spec_of
 from tests.fuzz.results import ODD_RESULTS, odd_result
 from tests.fuzz.target import Choices, Target
 from torchserve_lite import testing
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.errors import InvalidInput
 from torchserve_lite.ipc.frames import FrameDecoder, frame_of
 from torchserve_lite.ipc.messages import (
@@ -49,7 +51,7 @@ _DATATYPES = (
 )  # fmt: skip
 _SIZES = (1, 2, 3, 0, -1, 4, -2, True, 2**31, 2**62, 2**63, 2**64, 1.0, "2", None, 30_000_000)
 _TYPES = ("", "application/json", "text/plain", "image/png", "application/x+json", "TEXT/é")
-_LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
+_LOAD = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h"), model_dir=".")
 
 
 class _Session:

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from tests.conftest import job_maker
+from tests.conftest import job_maker, spec_of
 from tests.fuzz.target import Choices, Target
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.engine.launchers.child import ChildHandle
 from torchserve_lite.engine.launchers.process import ProcessWorker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
@@ -39,7 +40,7 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 
-_LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
+_LOAD = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h"), model_dir=".")
 _NUMBERS = (0, 1, 2, -1, 7, 200, 99, 100, 600, 2**31, 2**63 - 1, -(2**63))
 _TEXTS = ("", "a", "handler", "code", "refused", "a\r\nb: c", "\0", "é", "x" * 300)
 _SIZES = (0, 1, 5, 4096, 40_000)

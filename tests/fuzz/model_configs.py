@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import spec_of
 from tests.fuzz.target import Choices, Target
 from torchserve_lite.archive.config_message import from_message, to_message
 from torchserve_lite.archive.manifest import Manifest
@@ -73,16 +74,12 @@ def _check_spec(spec: ModelSpec) -> None:
 
 def _check_arrival(raw: Any) -> None:
     load = Load(
-        model_name="m",
-        model_version="1.0",
+        spec=spec_of(model_config=to_message(raw)),
         model_dir=".",
-        handler="h",
-        manifest=None,
-        model_config=dict(to_message(raw)),
     )
     arrived = decode_to_worker([bytearray(piece) for piece in encode(load)])
     assert isinstance(arrived, Load)
-    found, wanted = _shown(from_message(arrived.model_config)), _shown(raw)
+    found, wanted = _shown(from_message(arrived.spec.model_config)), _shown(raw)
     assert found == wanted, (found, wanted)
 
 

@@ -74,7 +74,7 @@ class ModelSpec:
     python: str = ""  # interpreter for the exec launcher; empty means the server's own
     intra_op_threads: int | None = None  # torch threads a worker, when the model config fixes them
     manifest: Mapping[str, Any] | None = None
-    model_config: Mapping[str, Any] = field(default_factory=dict)
+    model_config: Mapping[Any, Any] = field(default_factory=dict)
     autoscale: bool = True  # the number of workers follows the load between min_workers and max_workers
     loaded_at_startup: bool = False
     generation: int = 0  # of all that a server has opened to serve, no two have the same

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from torchserve_lite.core.metrics import MODEL_METRICS, MetricDefinition
+from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.requests import Headers
 from torchserve_lite.core.streams import Buffer
 
@@ -31,16 +32,11 @@ else:
 
 
 class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """Parent -> child, once: become the worker of this model."""
+    """Parent -> child, once: become the worker of this model. The spec's ``model_config`` is as ``to_message`` made
+    it."""
 
-    model_name: str
-    model_version: str
+    spec: ModelSpec
     model_dir: str
-    handler: str
-    manifest: dict[str, Any] | None
-    model_config: dict[Any, Any] | None  # YAML has other keys than text
-    envelope: str = ""
-    batch_size: int = 1
     gpu_id: int | None = None
     limit_max_image_pixels: bool = True
     decode_input_request: bool = True

@@ -43,7 +43,7 @@ class BatchRunner:
         self._load = load
         self._mark_stage = mark_stage
         self._envelopes = Envelopes(load.v2_output_names)
-        self._failures = Failures(load.model_name, load.model_dir)
+        self._failures = Failures(load.spec.key.name, load.model_dir)
 
     def predict(
         self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool], arrived: float | None = None
@@ -116,7 +116,7 @@ class BatchRunner:
             return
         try:
             row = row_of(call, decode=self._load.decode_input_request and not call.envelope)
-            name = call.envelope or self._load.envelope
+            name = call.envelope or self._load.spec.envelope
             request.rows = [row]
             if name:
                 request.envelope = self._envelopes.new(name)

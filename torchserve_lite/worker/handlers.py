@@ -44,7 +44,7 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
     from ts.model_loader import find_entry_point
 
     _extend_path(load, own_process)
-    entry_point, initialize = find_entry_point(load.handler)
+    entry_point, initialize = find_entry_point(load.spec.handler)
     begun = initialize(context)
     if inspect.isawaitable(begun):  # a module-level ``async def`` is its own initialiser
         asyncio.get_event_loop().run_until_complete(begun)
@@ -98,19 +98,19 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
     from ts.version import __version__
 
     emit_to(metric_sink)
-    metrics = metrics_cache(load.model_name, load.metrics)
+    metrics = metrics_cache(load.spec.key.name, load.metrics)
     context = Context(
-        load.model_name,
+        load.spec.key.name,
         load.model_dir,
-        load.manifest,
-        load.batch_size,
+        None if load.spec.manifest is None else dict(load.spec.manifest),
+        load.spec.batch.size,
         load.gpu_id,
         __version__,
         load.limit_max_image_pixels,
         metrics,
-        from_message(load.model_config),
+        from_message(load.spec.model_config),
     )
-    context.model_version = load.model_version
+    context.model_version = load.spec.key.version
     context.mark_stage = mark_stage
     return context
 

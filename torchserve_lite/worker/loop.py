@@ -117,7 +117,7 @@ class WorkerLoop:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            failure = explain_failure(error, load.model_name, load.model_dir)
+            failure = explain_failure(error, load.spec.key.name, load.model_dir)
             self._send(LoadFailure(failure.cause, failure.traceback, is_out_of_memory(error)))
             return None
         gc.collect()

@@ -13,9 +13,10 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from tests.conftest import NewJob
+from tests.conftest import NewJob, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.engine.launchers.child import ChildHandle, StartChild
 from torchserve_lite.engine.launchers.process import ProcessWorker
 from torchserve_lite.engine.launchers.worker_logs import LogPipe
@@ -39,7 +40,7 @@ from torchserve_lite.ipc.messages import (
 )
 from torchserve_lite.ipc.stages import StageMarker
 
-LOAD = Load(model_name="tiny", model_version="1.0", model_dir=".", handler="tiny", manifest=None, model_config=None)
+LOAD = Load(spec=spec_of(key=ModelKey("tiny", "1.0"), handler="tiny"), model_dir=".")
 
 
 class Child:
@@ -533,7 +534,7 @@ async def test_start_that_is_cancelled_leaks_nothing() -> None:
 
 @virtual_time
 async def test_model_config_that_no_message_can_hold_is_a_failed_load() -> None:
-    load = msgspec.structs.replace(LOAD, model_config={"seed": 2**70})
+    load = msgspec.structs.replace(LOAD, spec=spec_of(model_config={"seed": 2**70}))
     async with worker_of(Launched(until_let_go).start) as worker:
         with pytest.raises(LoadFailed, match=r"model-config\.yaml"):
             await worker.load(load, 60)

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.conftest import spec_of
+from torchserve_lite.core.models import BatchPolicy, DevicePolicy
 from torchserve_lite.ipc.messages import (
     Answer,
     Answers,
@@ -33,12 +35,14 @@ from torchserve_lite.ipc.messages import (
 )
 
 LOAD = Load(
-    model_name="m",
-    model_version="1.0",
+    spec=spec_of(
+        handler="handler.py:handle",
+        manifest={"model": {"modelName": "m", "nested": [1, 2.5, None, True]}},
+        model_config={"handler": {"topk": 5, "labels": {1: "one"}}, 2: "a number as a key"},
+        batch=BatchPolicy(size=4, delay=0.5),
+        device=DevicePolicy(type="gpu", ids=(0, 2)),
+    ),
     model_dir="/somewhere",
-    handler="handler.py:handle",
-    manifest={"model": {"modelName": "m", "nested": [1, 2.5, None, True]}},
-    model_config={"handler": {"topk": 5, "labels": {1: "one"}}, 2: "a number as a key"},
     gpu_id=1,
     python_path=("a", "b"),
 )

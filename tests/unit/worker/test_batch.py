@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import spec_of
 from torchserve_lite import testing
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply, SentPart
 from torchserve_lite.worker.batch import BatchRunner
 from torchserve_lite.worker.handlers import Handler
 
-LOAD = Load(model_name="m", model_version="1.0", model_dir=".", handler="h", manifest=None, model_config=None)
+LOAD = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h"), model_dir=".")
 
 EntryPoint = Callable[[list[Any], Any], Any]
 
@@ -162,7 +164,7 @@ def test_describe_gets_one_empty_row() -> None:
     def handle(rows: list[Any], context: Any) -> list[Any]:
         return [{"rows": rows}]
 
-    (reply,) = replies_of(runner_of(handle, envelope="kserve"), call(b"", verb="describe"))
+    (reply,) = replies_of(runner_of(handle, spec=spec_of(envelope="kserve")), call(b"", verb="describe"))
     assert json.loads(body_of(reply)) == {"rows": [{}]}
 
 

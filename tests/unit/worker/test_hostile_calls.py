@@ -12,13 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.conftest import spec_of
 from torchserve_lite import testing
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.ipc import messages
 from torchserve_lite.ipc.messages import Answer, Answers, Call, FailureKind, Load, Reply, SentPart
 from torchserve_lite.worker.batch import BatchRunner
 from torchserve_lite.worker.handlers import Handler
 
-LOAD = Load(model_name="served", model_version="7", model_dir=".", handler="h", manifest=None, model_config=None)
+LOAD = Load(spec=spec_of(key=ModelKey("served", "7"), handler="h"), model_dir=".")
 TENSOR = {"name": "a", "shape": [1], "datatype": "INT64", "data": [1]}
 ENVELOPES = ["", "kserve", "kservev2"]
 
@@ -50,7 +52,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 def runner_of(entry_point: EntryPoint, manifest: Any, **facts: Any) -> BatchRunner:
     context = testing.context(manifest=manifest or {"model": {}}, model_yaml_config={}, model_name="served")
-    context.model_version = LOAD.model_version
+    context.model_version = LOAD.spec.key.version
     load = msgspec.structs.replace(LOAD, **facts)
     return BatchRunner(Handler(entry_point, context), load, lambda stage, row: None)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import spec_of
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
     Answers,
@@ -48,12 +49,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[
     monkeypatch.syspath_prepend(str(tmp_path))  # undone afterwards
     (tmp_path / "handler_of_the_loop.py").write_text(HANDLER)
     load = Load(
-        model_name="m",
-        model_version="1.0",
+        spec=spec_of(handler="handler_of_the_loop.py"),
         model_dir=str(tmp_path),
-        handler="handler_of_the_loop.py",
-        manifest=None,
-        model_config=None,
     )
 
     def told(messages: Sequence[ToWorker]) -> list[Answers]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchserve_lite.archive.config_message import to_message
 from torchserve_lite.config.settings import WorkerConfig
@@ -49,14 +49,8 @@ async def loaded_worker(
     """
     files, config = setup.locate(spec), setup.config
     message = Load(
-        model_name=spec.key.name,
-        model_version=spec.key.version,
+        spec=replace(spec, model_config=to_message(spec.model_config)),
         model_dir=files.folder,
-        handler=spec.handler,
-        manifest=None if spec.manifest is None else dict(spec.manifest),
-        model_config=dict(to_message(spec.model_config)),
-        envelope=spec.envelope,
-        batch_size=spec.batch.size,
         gpu_id=slot.gpu_id,
         limit_max_image_pixels=config.limit_max_image_pixels,
         decode_input_request=config.decode_input_request,
