@@ -106,7 +106,7 @@ def _sample(arguments: argparse.Namespace, data: bytes, model: str) -> Inference
     from torchserve_lite.management.samples import request_of
 
     kind = arguments.content_type or ""
-    return request_of(data, arguments.request, model, content_type=kind, explain=arguments.explain)
+    return request_of(data, arguments.request, model, request_id="verify", content_type=kind, explain=arguments.explain)
 
 
 class _Outcome:

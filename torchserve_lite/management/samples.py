@@ -30,6 +30,7 @@ def request_of(
     model: str,
     version: str | None = None,
     *,
+    request_id: str = "sample",
     content_type: str = "",
     explain: bool = False,
 ) -> InferenceRequest:
@@ -45,7 +46,7 @@ def request_of(
         envelope = Envelope.KSERVE_V2
     kind = content_type or mimetypes.guess_type(file)[0] or "application/octet-stream"
     return InferenceRequest(
-        id="sample",
+        id=request_id,
         model=model,
         version=version,
         verb=Verb.EXPLAIN if explain else Verb.PREDICT,
