@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -43,7 +44,12 @@ def reporting_errors(program: str, run: Callable[[], int]) -> int:
     """Our own errors are for the user, who needs their message and no traceback."""
     _open_missing_streams()
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read has seen enough: ``torchserve-lite config | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try to write the rest
+        return 128 + signal.SIGPIPE
     except ServingError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -60,6 +62,16 @@ def test_our_errors_are_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[s
 
     assert reporting_errors("torchserve-lite", fail) == 1
     assert capsys.readouterr().err == "torchserve-lite: mend this\n"
+
+
+def test_reader_that_has_seen_enough_is_no_error() -> None:
+    """``torchserve-lite config | head`` ended in a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "torchserve_lite", "config"]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_torchserves_version_is_the_one_scripts_expect(capsys: pytest.CaptureFixture[str]) -> None:
