@@ -139,6 +139,7 @@ _TABLE = (
     _key("default_workers_per_model", integer(), "0", "workers.workers_per_model"),
     _key("default_response_timeout", seconds, "120", "workers.response_timeout"),
     _key("default_startup_timeout", seconds, "120", "workers.startup_timeout"),
+    _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
     _key("job_queue_size", integer(1), "100", "workers.queue_size"),
     _key("default_service_handler", text, "", "workers.service_handler"),
     _key("service_envelope", envelope, "", "workers.service_envelope"),
@@ -174,10 +175,6 @@ _TABLE = (
     _key("token_failure_status", status(401, 400), "401", "access.token_failure_status"),
     _key("enable_model_api", boolean, "false", "access.model_api", flag="--enable-model-api"),
     _key("management_allowed_hosts", host_names, "", "http.management_hosts"),
-    *_later(
-        "Registering and removing models",
-        _key("unregister_model_timeout", seconds, "120", "workers.unregister_timeout"),
-    ),
     *_later(
         "gRPC",
         _key("grpc_inference_address", text, "127.0.0.1"),
