@@ -71,6 +71,8 @@ def build_spec(
         options = replace(options, **_FOR_A_DEBUGGER)
     fewest, most = _worker_range(archive.name, options, default_workers)
     options = options.over(of_the_manifest).over(of_the_server)
+    if options.runtime == "LSP":
+        raise InvalidArchive(archive.name, "its runtime is LSP, for handlers in C++, which this server does not run.")
     return ModelSpec(
         key=model_key(archive, wanted),
         archive_url=archive.url,

@@ -16,7 +16,7 @@ from torchserve_lite.errors import BadRequest
 MOST_WORKERS = 1000  # of one model; each is a process
 _LARGEST = 2**31 - 1  # they are Java's integers in TorchServe
 _LONGEST_NAME = 200
-_RUNTIMES = ("python", "python3", "LSP")
+RUNTIMES = ("python", "python3")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,9 @@ def registration_of(values: Mapping[str, object]) -> Registration:
     if low is not None and high is not None and low > high:
         raise BadRequest(f"initial_workers={low} is more than max_workers={high}: raise the one or lower the other.")
     runtime = _text(values, "runtime")
-    if runtime and runtime not in _RUNTIMES:
+    if runtime == "LSP":
+        raise BadRequest("runtime=LSP is for handlers in C++, which this server does not run. Leave runtime out.")
+    if runtime and runtime not in RUNTIMES:
         raise BadRequest(f"Invalid RuntimeType value: {runtime:.80}")
     return Registration(
         options=ServingOptions(

@@ -189,3 +189,11 @@ def test_feature_that_comes_later_is_not_ignored_in_silence(key: str) -> None:
 
 def test_config_without_such_features_has_nothing_to_tell() -> None:
     assert not features_to_come(ModelConfig.parse(b"batchSize: 4\ncontinuousBatching: false\n"))
+
+
+@pytest.mark.parametrize("wanted", [said(runtime="LSP"), None], ids=["asked for", "of the manifest"])
+def test_handler_in_another_language_than_python_is_refused(wanted: ServingOptions | None) -> None:
+    """It was given to a Python worker, which failed to import it, again and again."""
+    made = archive(runtime="python" if wanted else "LSP")
+    with pytest.raises(InvalidArchive, match="runtime is LSP, for handlers in C"):
+        build_spec(made, wanted or said(), None, WorkerConfig(), 1)

@@ -78,6 +78,7 @@ def test_number_is_read_as_it_is_meant(said: dict[str, Any], option: str, value:
         pytest.param({"batch_size": -1}, "batch_size", id="below the least"),
         pytest.param({"initial_workers": 100000}, "initial_workers", id="too many workers"),
         pytest.param({"initial_workers": 3, "max_workers": 2}, "initial_workers=3.*max_workers=2", id="contradiction"),
+        pytest.param({"runtime": "LSP"}, "runtime=LSP", id="runtime of C++"),
         pytest.param({"runtime": "ruby"}, "Invalid RuntimeType value: ruby", id="runtime"),
         pytest.param({"model_name": "a\nb"}, "model_name", id="control character"),
         pytest.param({"model_name": "a" * 201}, "model_name", id="long name"),

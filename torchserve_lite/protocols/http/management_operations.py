@@ -21,7 +21,7 @@ from torchserve_lite.protocols.http.openapi import (
     objects,
     whole_number,
 )
-from torchserve_lite.protocols.registration import MOST_WORKERS
+from torchserve_lite.protocols.registration import MOST_WORKERS, RUNTIMES
 
 DEFAULT_PAGE = 100
 MOST_MODELS = 1_000_000  # that a list can be paged through
@@ -141,7 +141,7 @@ _REGISTRATION = (
     Parameter(
         name="runtime",
         description="The manifest's by default.",
-        schema={"type": "string", "enum": ["python", "python3", "LSP"]},
+        schema={"type": "string", "enum": list(RUNTIMES)},
     ),
     Parameter(name="handler", description="In the place of the manifest's.", schema=TEXT),
     Parameter(
