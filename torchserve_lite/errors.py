@@ -22,6 +22,7 @@ ServingError
 │   └── WorkflowArchiveNotFound
 ├── DownloadFailed             an archive could not be fetched from its URL
 ├── Conflict                   already registered, or being changed by somebody else
+│   └── UnregisteredMeanwhile  the change of it that was under way has ended
 ├── DefaultVersionKept         the default version of several cannot be unregistered
 ├── DrainTimeout               requests of what was unregistered did not end in time
 ├── InvalidArchive             an archive or its manifest cannot be used
@@ -196,6 +197,11 @@ class Conflict(ServingError):
     pass
 
 
+class UnregisteredMeanwhile(Conflict):
+    def __init__(self, model: str) -> None:
+        super().__init__(f"Model {model} has been unregistered meanwhile.")
+
+
 class DownloadFailed(ServingError):
     def __init__(self, url: str, problem: str) -> None:
         super().__init__(f"Failed to download archive from: {url}: {problem}")
@@ -287,14 +293,14 @@ class ModelFailed(Unavailable):
 
 
 class ModelNotRegistered(Unavailable):
-    """It was to be served from the start, and its archive or its settings cannot be used."""
+    """It was to be served, and its archive or its settings cannot be used."""
 
     retry_after = 30
 
     def __init__(self, name: str, cause: str) -> None:
         super().__init__(
-            f'Model "{name}" could not be set up when the server started. Mend the cause and restart the server. '
-            f"{cause}"
+            f'Model "{name}" could not be set up. Mend the cause, and unregister it and register it again, or restart '
+            f"the server. {cause}"
         )
 
 

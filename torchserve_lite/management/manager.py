@@ -31,6 +31,7 @@ from torchserve_lite.errors import (
     NoRoom,
     ServingError,
     ShuttingDown,
+    UnregisteredMeanwhile,
     WorkerFailure,
 )
 from torchserve_lite.management.deployments import Deployment, DeploymentState, Revision
@@ -156,7 +157,7 @@ class ModelManager:
                     "The snapshot has version %s of model %s; its archive %s is version %s now, and is served as that.",
                     deployment.options.version,
                     key.name,
-                    archive.url,
+                    archive.name,
                     key.version,
                 )
             await self._adopt(deployment, await self._prepared(archive, deployment.options))
@@ -170,13 +171,21 @@ class ModelManager:
         name, version = deployment.key
         begun = time.monotonic()
         workers = deployment.initial_workers
+        deployment.work = cast("asyncio.Task[None]", asyncio.current_task())
         try:
+            if deployment.is_draining:
+                raise UnregisteredMeanwhile(name)
             await self._load(deployment)
         except ServingError as error:
             progress.model_failed(name, str(error))
+        except asyncio.CancelledError:
+            if not deployment.is_draining:
+                raise
+            progress.model_failed(name, str(UnregisteredMeanwhile(name)))
         else:
             progress.model_ready(name, version, workers, time.monotonic() - begun)
         finally:
+            deployment.work = None
             deployment.lock.release()
 
     async def register(
@@ -195,7 +204,6 @@ class ModelManager:
         deployment = Deployment(name=revision.spec.key.name, options=wanted)
         await self._adopt(deployment, revision)
         self.registry.dismiss(deployment.name)
-        name, version = deployment.key
         origin = revision.archive.name or f"workflow {wanted.workflow}"
         log.info("Model %s is registered from %s.", deployment.key, origin)
         if not synchronous:
@@ -203,24 +211,24 @@ class ModelManager:
             self._tell_change()
             await self.recorded()
             return deployment
-        try:
-            await self._in_turn(deployment, partial(self._load, deployment))
-            await self.recorded()
-        except WorkerFailure as error:
-            await self._withdraw(deployment)
-            kind = LoadOutOfMemory if isinstance(error, LoadOutOfMemory) else LoadFailed
-            raise kind(f"Failed to start workers for model {name} version: {version}. {error}") from error
-        except ServingError:
-            await self._withdraw(deployment)
-            raise
+        await self._owned(self._load_or_withdraw(deployment))
+        await self.recorded()
         return deployment
 
-    async def _withdraw(self, deployment: Deployment) -> None:
-        """What could not be served is as if it had never been registered."""
-        if not deployment.is_draining:  # else somebody has unregistered it meanwhile
-            self.registry.remove(deployment, even_the_default=True)
-            self._tell_change()
-            await self._owned(self._discard(deployment))
+    async def _load_or_withdraw(self, deployment: Deployment) -> None:
+        """What cannot be served is as if it had never been registered."""
+        name, version = deployment.key
+        try:
+            await self._take_turn(deployment, partial(self._load, deployment))
+        except ServingError as error:
+            if not deployment.is_draining:  # else somebody has unregistered it meanwhile
+                self.registry.remove(deployment, even_the_default=True)
+                self._tell_change()
+                await self._discard(deployment)
+            if not isinstance(error, WorkerFailure):
+                raise
+            kind = LoadOutOfMemory if isinstance(error, LoadOutOfMemory) else LoadFailed
+            raise kind(f"Failed to start workers for model {name} version: {version}. {error}") from error
 
     async def unregister(self, name: str, version: str | None = None) -> None:
         """Returns when the last of its requests has been answered and its workers have gone. DrainTimeout when they had
@@ -336,6 +344,8 @@ class ModelManager:
         again = replace(previous, spec=replace(previous.spec, generation=next(self._generations)))
         try:
             return await self._switch(deployment, again, remove_if_failed=False)
+        except UnregisteredMeanwhile:  # and its archive with it
+            raise
         except BaseException:
             deployment.previous = previous
             raise
@@ -348,6 +358,8 @@ class ModelManager:
                 return await self._succeed(deployment, revision, workers)
             deployment.candidate = revision
             await self._engine.load(revision.spec, workers, sample_request(revision.archive, revision.spec.key))
+        except UnregisteredMeanwhile:
+            raise
         except BaseException:
             deployment.candidate = None
             if remove_if_failed:
@@ -371,9 +383,10 @@ class ModelManager:
                 await self._engine.load(revision.spec, workers, sample_request(revision.archive, revision.spec.key))
                 successor.work, successor.state = None, DeploymentState.SERVING
         except BaseException:
-            if not successor.is_draining:
-                self.registry.remove(successor, even_the_default=True)
-                await self._end(successor)
+            if successor.is_draining:  # whoever unregistered it removes its archive
+                raise UnregisteredMeanwhile(str(successor.key)) from None
+            self.registry.remove(successor, even_the_default=True)
+            await self._end(successor)
             raise
         if self.registry.is_default(deployment):
             self.registry.set_default(*successor.key)
@@ -520,15 +533,15 @@ class ModelManager:
         async with deployment.lock:
             if deployment.is_draining:
                 raise ModelNotFound(deployment.name)
-            if deployment.state is DeploymentState.FAILED and deployment.revision is None:
-                raise deployment.refusal()
+            if deployment.state is DeploymentState.FAILED:
+                raise deployment.refusal()  # the engine does not know it
             deployment.work = cast("asyncio.Task[None]", asyncio.current_task())
             try:
                 return await change()
             except asyncio.CancelledError:
                 if not deployment.is_draining:
                     raise
-                raise Conflict(f"Model {deployment.name} has been unregistered meanwhile.") from None
+                raise UnregisteredMeanwhile(deployment.name) from None
             finally:
                 deployment.work = None
 
@@ -554,7 +567,8 @@ class ModelManager:
             try:
                 await self._take_turn(deployment, change)
             except ServingError as error:
-                log.error("%s model %s failed: %s", doing, deployment.name, error)
+                level = logging.INFO if deployment.is_draining else logging.ERROR  # it is no news then
+                log.log(level, "%s model %s failed: %s", doing, deployment.name, error)
             except Exception:
                 log.exception("%s model %s failed unexpectedly", doing, deployment.name)
 

@@ -47,6 +47,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.WorkflowNotFound: ErrorMapping(404, "WorkflowNotFoundException"),
     errors.WorkflowArchiveNotFound: ErrorMapping(404, "WorkflowNotFoundException"),
     errors.Conflict: ErrorMapping(409, "ConflictStatusException"),
+    errors.UnregisteredMeanwhile: ErrorMapping(409, "ConflictStatusException"),
     errors.DownloadFailed: ErrorMapping(400, "DownloadArchiveException"),
     errors.DefaultVersionKept: ErrorMapping(403, "InvalidModelVersionException"),
     errors.DrainTimeout: ErrorMapping(408, "RequestTimeoutException"),

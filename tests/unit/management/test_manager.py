@@ -469,3 +469,56 @@ async def test_failure_of_the_start_is_forgotten_when_the_model_is_registered_or
         assert list(parts.failed) == ["b"]
         await parts.manager.unregister("b")
         assert list(parts.failed) == []
+
+
+async def test_model_that_loads_at_the_start_can_be_unregistered(tmp_path: Path) -> None:
+    """It was waited for, for as long as a start may take."""
+    async with slow(tmp_path) as (parts, engine):
+        starting = asyncio.create_task(parts.start(ServingOptions(url="a", min_workers=1)))
+        await engine.begun.wait()
+        await parts.manager.unregister("a")
+        await starting
+        assert parts.progress.failed == {"a": "Model a has been unregistered meanwhile."}
+        assert list((tmp_path / "scratch" / "models").iterdir()) == []
+
+
+async def test_model_that_cannot_load_is_withdrawn_also_when_its_client_has_gone(tmp_path: Path) -> None:
+    """It stayed registered, made the server unready, and a second try was answered with 409."""
+    async with slow(tmp_path) as (parts, engine):
+        engine.failures["a"] = LoadFailed("no such weights")
+        asking = asyncio.create_task(parts.manager.register(ServingOptions(url="a", min_workers=1)))
+        await engine.begun.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        engine.let_go.set()
+        await asyncio.gather(*parts.manager._tasks, return_exceptions=True)
+        assert list(parts.manager.registry) == []
+
+
+async def test_model_that_could_never_load_says_so_when_it_is_changed(tmp_path: Path) -> None:
+    """An update of it was loaded with no workers, and scaling said that there is no such model."""
+    async with managed(tmp_path) as parts:
+        parts.engine.failures["a"] = ConfigurationError("deviceIds names [7]")
+        await parts.start(ServingOptions(url="a"))
+        for change in (parts.manager.scale("a", None, 1, 1), parts.manager.update("a", None, ServingOptions(url="a"))):
+            with pytest.raises(ModelNotRegistered, match=r"deviceIds names \[7\]"):
+                await change
+
+
+async def test_update_ends_when_the_version_that_it_loads_is_unregistered(tmp_path: Path) -> None:
+    """Its client was told that the server shuts down, and another model's download counted as unused."""
+    async with slow(tmp_path) as (parts, engine):
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar"), synchronous=False)
+        engine.let_go.set()
+        await parts.manager.scale("m", None, 1, 1)
+        engine.let_go.clear()
+        engine.begun.clear()
+        replace_archive(parts.folder, "m", modelVersion="2.0")
+        updating = asyncio.create_task(parts.manager.update("m", None, ServingOptions(url="m.mar")))
+        await engine.begun.wait()
+        await parts.manager.unregister("m", "2.0")
+        with pytest.raises(Conflict, match=r"m_2\.0 has been unregistered meanwhile"):
+            await updating
+        assert [str(one.key) for one in parts.manager.registry] == ["m_1.0"]
+        assert len(list((tmp_path / "scratch" / "models").iterdir())) == 1
