@@ -106,3 +106,20 @@ async def test_many_lines_are_not_kept_waiting() -> None:
     for _ in range(1000):
         add(log, 200, 0.0)
     assert [text.count("\n") for text in written.texts] == [500, 500]
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        pytest.param(
+            "/models?url=https%3A%2F%2Fh%2Fm.mar%3Fsig%3Dx%26t%3D1&model_name=m",
+            "/models?url=https%3A%2F%2Fh%2Fm.mar?...&model_name=m",
+            id="encoded",
+        ),
+        pytest.param("/models/m?a=1&url=https://h/m.mar?sig=x&t=1", "/models/m?a=1&url=https://h/m.mar?...", id="plain"),
+        pytest.param("/models?url=m.mar&model_name=m", "/models?url=m.mar&model_name=m", id="no query"),
+    ],
+)
+def test_query_of_a_signed_url_is_not_logged(target: str, shown: str) -> None:
+    """The log of downloads left it out, and the access log had it."""
+    assert request_line("POST", target) == f"POST {shown} HTTP/1.1"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from urllib.parse import quote
 
 _FLUSH_EVERY = 0.5  # seconds a line may wait
 _FLUSH_AT = 500  # lines
+_QUERY_OF_URL = re.compile(r"([?&]url=[^&]*?)(?:\?.*|%3f[^&]*)", re.IGNORECASE)  # of the archive to register
 
 
 class AccessLog:
@@ -54,7 +56,9 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
 
 def request_line(method: str, target: str) -> str:
     """The request target as it came, which has been checked to hold no line breaks. A quote would end the field, and
-    bytes that are no UTF-8 have no place in a log at all."""
+    bytes that are no UTF-8 have no place in a log at all; nor has the query of a signed URL, which is a secret."""
+    if "url=" in target:
+        target = _QUERY_OF_URL.sub(r"\1?...", target)
     if not target.isascii():
         target = "".join(c if c.isascii() else quote(c, errors="surrogateescape") for c in target)
     escaped = target.replace('"', "%22")
