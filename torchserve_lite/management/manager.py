@@ -7,6 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +44,13 @@ from torchserve_lite.management.specs import build_spec, features_to_come, file_
 T = TypeVar("T")
 
 _INTERRUPTED_WITHIN = 5.0  # seconds; a disk that does not answer must not hold up the stop
+
+# What the log says when a change fails: of which model, and why.
+_NOT_LOADED = "Loading model %s failed: %s"
+_NOT_SCALED = "Scaling model %s failed: %s"
+_NOT_UPDATED = "Updating model %s failed, and what was served is served on: %s"
+_NOT_ROLLED_BACK = "Rolling model %s back failed, and what was served is served on: %s"
+_NOT_ADJUSTED = "Autoscaling model %s failed: %s"
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +215,7 @@ class ModelManager:
         origin = revision.archive.name or f"workflow {wanted.workflow}"
         log.info("Model %s is registered from %s.", deployment.key, origin)
         if not synchronous:
-            self._in_background(deployment, partial(self._load, deployment), "Loading")
+            self._in_background(deployment, partial(self._load, deployment), _NOT_LOADED)
             self._tell_change()
             await self.recorded()
             return deployment
@@ -222,6 +230,7 @@ class ModelManager:
             await self._take_turn(deployment, partial(self._load, deployment))
         except ServingError as error:
             if not deployment.is_draining:  # else somebody has unregistered it meanwhile
+                log.error("Model %s is not registered, because it does not load: %s", deployment.key, error)
                 self.registry.remove(deployment, even_the_default=True)
                 self._tell_change()
                 await self._discard(deployment)
@@ -273,13 +282,13 @@ class ModelManager:
     async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
         """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
         deployment = self.registry.resolve(name, version)
-        workers = await self._in_turn(deployment, partial(self._scale, deployment, low, high))
+        workers = await self._in_turn(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
         await self.recorded()
         return workers
 
     def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
         deployment = self.registry.resolve(name, version)
-        self._in_background(deployment, partial(self._scale, deployment, low, high), "Scaling")
+        self._in_background(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
 
     async def _scale(self, deployment: Deployment, low: int, high: int) -> int:
         workers = min(max(self._engine.status(deployment.key).wanted, low), high)
@@ -305,7 +314,7 @@ class ModelManager:
                 raise
             told(deployment, False)
 
-        self._in_background(deployment, adjust, "Autoscaling")
+        self._in_background(deployment, adjust, _NOT_ADJUSTED)
 
     async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
         """Serves ``wanted.url`` in the place of a version, without a moment in which there is nobody to answer.
@@ -315,13 +324,13 @@ class ModelManager:
         ones serve on. An archive of another version takes the old one's place under its own.
         """
         deployment = self.registry.resolve(name, version)
-        updated = await self._in_turn(deployment, partial(self._update, deployment, wanted))
+        updated = await self._in_turn(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
         await self.recorded()
         return updated
 
     def update_in_background(self, name: str, version: str | None, wanted: ServingOptions) -> None:
         deployment = self.registry.resolve(name, version)
-        self._in_background(deployment, partial(self._update, deployment, wanted), "Updating")
+        self._in_background(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
 
     async def _update(self, deployment: Deployment, wanted: ServingOptions) -> Deployment:
         options = replace(wanted, name=deployment.spec.key.name).over(deployment.shown_options)
@@ -330,7 +339,7 @@ class ModelManager:
     async def rollback(self, name: str, version: str | None) -> Deployment:
         """Serves what was served before the last update, in the same way. Conflict when there is none."""
         deployment = self.registry.resolve(name, version)
-        returned = await self._in_turn(deployment, partial(self._roll_back, deployment))
+        returned = await self._in_turn(deployment, partial(self._roll_back, deployment), _NOT_ROLLED_BACK)
         await self.recorded()
         return returned
 
@@ -526,8 +535,17 @@ class ModelManager:
         finally:
             self._tell_change()
 
-    async def _in_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
-        return await self._owned(self._take_turn(deployment, change))
+    async def _in_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]], failure: str = "") -> T:
+        return await self._owned(self._told(deployment, change, failure))
+
+    async def _told(self, deployment: Deployment, change: Callable[[], Awaitable[T]], failure: str) -> T:
+        """In its turn. ``failure``: the line that the log has when it fails; "": whoever asks writes one."""
+        try:
+            return await self._take_turn(deployment, change)
+        except ServingError as error:
+            if failure and not deployment.is_draining:  # else it is no news: somebody has unregistered it
+                log.error(failure, deployment.name, error)
+            raise
 
     async def _take_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
         async with deployment.lock:
@@ -562,15 +580,13 @@ class ModelManager:
         self._start(run())
         return await asyncio.shield(outcome)
 
-    def _in_background(self, deployment: Deployment, change: Callable[[], Awaitable[object]], doing: str) -> None:
+    def _in_background(self, deployment: Deployment, change: Callable[[], Awaitable[object]], failure: str) -> None:
         async def report() -> None:
             try:
-                await self._take_turn(deployment, change)
-            except ServingError as error:
-                level = logging.INFO if deployment.is_draining else logging.ERROR  # it is no news then
-                log.log(level, "%s model %s failed: %s", doing, deployment.name, error)
-            except Exception:
-                log.exception("%s model %s failed unexpectedly", doing, deployment.name)
+                with suppress(ServingError):
+                    await self._told(deployment, change, failure)
+            except Exception as error:
+                log.exception(failure, deployment.name, error)
 
         self._start(report())
 

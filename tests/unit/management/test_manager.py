@@ -522,3 +522,17 @@ async def test_update_ends_when_the_version_that_it_loads_is_unregistered(tmp_pa
             await updating
         assert [str(one.key) for one in parts.manager.registry] == ["m_1.0"]
         assert len(list((tmp_path / "scratch" / "models").iterdir())) == 1
+
+
+async def test_log_says_what_a_change_that_failed_has_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its client may have gone, and the worker's own line says that it is tried again."""
+    async with managed(tmp_path) as parts:
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar", min_workers=1))
+        parts.engine.failures = {"m": LoadFailed("no weights"), "b": LoadFailed("no memory")}
+        with pytest.raises(LoadFailed):
+            await parts.manager.update("m", None, ServingOptions(url="m.mar"))
+        with pytest.raises(LoadFailed):
+            await parts.manager.register(ServingOptions(url="b", min_workers=1))
+        assert "Updating model m failed, and what was served is served on: no weights" in caplog.text
+        assert "Model b_1.0 is not registered, because it does not load: no memory" in caplog.text

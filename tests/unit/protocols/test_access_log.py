@@ -116,7 +116,9 @@ async def test_many_lines_are_not_kept_waiting() -> None:
             "/models?url=https%3A%2F%2Fh%2Fm.mar?...&model_name=m",
             id="encoded",
         ),
-        pytest.param("/models/m?a=1&url=https://h/m.mar?sig=x&t=1", "/models/m?a=1&url=https://h/m.mar?...", id="plain"),
+        pytest.param(
+            "/models/m?a=1&url=https://h/m.mar?sig=x&t=1", "/models/m?a=1&url=https://h/m.mar?...", id="plain"
+        ),
         pytest.param("/models?url=m.mar&model_name=m", "/models?url=m.mar&model_name=m", id="no query"),
     ],
 )

@@ -262,3 +262,10 @@ async def test_models_are_not_changed_while_the_model_api_is_off(method: str, pa
         answer = await front.ask(method, path)
     assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowedException")
     assert "enable_model_api" in answer.json["message"]
+
+
+@pytest.mark.parametrize("parameter", ["min_worker", "max_worker", "initial_workers", "max_workers"])
+async def test_update_does_not_pass_over_a_number_of_workers_in_silence(front: Front, parameter: str) -> None:
+    answer = await front.ask("PUT", f"/models/tiny?url=n.mar&{parameter}=4")
+    assert answer.status == 400
+    assert f"Leave {parameter} out" in answer.json["message"]

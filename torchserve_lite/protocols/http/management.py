@@ -131,7 +131,11 @@ class ManagementRoutes:
     async def update(self, request: web.Request) -> InferenceResponse:
         self._access.check_model_api(*READ, "PUT")
         name, version = request.match_info["model"], _version(request)
-        registration = registration_of(single_values(request))
+        values = single_values(request)
+        for parameter in ("min_worker", "max_worker", "initial_workers", "max_workers"):
+            if parameter in values:
+                raise BadRequest(f"An update keeps the number of workers. Leave {parameter} out, and scale by a call.")
+        registration = registration_of(values)
         if not registration.synchronous:
             self._manager.update_in_background(name, version, registration.options)
             return _accepted()
