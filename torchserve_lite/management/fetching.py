@@ -182,9 +182,10 @@ class ArchiveFetcher(Generic[Found]):
         if problem := _why_no_name(name):
             raise DownloadFailed(told, f"it is kept in the model store under its last part, which {problem}.")
         async with self._turn(name):
-            with as_disk_problem(name, folder):
-                part = await self._in_thread(PartFile, folder, name)
+            part = PartFile(folder, name)
             try:
+                with as_disk_problem(name, folder):
+                    await self._in_thread(part.open)
                 async with source() as content:
                     digest = await self._receive(content, told, part)
                 archive = await self._opened(url, part.path)

@@ -11,11 +11,12 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from torchserve_lite.archive.unpacking.entries import MIB, ArchiveError
 from torchserve_lite.archive.unpacking.unpack import digest_of
@@ -29,16 +30,21 @@ log = logging.getLogger(__name__)
 
 class PartFile:
     """A file below a folder of its own in the store, on its way to ``folder / name``. It is locked for as long as this
-    process lives, so that other servers can tell it from what a crash has left."""
+    process lives, so that other servers can tell it from what a crash has left. To be closed also when ``open`` has
+    failed or nobody has waited for it."""
+
+    _file: IO[bytes]
 
     def __init__(self, folder: Path, name: str) -> None:
         self._target = folder / name
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder)) / name
-        try:
-            self._file = open(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "wb")  # noqa: SIM115
-        except BaseException:
-            shutil.rmtree(self.path.parent, ignore_errors=True)
-            raise
+        self.path = folder / f"{_PREFIX}{uuid.uuid4().hex}" / name
+        self._undo = ExitStack()
+
+    def open(self) -> None:
+        self.path.parent.mkdir(mode=0o700)
+        self._undo.callback(shutil.rmtree, self.path.parent, ignore_errors=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = self._undo.enter_context(os.fdopen(descriptor, "wb"))
         with suppress(OSError):  # a file system without locks
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -90,8 +96,8 @@ class PartFile:
         )
 
     def close(self) -> None:
-        self._file.close()
-        shutil.rmtree(self.path.parent, ignore_errors=True)
+        with suppress(OSError):  # what the disk did not take when it was written has been told then
+            self._undo.close()
 
 
 @dataclass(frozen=True, slots=True)

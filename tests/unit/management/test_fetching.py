@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -727,6 +728,7 @@ async def test_store_that_cannot_be_written_is_told(fetching: Fetching) -> None:
 
 async def test_what_a_killed_server_left_is_removed_at_the_next_start(fetching: Fetching) -> None:
     part = store_files.PartFile(fetching.store, "m.mar")
+    part.open()
     async with fetching.allowing():
         assert part.path.exists()  # it is being written
     part._file.close()
@@ -745,6 +747,27 @@ async def downloading(fetching: Fetching) -> AsyncIterator[asyncio.Task[Any]]:
     task = asyncio.create_task(fetching.fetcher.open(f"{fetching.origin.url}/m.mar"))
     await begun.wait()
     yield task
+
+
+async def test_download_that_is_cancelled_while_its_file_is_made_leaves_nothing(
+    fetching: Fetching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread made it all the same, and nobody removed it until the next start."""
+    made, let_go, open_file = threading.Event(), threading.Event(), store_files.PartFile.open
+
+    def open_slowly(part: store_files.PartFile) -> None:
+        open_file(part)
+        made.set()
+        let_go.wait(60)
+
+    monkeypatch.setattr(store_files.PartFile, "open", open_slowly)
+    task = asyncio.create_task(fetching.fetcher.open(fetching.origin.serve("/m.mar", archive())))
+    await asyncio.to_thread(made.wait, 60)
+    task.cancel()
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fetching.nothing_left
 
 
 async def test_download_that_is_cancelled_leaves_nothing(fetching: Fetching) -> None:
