@@ -21,7 +21,7 @@ import pytest_asyncio
 from tests.e2e.server import PATIENCE, Server, running
 from tests.faults.staged import Asked, Stages, Visit, staged
 
-PLAIN = "batchSize: 2\nmaxBatchDelay: 10\nminWorkers: 1\nmaxWorkers: 4\n"
+PLAIN = "batchSize: 2\nmaxBatchDelay: 10\nminWorkers: 1\nmaxWorkers: 4\nautoscale: false\n"
 PATIENT, IMPATIENT = "patient", "impatient"
 MODELS = {PATIENT: PLAIN, IMPATIENT: PLAIN + "responseTimeout: 2\nstartupTimeout: 4\n"}
 

@@ -33,7 +33,7 @@ _LIVES = max(2, int(_SECONDS / 2))
 # Of the server's resident memory. Allocators keep some of what was used once; a worker that was not let go holds a
 # receive buffer of 256 KiB alone, and there are hundreds in a run.
 _MEMORY = 32 << 20
-CONFIG = "minWorkers: 1\nmaxWorkers: 3\nbatchSize: 2\nmaxBatchDelay: 5\nmaxRetryTimeoutInSec: 600\n"
+CONFIG = "minWorkers: 1\nmaxWorkers: 3\nautoscale: false\nbatchSize: 2\nmaxBatchDelay: 5\nmaxRetryTimeoutInSec: 600\n"
 
 
 @dataclass
