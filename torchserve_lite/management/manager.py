@@ -463,9 +463,10 @@ class ModelManager:
 
     async def describe(self, name: str, version: str | None) -> list[ModelDescription]:
         """``version`` may be ``all``."""
-        asked = self.registry.resolve(name, None if version == "all" else version)
+        opened = self.registry.versions(name) if version == "all" else []
+        asked = opened or [self.registry.resolve(name, None if version == "all" else version)]
         descriptions = []
-        for deployment in (version == "all" and self.registry.versions(name)) or [asked]:
+        for deployment in asked:
             spec = deployment.spec
             status = self._engine.status(spec.key)
             if deployment.state is DeploymentState.FAILED and not status.begun:

@@ -72,11 +72,11 @@ def add_model(store: Path, name: str, version: str = "1.0", folder: str = "", **
 class Managed:
     """A manager over a store with two models, ``a`` and ``b``."""
 
-    def __init__(self, folder: Path, store: type[ModelStore] = ModelStore) -> None:
+    def __init__(self, folder: Path, store: type[ModelStore] = ModelStore, engine: FakeEngine | None = None) -> None:
         self.folder = folder / "store"
         for name in ("a", "b"):
             add_model(self.folder, name)
-        self.engine = FakeEngine()
+        self.engine = engine or FakeEngine()
         self.progress = Progress()
         opener = store(folder=self.folder, scratch=folder / "scratch")
         self.manager = ModelManager(
@@ -367,8 +367,8 @@ class SlowEngine(FakeEngine):
 
 @asynccontextmanager
 async def slow(folder: Path) -> AsyncIterator[tuple[Managed, SlowEngine]]:
-    made = Managed(folder)
-    engine = made.engine = made.manager._engine = SlowEngine()
+    engine = SlowEngine()
+    made = Managed(folder, engine=engine)
     async with made.manager:
         yield made, engine
 
