@@ -90,6 +90,7 @@ def seen_of(status: ModelStatus, batch_size: int, before: Seen | None, now: floa
         workers=status.wanted,
         ready=status.ready_workers,
         queued=status.queued,
+        batch_size=batch_size,  # of another archive, perhaps
         busy_seconds=status.busy_seconds,
         load=before.load + weight * (busy - before.load),
         waiting_since=(before.waiting_since if before.waiting_since is not None else now) if waits else None,

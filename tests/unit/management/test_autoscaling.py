@@ -94,6 +94,11 @@ def test_wait_counts_from_its_beginning_and_ends_with_a_pause() -> None:
     assert seen_of(status(), 4, second, 102.0).waiting_since is None
 
 
+def test_batch_size_is_that_of_the_archive_that_is_served_now() -> None:
+    first = seen_of(status(queued=3, busy=2), 4, None, 100.0)
+    assert seen_of(status(queued=3, busy=2), 1, first, 100.5).batch_size == 1
+
+
 def test_load_is_the_mean_of_what_workers_spent_on_batches() -> None:
     one = seen_of(status(busy=2), 4, None, 100.0)
     for second in range(1, 60):
