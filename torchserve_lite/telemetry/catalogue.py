@@ -21,6 +21,7 @@ from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Fam
 log = logging.getLogger(__name__)
 
 _MODEL = ("model_name", "model_version")
+_MOST_LOAD_TIMES = 1000  # each worker has a label of its own, and autoscaling starts ever new ones
 _HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker's text form
     r"\[METRICS\](?P<name>[^:|]+)\.(?P<unit>[^.:|]*):(?P<value>[^|]+)\|#(?P<dims>[^|]*)(?:\|#type:(?P<kind>\w+))?\|#hostname:"
@@ -117,6 +118,7 @@ class ServerMetrics:
 
     def worker_loaded(self, key: ModelKey, worker_id: str, seconds: float) -> None:
         self._load_time.of(f"W-{worker_id}-{key}", "Host", self.hostname).set(round(seconds * 1000))
+        self._load_time.keep_newest(_MOST_LOAD_TIMES)
 
     def worker_failed(self, key: ModelKey) -> None:
         self._restarts.of(key.name, key.version).inc()
@@ -125,7 +127,9 @@ class ServerMetrics:
         self._scalings.of(key.name, key.version, reason).inc()
 
     def show(self, statuses: Iterable[ModelStatus]) -> None:
-        """Brings the gauges of queues and workers up to date."""
+        """Brings the gauges of queues and workers up to date: those of all models that there are, and of no others."""
+        for gauge in (self._queued, self._running, self._workers):
+            gauge.clear()
         for status in statuses:
             labels = (status.key.name, status.key.version)
             self._queued.of(*labels).set(status.queued)

@@ -82,6 +82,13 @@ class Family(Generic[Kind]):
             figure = self._figures[values] = self._make()
         return figure
 
+    def clear(self) -> None:
+        self._figures.clear()
+
+    def keep_newest(self, most: int) -> None:
+        for values in list(self._figures)[:-most]:
+            del self._figures[values]
+
     def lines(self, named: Set[str]) -> Iterator[str]:
         """All samples when the family (or nothing at all) is named, else those that are."""
         whole = not named or self.name in named

@@ -71,6 +71,22 @@ def test_queue_and_workers_are_shown_as_they_are() -> None:
     assert states == {"ready": 2, "failed": 1, "starting": 0}
 
 
+def test_model_that_has_gone_has_no_queue_and_no_workers() -> None:
+    """Its last figures stayed, and an alarm on its queue could not be silenced."""
+    shown = metrics()
+    shown.show([ModelStatus(key=KEY, workers=(), wanted=0, queued=7, queue_size=100)])
+    shown.show([])
+    assert figure(shown, "ts_queue_length", **MODEL) is None
+    assert figure(shown, "ts_workers", state="ready", **MODEL) is None
+
+
+def test_load_times_do_not_grow_without_end_as_workers_come_and_go() -> None:
+    shown = metrics()
+    for worker in range(1500):
+        shown.worker_loaded(KEY, str(worker), 1.0)
+    assert shown.registry.render().count("WorkerLoadTime{") == 1000
+
+
 def test_worker_events_are_counted() -> None:
     shown = metrics()
     shown.worker_loaded(KEY, "9000", 0.25)
