@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,11 +97,20 @@ def workflow_options_of(values: Mapping[str, object]) -> ServingOptions:
 def parameters_of(body: bytes) -> Mapping[str, object]:
     """Those of a JSON body."""
     try:
-        values = json.loads(body)
+        values = json.loads(body, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"The body is no JSON object: {error}.") from error
     if not isinstance(values, dict):
         raise BadRequest(f"The body must be a JSON object of parameters, not a {type(values).__name__}.")
+    return values
+
+
+def _once_each(pairs: Sequence[tuple[str, object]]) -> Mapping[str, object]:
+    values: dict[str, object] = {}
+    for name, value in pairs:
+        if name in values:
+            raise BadRequest(f"{name:.80} is in the JSON body more than once; which one is meant cannot be known.")
+        values[name] = value
     return values
 
 
@@ -111,6 +120,8 @@ def _text(values: Mapping[str, object], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadRequest(f"{name} is {json.dumps(value)[:80]}; it must be a string.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadRequest(f"{name} is {json.dumps(value)[:80]}; it holds half a character, which has no UTF-8.")
     return value.strip()
 
 

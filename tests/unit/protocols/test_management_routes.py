@@ -186,9 +186,35 @@ async def test_more_workers_than_a_machine_can_have_are_refused(front: Front, wo
     assert (answer.status, "from 0 to 1000" in answer.json["message"]) == (400, True)
 
 
-async def test_number_given_twice_is_refused(front: Front) -> None:
-    answer = await front.ask("PUT", "/models/tiny?min_worker=1&min_worker=2")
-    assert (answer.status, "min_worker is given 2 times" in answer.json["message"]) == (400, True)
+@pytest.mark.parametrize(
+    ("request_line", "name"),
+    [
+        ("PUT /models/tiny?min_worker=1&min_worker=2", "min_worker"),
+        ("PUT /models/tiny?model_version=1.0&model_version=2.0", "model_version"),
+        ("PUT /models/tiny?synchronous=true&synchronous=false", "synchronous"),
+        ("PUT /models/tiny?url=a.mar&url=b.mar", "url"),
+        ("GET /models?limit=1&limit=2", "limit"),
+        ("POST /models?url=a.mar&url=b.mar", "url"),
+    ],
+)
+async def test_parameter_given_twice_is_refused_by_name(front: Front, request_line: str, name: str) -> None:
+    answer = await front.ask(*request_line.split())
+    assert (answer.status, front.manager.scaled, front.manager.registered) == (400, [], [])
+    assert answer.json["message"].startswith(f"{name} is given more than once")
+
+
+async def test_scaling_by_a_json_body_is_refused(front: Front) -> None:
+    """A body is not read, so that the model would have been scaled to one worker."""
+    answer = await front.ask("PUT", "/models/tiny", json={"min_worker": 3})
+    assert (answer.status, front.manager.scaled) == (400, [])
+    assert "?min_worker=2" in answer.json["message"]
+
+
+@pytest.mark.parametrize("name", ["min_worker", "max_worker", "initial_workers", "max_workers", "model_name"])
+async def test_update_is_refused_with_what_it_would_not_change(front: Front, name: str) -> None:
+    answer = await front.ask("PUT", f"/models/tiny?url=n.mar&{name}=3")
+    assert answer.status == 400
+    assert f"Leave {name} out" in answer.json["message"]
 
 
 @pytest.mark.parametrize(
@@ -224,12 +250,6 @@ async def test_json_body_is_the_registration_and_the_query_is_not_looked_at(fron
     assert (answer.status, front.manager.registered) == (200, [ServingOptions(url="m.mar", batch_size=3)])
 
 
-async def test_parameter_that_comes_twice_is_refused_by_name(front: Front) -> None:
-    answer = await front.ask("POST", "/models?url=a.mar&url=b.mar")
-    assert (answer.status, front.manager.registered) == (400, [])
-    assert "url" in answer.json["message"]
-
-
 @pytest.mark.parametrize(
     ("method", "path", "told"),
     [
@@ -262,10 +282,3 @@ async def test_models_are_not_changed_while_the_model_api_is_off(method: str, pa
         answer = await front.ask(method, path)
     assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowedException")
     assert "enable_model_api" in answer.json["message"]
-
-
-@pytest.mark.parametrize("parameter", ["min_worker", "max_worker", "initial_workers", "max_workers"])
-async def test_update_does_not_pass_over_a_number_of_workers_in_silence(front: Front, parameter: str) -> None:
-    answer = await front.ask("PUT", f"/models/tiny?url=n.mar&{parameter}=4")
-    assert answer.status == 400
-    assert f"Leave {parameter} out" in answer.json["message"]

@@ -82,6 +82,7 @@ def test_number_is_read_as_it_is_meant(said: dict[str, Any], option: str, value:
         pytest.param({"runtime": "ruby"}, "Invalid RuntimeType value: ruby", id="runtime"),
         pytest.param({"model_name": "a\nb"}, "model_name", id="control character"),
         pytest.param({"model_name": "a" * 201}, "model_name", id="long name"),
+        pytest.param({"model_name": "a\ud800"}, "model_name", id="half a character"),
     ],
 )
 def test_value_that_cannot_be_used_is_refused_by_name(said: dict[str, Any], told: str) -> None:
@@ -93,3 +94,8 @@ def test_value_that_cannot_be_used_is_refused_by_name(said: dict[str, Any], told
 def test_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest, match="JSON object"):
         parameters_of(body)
+
+
+def test_body_that_says_something_twice_is_refused_by_name() -> None:
+    with pytest.raises(BadRequest, match="url is in the JSON body more than once"):
+        parameters_of(b'{"url": "a.mar", "url": "b.mar"}')

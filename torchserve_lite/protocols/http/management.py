@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -33,6 +34,8 @@ from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.protocols.registration import MOST_WORKERS, Registration, parameters_of, registration_of
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.families import CONTENT_TYPE
+
+_KEPT_BY_AN_UPDATE = {"min_worker", "max_worker", "initial_workers", "max_workers", "model_name"}
 
 
 class ManagementRoutes:
@@ -111,30 +114,34 @@ class ManagementRoutes:
 
     async def scale_or_update(self, request: web.Request) -> InferenceResponse:
         """TorchServe's verb for the number of workers; with a ``url`` it is ours for another archive."""
-        if "url" in request.query:
-            return await self.update(request)
-        return await self.scale(request)
+        values = single_values(request)
+        if not values and is_json(request) and request.can_read_body:
+            raise BadRequest("PUT takes its parameters from the query, such as ?min_worker=2, not from a JSON body.")
+        if "url" in values:
+            return await self._update(request, values)
+        return await self._scale(request, values)
 
-    async def scale(self, request: web.Request) -> InferenceResponse:
+    async def _scale(self, request: web.Request, values: Mapping[str, str]) -> InferenceResponse:
         name, version = request.match_info["model"], _version(request)
-        low = whole_number_of(request, "min_worker", 1, least=0, most=MOST_WORKERS)
-        high = whole_number_of(request, "max_worker", low, least=0, most=MOST_WORKERS)
+        low = whole_number_of(values, "min_worker", 1, least=0, most=MOST_WORKERS)
+        high = whole_number_of(values, "max_worker", low, least=0, most=MOST_WORKERS)
         if high < low:
             raise BadRequest("max_worker cannot be less than min_worker.")
-        if request.query.get("synchronous", "").lower() != "true":
+        if values.get("synchronous", "").lower() != "true":
             self._manager.scale_in_background(name, version, low, high)
             return _accepted()
         workers = await self._manager.scale(name, version, low, high)
         which = f", version: {version}" if version else ""
         return _status(f"Workers scaled to {workers} for model: {name}{which}")
 
-    async def update(self, request: web.Request) -> InferenceResponse:
+    async def _update(self, request: web.Request, values: Mapping[str, str]) -> InferenceResponse:
         self._access.check_model_api(*READ, "PUT")
         name, version = request.match_info["model"], _version(request)
-        values = single_values(request)
-        for parameter in ("min_worker", "max_worker", "initial_workers", "max_workers"):
-            if parameter in values:
-                raise BadRequest(f"An update keeps the number of workers. Leave {parameter} out, and scale by a call.")
+        if kept := ", ".join(sorted(_KEPT_BY_AN_UPDATE & values.keys())):
+            raise BadRequest(
+                f"An update keeps the model's name and its number of workers. Leave {kept} out, and scale by a call of "
+                "its own."
+            )
         registration = registration_of(values)
         if not registration.synchronous:
             self._manager.update_in_background(name, version, registration.options)

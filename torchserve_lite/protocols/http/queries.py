@@ -14,25 +14,24 @@ from torchserve_lite.protocols.http.management_operations import DEFAULT_PAGE, M
 
 def page_of(request: web.Request, name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The page that is asked for, under ``name``. The last one says that it is the last, as TorchServe's does not."""
-    limit = whole_number_of(request, "limit", DEFAULT_PAGE, most=MOST_MODELS)
-    start = max(0, whole_number_of(request, "next_page_token", 0, most=MOST_MODELS))
+    values = single_values(request)
+    limit = whole_number_of(values, "limit", DEFAULT_PAGE, most=MOST_MODELS)
+    start = max(0, whole_number_of(values, "next_page_token", 0, most=MOST_MODELS))
     limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
     page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(entries) else {}
     page[name] = entries[start : start + limit]
     return page
 
 
-def whole_number_of(request: web.Request, name: str, default: int, *, most: int, least: int | None = None) -> int:
+def whole_number_of(values: Mapping[str, str], name: str, default: int, *, most: int, least: int | None = None) -> int:
     """``least`` None: what is too small means the default or the beginning, as in TorchServe."""
-    given = request.query.getall(name, [])
-    if not given:
+    given = values.get(name)
+    if given is None:
         return default
     bounds = f"at most {most}" if least is None else f"from {least} to {most}"
-    if len(given) > 1:
-        raise BadRequest(f"{name} is given {len(given)} times; give it once, a whole number {bounds}.")
-    if not re.fullmatch(r"-?[0-9]{1,9}", given[0]):
-        raise BadRequest(f"{name} is {given[0][:80]!r}; it must be a whole number {bounds}.")
-    number = int(given[0])
+    if not re.fullmatch(r"-?[0-9]{1,9}", given):
+        raise BadRequest(f"{name} is {given[:80]!r}; it must be a whole number {bounds}.")
+    number = int(given)
     if number > most or (least is not None and number < least):
         raise BadRequest(f"{name}={number}: it must be a whole number {bounds}.")
     return number
@@ -42,5 +41,5 @@ def single_values(request: web.Request) -> Mapping[str, str]:
     """The parameters of the query; BadRequest when one is given more than once."""
     for name in request.query:
         if len(request.query.getall(name)) > 1:
-            raise BadRequest(f"{name:.80} is given more than once.")
+            raise BadRequest(f"{name:.80} is given more than once in the query; which one is meant cannot be known.")
     return request.query
