@@ -197,7 +197,10 @@ async def test_query_arguments_are_parts_and_none_is_lost(front: Front, path: st
     "path", ["/predictions/no", "/explanations/no", "/models/no/invoke", "/no/predict", "/tiny/9.0/predict"]
 )
 async def test_unknown_model_is_told_before_its_body_is_looked_at(front: Front, path: str) -> None:
-    assert (await front.post(path, b"x" * (LIMIT + 1))).status == 404
+    form = b'--b\r\nContent-Disposition: form-data; name="a"\r\nContent-Transfer-Encoding: odd\r\n\r\n7\r\n--b--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert (await front.post(path.replace("/no", "/tiny").replace("/9.0", ""), form, headers=headers)).status == 400
+    assert (await front.post(path, form, headers=headers)).status == 404
 
 
 @pytest.mark.parametrize(
