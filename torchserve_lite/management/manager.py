@@ -408,8 +408,9 @@ class ModelManager:
             log.error("%s", error)
         finally:
             self.registry.forget(deployment)
-            served, deployment.revision = deployment.revision, None
-            await self._keep_for_rollback(successor, served)
+            if not successor.is_draining:  # else somebody has unregistered it meanwhile, and nobody will go back
+                served, deployment.revision = deployment.revision, None
+                await self._keep_for_rollback(successor, served)
             await self._remove_archives(deployment)
         return successor
 

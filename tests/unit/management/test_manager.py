@@ -536,3 +536,29 @@ async def test_log_says_what_a_change_that_failed_has_left(tmp_path: Path, caplo
             await parts.manager.register(ServingOptions(url="b", min_workers=1))
         assert "Updating model m failed, and what was served is served on: no weights" in caplog.text
         assert "Model b_1.0 is not registered, because it does not load: no memory" in caplog.text
+
+
+async def test_old_version_leaves_nothing_when_the_new_one_is_unregistered_before_it_has_gone(tmp_path: Path) -> None:
+    """It was kept for a rollback of what was gone already."""
+
+    class BusyEngine(FakeEngine):
+        draining, let_go = asyncio.Event(), asyncio.Event()
+
+        async def unload(self, key: ModelKey, grace: float) -> None:
+            if key.version == "1.0":
+                self.draining.set()
+                await self.let_go.wait()
+            await super().unload(key, grace)
+
+    engine = BusyEngine()
+    made = Managed(tmp_path, engine=engine)
+    async with made.manager as manager:
+        replace_archive(made.folder, "m")
+        await manager.register(ServingOptions(url="m.mar", min_workers=1))
+        replace_archive(made.folder, "m", modelVersion="2.0")
+        updating = asyncio.create_task(manager.update("m", None, ServingOptions(url="m.mar")))
+        await engine.draining.wait()
+        await manager.unregister("m")
+        engine.let_go.set()
+        await updating
+        assert list((tmp_path / "scratch" / "models").iterdir()) == []
