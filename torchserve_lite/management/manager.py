@@ -273,7 +273,12 @@ class ModelManager:
                 self.registry.forget(deployment)
 
     async def set_default(self, name: str, version: str) -> None:
-        """Requests that have been accepted are answered by the version that was the default then."""
+        """Requests that have been accepted are answered by the version that was the default then, and those that come
+        while the new one loads as well: it becomes the default when it has loaded or its load has failed."""
+        found = [one for one in self.registry.versions(name) if one.key.version == version]
+        if found and found[0].state is DeploymentState.LOADING:
+            with suppress(ServingError):  # it has been withdrawn meanwhile, or unregistered: the registry says so
+                await self._in_turn(found[0], _at_once)
         self.registry.set_default(name, version)
         log.info("Version %s is the default of model %s.", version, name)
         self._tell_change()
@@ -610,7 +615,7 @@ class ModelManager:
 
 
 async def _at_once() -> None:
-    """Where no records are kept."""
+    """Where there is nothing to wait for, or no more than one's turn."""
 
 
 def _asked_as(wanted: ServingOptions) -> str:

@@ -29,6 +29,7 @@ from torchserve_lite.errors import (
     ModelVersionNotFound,
     NoRoom,
     ServingError,
+    UnknownDefault,
     WorkerDied,
 )
 from torchserve_lite.management.manager import ModelManager
@@ -403,6 +404,30 @@ async def test_change_goes_on_when_whoever_asked_for_it_has_gone(tmp_path: Path)
         engine.let_go.set()
         assert await parts.manager.scale("a", None, 1, 1) == 1
         assert engine.workers == {A: 1}
+
+
+@pytest.mark.parametrize("loads", [True, False])
+async def test_version_that_still_loads_becomes_the_default_when_it_has_loaded(loads: bool, tmp_path: Path) -> None:
+    """Requests to the model failed meanwhile."""
+    async with slow(tmp_path) as (parts, engine):
+        add_model(parts.folder, "a", version="2.0", folder="a2")
+        await parts.manager.register(ServingOptions(url="a"), synchronous=False)
+        engine.let_go.set()
+        await parts.manager.scale("a", None, 1, 1)
+        engine.let_go.clear()
+        engine.begun.clear()
+        registering = asyncio.create_task(parts.manager.register(ServingOptions(url="a2")))
+        await engine.begun.wait()
+        setting = asyncio.create_task(parts.manager.set_default("a", "2.0"))
+        await asyncio.sleep(0)
+        assert parts.manager.registry.resolve("a").key == A
+        if not loads:
+            engine.failures["a"] = LoadFailed("no such weights")
+        engine.let_go.set()
+        await asyncio.wait([registering, setting])
+        assert parts.manager.registry.resolve("a").key.version == ("2.0" if loads else "1.0")
+        assert isinstance(setting.exception(), UnknownDefault) != loads
+        assert (registering.exception() is None) == loads
 
 
 def replace_archive(store: Path, name: str, **manifest: Any) -> None:
