@@ -142,10 +142,12 @@ class LocalEngine:
         running = self._pools.pop(key)
         self._count_workers()
         running.pool.drain()
-        _, busy = await asyncio.wait([running.task], timeout=grace)
+        leaving = {running, *(other for other in self._running if other.pool.spec.key == key)}  # some were replaced
+        _, busy = await asyncio.wait([one.task for one in leaving], timeout=grace)
         if busy:
-            running.pool.close()
-            running.pool.kill()
+            for one in leaving:
+                one.pool.close()
+                one.pool.kill()
             await asyncio.wait(busy)
             raise DrainTimeout(key.name, grace)
 

@@ -13,7 +13,7 @@ from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.engine.devices import Devices
 from torchserve_lite.engine.interface import ModelFiles
 from torchserve_lite.engine.local import LocalEngine
-from torchserve_lite.errors import WorkerDied
+from torchserve_lite.errors import DrainTimeout, WorkerDied
 
 from .fake_workers import FakeLauncher, echo_after
 
@@ -67,3 +67,24 @@ async def test_scaling_while_a_model_is_replaced_holds_for_the_new_one(workers: 
         await engine.scale(KEY, workers)
         await asyncio.sleep(100)
         assert len(engine.status(KEY).workers) == len(launcher.alive) == workers
+
+
+@pytest.mark.parametrize("seconds", [15, 3000])
+@virtual_time
+async def test_unloading_waits_also_for_workers_that_have_been_replaced_before(seconds: float, new_job: NewJob) -> None:
+    """They went on behind, until the server ended."""
+    launcher, job = FakeLauncher(echo_after(seconds)), new_job(b"7")
+    async with engine_of(launcher, Shutdown()) as engine:
+        await engine.load(spec_of(), 1)
+        engine.submit(job)
+        await asyncio.sleep(1)
+        replacing = asyncio.create_task(engine.load(spec_of(), 1))
+        await asyncio.sleep(1)
+        replacing.cancel()
+        if seconds == 15:
+            await engine.unload(KEY, 100)
+            assert (await job.answer).body == b"7"
+        else:
+            with pytest.raises(DrainTimeout):
+                await engine.unload(KEY, 100)
+        assert launcher.alive == []
