@@ -58,6 +58,7 @@ class Deployment:
     revision: Revision | None = None
     previous: Revision | None = None
     candidate: Revision | None = None
+    was: ModelSpec | None = None  # of a revision that has been taken out: calls that end meanwhile still tell of it
     min_workers: int = 0
     max_workers: int = 0
     state: DeploymentState = DeploymentState.OPENING
@@ -68,10 +69,11 @@ class Deployment:
 
     @property
     def spec(self) -> ModelSpec:
-        """What is served. ModelLoading while its archive is opened, ModelNotRegistered when that failed."""
-        if self.revision is None:
+        """What is served, or was. ModelLoading while its archive is opened, ModelNotRegistered when that failed."""
+        found = self.was if self.revision is None else self.revision.spec
+        if found is None:
             raise self.refusal()
-        return self.revision.spec
+        return found
 
     @property
     def key(self) -> ModelKey:
@@ -87,6 +89,12 @@ class Deployment:
     def shown_options(self) -> ServingOptions:
         """As asked for, by whom it was registered or last updated."""
         return self.options if self.revision is None else self.revision.options
+
+    def take_revision(self) -> Revision | None:
+        """For whoever keeps or removes its files from now on."""
+        taken, self.revision = self.revision, None
+        self.was = taken.spec if taken is not None else self.was
+        return taken
 
     @property
     def revisions(self) -> tuple[Revision, ...]:

@@ -414,8 +414,7 @@ class ModelManager:
         finally:
             self.registry.forget(deployment)
             if not successor.is_draining:  # else somebody has unregistered it meanwhile, and nobody will go back
-                served, deployment.revision = deployment.revision, None
-                await self._keep_for_rollback(successor, served)
+                await self._keep_for_rollback(successor, deployment.take_revision())
             await self._remove_archives(deployment)
         return successor
 
@@ -431,7 +430,8 @@ class ModelManager:
     async def _remove_archives(self, deployment: Deployment) -> None:
         """Of one that is served no more."""
         revisions = deployment.revisions
-        deployment.revision = deployment.previous = deployment.candidate = None
+        deployment.take_revision()
+        deployment.previous = deployment.candidate = None
         for revision in revisions:
             await self._fetcher.remove(revision.archive)
 

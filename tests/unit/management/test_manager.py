@@ -406,6 +406,14 @@ async def test_change_goes_on_when_whoever_asked_for_it_has_gone(tmp_path: Path)
         assert engine.workers == {A: 1}
 
 
+async def test_what_was_registered_can_be_told_when_somebody_has_unregistered_it(tmp_path: Path) -> None:
+    """The answer was that the model still loads."""
+    async with managed(tmp_path) as parts:
+        deployment = await parts.manager.register(ServingOptions(url="a"))
+        await parts.manager.unregister("a")
+        assert (deployment.key, deployment.spec.archive_url) == (A, "a")
+
+
 @pytest.mark.parametrize("loads", [True, False])
 async def test_version_that_still_loads_becomes_the_default_when_it_has_loaded(loads: bool, tmp_path: Path) -> None:
     """Requests to the model failed meanwhile."""
