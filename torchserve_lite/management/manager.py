@@ -379,6 +379,7 @@ class ModelManager:
             if remove_if_failed:
                 await self._fetcher.remove(revision.archive)
             raise
+        deployment.work = None  # it ends soon: whoever unregisters it now waits for that
         served, deployment.revision, deployment.candidate = deployment.revision, revision, None
         await self._keep_for_rollback(deployment, served)
         log.info("Model %s is served from %s now.", deployment.key, revision.archive.name)
@@ -413,7 +414,7 @@ class ModelManager:
             log.error("%s", error)
         finally:
             self.registry.forget(deployment)
-            if not successor.is_draining:  # else somebody has unregistered it meanwhile, and nobody will go back
+            if successor.revision is revision:  # else that has been updated or unregistered meanwhile
                 await self._keep_for_rollback(successor, deployment.take_revision())
             await self._remove_archives(deployment)
         return successor

@@ -471,6 +471,29 @@ async def test_update_to_another_version_takes_its_place_and_the_default(tmp_pat
         assert len(list((tmp_path / "scratch" / "models").iterdir())) == 2
 
 
+async def test_version_that_is_updated_while_its_predecessor_drains_goes_back_to_what_it_was_itself(
+    tmp_path: Path,
+) -> None:
+    async with managed(tmp_path) as parts:
+        draining, go_on = asyncio.Event(), asyncio.Event()
+
+        async def unload(key: ModelKey, grace: float) -> None:
+            draining.set()
+            await go_on.wait()
+
+        replace_archive(parts.folder, "m")
+        await parts.manager.register(ServingOptions(url="m.mar"))
+        replace_archive(parts.folder, "m", modelVersion="2.0")
+        parts.engine.unload = unload  # type: ignore[method-assign]
+        updating = asyncio.create_task(parts.manager.update("m", None, ServingOptions(url="m.mar")))
+        await draining.wait()
+        await parts.manager.update("m", None, ServingOptions(url="m.mar"))
+        go_on.set()
+        await updating
+        assert len(list((tmp_path / "scratch" / "models").iterdir())) == 2
+        assert (await parts.manager.rollback("m", None)).key.version == "2.0"
+
+
 async def test_update_that_does_not_load_leaves_the_old_one_serving(tmp_path: Path) -> None:
     async with managed(tmp_path) as parts:
         replace_archive(parts.folder, "m")
