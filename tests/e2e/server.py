@@ -186,7 +186,16 @@ def write_model(
     (folder / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": model}))
 
 
-def write_archive(store: Path, file: str, name: str, version: str, code: str, *, config: str = "") -> None:
+def write_archive(
+    store: Path,
+    file: str,
+    name: str,
+    version: str,
+    code: str,
+    *,
+    config: str = "",
+    files: Mapping[str, bytes] | None = None,
+) -> None:
     """A model as an archive in the store, with ``code`` as its handler and ``config`` as its model-config.yaml."""
     model = {"modelName": name, "modelVersion": version, "handler": "handler.py"}
     with zipfile.ZipFile(store / file, "w") as archive:
@@ -194,6 +203,8 @@ def write_archive(store: Path, file: str, name: str, version: str, code: str, *,
         if config:
             archive.writestr("model-config.yaml", config)
             model["configFile"] = "model-config.yaml"
+        for name_in_it, data in (files or {}).items():
+            archive.writestr(name_in_it, data)
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": model}))
 
 
