@@ -127,6 +127,25 @@ async def test_body_of_exactly_the_limit_is_accepted(front: Front) -> None:
     assert (await front.post("/predictions/tiny", b"x" * LIMIT)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("role", "path"),
+    [
+        ("inference", "/ping"),
+        ("inference", "/v2"),
+        ("inference", "/v2/models/tiny/ready"),
+        ("management", "/models"),
+        ("management", "/models/tiny"),
+        ("management", "/models/tiny/1.0"),
+        ("management", "/v1/models/tiny"),
+        ("metrics", "/metrics"),
+    ],
+)
+async def test_slash_at_the_end_does_not_count(front: Front, role: str, path: str) -> None:
+    """As with TorchServe; scripts that put a path together have one too many easily."""
+    async with front.client.get(f"{front.http.addresses[role]}{path}/") as answer:
+        assert answer.status == 200
+
+
 async def test_body_over_the_limit_is_refused_where_no_route_reads_it(front: Front) -> None:
     for role, target in (("management", "/models/tiny?min_worker=1"), ("inference", "/ping"), ("metrics", "/metrics")):
         answer = await front.client.put(front.http.addresses[role] + target, data=b"x" * (LIMIT + 1), expect100=True)

@@ -141,7 +141,6 @@ class KServeV2Routes:
         health.add(READ, "/v2/health/ready", self.ready, _READY)
         group = table.group(ErrorForm.KSERVE, Door.INFERENCE)
         group.add(READ, "/v2", self.server, _SERVER)
-        group.add(READ, "/v2/", self.server, _SERVER)
         group.add(READ, "/v2/models", self.models, _MODELS)
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             described = _of_model if model.endswith("{model}") else _of_version

@@ -73,6 +73,8 @@ class RouteTable:
             endpoint = self._endpoint(by_method, group, self._checks.get(path))
             path = path.replace(":.", ":(?s:.)")  # a name may have line breaks, which a dot leaves out
             app.router.add_route(ANY, path, endpoint, expect_handler=_leave_to_the_exchange)
+            if not path.endswith(("/", "*}", "+}")) and f"{path}/" not in self._paths:  # as with TorchServe
+                app.router.add_route(ANY, f"{path}/", endpoint, expect_handler=_leave_to_the_exchange)
 
     def _endpoint(
         self, by_method: dict[str, Handler], group: RouteGroup, check: Check | None

@@ -73,7 +73,7 @@ class WorkflowInferenceRoutes:
 
     def add_to(self, table: RouteTable) -> None:
         group = table.group(ErrorForm.TORCHSERVE, Door.INFERENCE)
-        group.add(INFER_METHODS, "/{word:(?i:wfpredict)}/{workflow:[^/]+}{end:/*}", self.predict, PREDICT)
+        group.add(INFER_METHODS, "/{word:(?i:wfpredict)}/{workflow}", self.predict, PREDICT)
 
     async def predict(self, request: web.Request) -> InferenceResponse:
         check_method(request)
