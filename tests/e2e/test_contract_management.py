@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 
-from tests.e2e.server import Server, running, write_archive
+from tests.e2e.server import PATIENCE, Server, running, write_archive
+from tests.unit.workflows.wars import war
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -43,6 +45,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_archive(store, "hungry.mar", "hungry", "1.0", "raise MemoryError('all of it')")
     write_archive(store, "exits.mar", "exits", "1.0", "import os\nos._exit(7)")
     (store / "broken.mar").write_bytes(b"no archive")
+    war(store, name="wfa", spec="models: {m: {url: other.mar}}\ndag: {pre: [m]}\n")
     return store
 
 
@@ -64,6 +67,7 @@ async def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Async
 async def api(server: Server) -> AsyncIterator[Server]:
     """The server without any models, before and after."""
     yield server
+    await _answer(server, "DELETE /workflows/wfa")
     while models := (await _answer(server, "GET /models"))[1]["models"]:
         for name in {quote(model["modelName"], safe="") for model in models}:
             _, versions = await _answer(server, f"GET /models/{name}/all")
@@ -91,6 +95,7 @@ def case(request: str, status: int, told: str, *, id: str, after: Sequence[str] 
 REGISTERED = "POST /models?url=echo.mar"
 TWO_VERSIONS = [REGISTERED, "POST /models?url=echo2.mar"]
 SERVED = [f"{REGISTERED}&initial_workers=1"]
+REGISTERED_WORKFLOW = "POST /workflows?url=wfa.war"
 
 CASES = [
     # Register
@@ -291,6 +296,48 @@ CASES = [
     case("GET /nosuch", 404, "ResourceNotFoundException: Requested resource is not found, please refer to API "
          "document.", id="route"),
     case("GET /v1/models/nope", 404, "ModelNotFoundException: Model not found: nope", id="readiness of no model"),
+    case("GET /ping", 200, "Healthy", id="health of a server without models"),
+    case("GET /", 200, "alive", id="the root, which is 405 in TorchServe and is KServe's liveness here"),
+    case("POST /predictions/nope", 404, "ModelNotFoundException: Model not found: nope", id="prediction of no model"),
+    case(
+        "POST /predictions/echo/9.9",
+        404,
+        "ModelVersionNotFoundException: Model version: 9.9 does not exist for model: echo",
+        id="prediction of no version",
+        after=[REGISTERED],
+    ),
+    case(
+        "POST /predictions/echo",
+        503,
+        'ServiceUnavailableException: Model "echo" has no worker to serve inference request. Please use scale workers '
+        "API to add workers....",
+        id="prediction without workers",
+        after=[REGISTERED],
+    ),
+    case("POST /invocations", 400, "BadRequestException: Parameter model_name is required.", id="invocation of which?"),
+    # Workflows
+    case(REGISTERED_WORKFLOW, 200, "Workflow wfa has been registered and scaled successfully.", id="workflow"),
+    case(
+        REGISTERED_WORKFLOW,
+        409,
+        "ConflictStatusException: Workflow wfa is already registered.",
+        id="workflow twice",
+        after=[REGISTERED_WORKFLOW],
+    ),
+    case("POST /workflows", 400, "BadRequestException: Parameter url is required.", id="workflow without url"),
+    case(
+        "POST /workflows?url=x.war",
+        404,
+        "WorkflowNotFoundException: Workflow not found in workflow store: x.war",
+        id="no workflow archive",
+    ),
+    case("GET /workflows/nope", 404, "WorkflowNotFoundException: Workflow not found: nope", id="describe no workflow"),
+    case("DELETE /workflows/nope", 404, "WorkflowNotFoundException: Workflow not found: nope", id="remove no workflow"),
+    case("POST /wfpredict/nope", 404, "WorkflowNotFoundException: Workflow not found: nope", id="run no workflow"),
+    case("PUT /workflows/wfa", 405, "MethodNotAllowedException: ...", id="workflows have no PUT"),
+    case(
+        "DELETE /workflows/wfa", 200, 'Workflow "wfa" unregistered', id="remove a workflow", after=[REGISTERED_WORKFLOW]
+    ),
 ]  # fmt: skip
 
 
@@ -420,6 +467,38 @@ async def test_limit_out_of_bounds_is_a_hundred(limit: str, api: Server) -> None
     await _answer(api, REGISTERED)
     status, body = await _answer(api, f"GET /models?limit={limit}")
     assert (status, list(body)) == (200, ["models"])
+
+
+async def _raw(server: Server, request: bytes) -> bytes:
+    """The answer to what no client would send, to its end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rpartition(":")[2]))
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE)
+    writer.close()
+    return answer
+
+
+async def test_garbage_is_400(server: Server) -> None:
+    answer = await _raw(server, b"garbage\r\n\r\n")
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    assert b'"type": "BadRequestException"' in answer
+
+
+async def test_body_over_the_limit_is_413_and_says_so(server: Server) -> None:
+    """TorchServe's 413 has no body, and its own limit is the same."""
+    answer = await _raw(server, b"POST /models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6553501\r\n\r\n")
+    assert b" 413 " in answer.partition(b"\r\n")[0]
+    assert b"max_request_size=6553500" in answer
+
+
+async def test_plain_http_on_an_encrypted_listener_is_403(store: Path, tmp_path: Path) -> None:
+    addresses = {f"{role}_address": "https://127.0.0.1:0" for role in ("inference", "management")}
+    async with running(tmp_path, store, {"load_models": "", **addresses}) as server:
+        answer = await _raw(server, b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert b" 403 " in answer.partition(b"\r\n")[0]
+    assert json.loads(answer.partition(b"\r\n\r\n")[2]) == {
+        "status": "This TorchServe instance only accepts HTTPS requests"
+    }
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
