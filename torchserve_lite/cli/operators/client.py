@@ -126,7 +126,7 @@ class ManagementClient:
         except aiohttp.ClientSSLError as error:
             raise NoServer(
                 f"No trusted connection to {where}: {_reason(error)}. Name the certificate of its authority (or its "
-                "own) with --cacert."
+                "own) with --cacert; --insecure does without, for trying things out."
             ) from error
         except aiohttp.ClientConnectorError as error:
             raise NoServer(
