@@ -27,7 +27,6 @@ from torchserve_lite.errors import (
     DrainTimeout,
     LoadFailed,
     LoadOutOfMemory,
-    ModelNotFound,
     ModelNotRegistered,
     NoRoom,
     ServingError,
@@ -558,7 +557,7 @@ class ModelManager:
     async def _take_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
         async with deployment.lock:
             if deployment.is_draining:
-                raise ModelNotFound(deployment.name)
+                raise UnregisteredMeanwhile(deployment.name)
             if deployment.state is DeploymentState.FAILED:
                 raise deployment.refusal()  # the engine does not know it
             deployment.work = cast("asyncio.Task[None]", asyncio.current_task())
