@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := handlers/mnist
+PROTOS := $(shell find protos -name '*.proto')
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
@@ -12,7 +13,7 @@ setup: $(VENV)/.installed
 
 # Exactly what is locked, each file checked against its hash. torch comes in a step of its own (see its file), and with it
 # what its build needs and the lock does not have: nothing for the CPU build, NVIDIA's libraries for the CUDA build.
-$(VENV)/.installed: pyproject.toml requirements/locked.txt requirements/torch.txt
+$(VENV)/.installed: pyproject.toml requirements/locked.txt requirements/torch.txt hatch_build.py $(PROTOS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --require-hashes --no-deps -r requirements/locked.txt
 	$(PIP) install -r requirements/torch.txt
@@ -22,7 +23,7 @@ $(VENV)/.installed: pyproject.toml requirements/locked.txt requirements/torch.tx
 
 # lock: for a dependency that was added or removed; the other versions stay. upgrade: everything to the newest version
 # that pyproject.toml allows. Both write one file for all supported versions of Python.
-LOCK := $(BIN)/uv --quiet pip compile pyproject.toml --extra dev --extra grpc --universal --generate-hashes \
+LOCK := $(BIN)/uv --quiet pip compile pyproject.toml --extra dev --universal --generate-hashes \
 	--no-emit-package torch -c requirements/torch.txt --annotation-style line \
 	--custom-compile-command 'make upgrade' -o requirements/locked.txt
 

@@ -18,7 +18,7 @@ PYTHONS = [name.rpartition(" ")[2] for name in PROJECT["classifiers"] if "Python
 
 def asked_for() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    listed = [*PROJECT["dependencies"], *extras["dev"], *extras["grpc"]]
+    listed = [*PROJECT["dependencies"], *extras["dev"]]
     return [Requirement(text) for text in listed if Requirement(text).name != "torch"]
 
 
