@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import psutil
 
@@ -53,6 +53,9 @@ from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
 
+if TYPE_CHECKING:
+    from torchserve_lite.protocols.grpc.server import GrpcFrontEnd
+
 log = logging.getLogger(__name__)
 
 _SCRATCH = "torchserve-lite-models-"
@@ -86,9 +89,10 @@ async def serve(config: Config, progress: StartupProgress) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
         start_preloading()  # before the limit is raised: workers are to find it as the operator set it
+        importing = asyncio.create_task(asyncio.to_thread(_import_grpc))
         clients = raise_descriptor_limit().for_clients
         shutdown = Shutdown(config.http.shutdown_grace)
-        certificates = Certificates(config.tls, config.http.encrypted_hosts)
+        certificates = Certificates(config.tls, (*config.http.encrypted_hosts, *config.grpc.encrypted_hosts))
         await stack.enter_async_context(certificates.kept_fresh())
         core = await stack.enter_async_context(serving_core(config, shutdown))
         log_lines = AccessLog(access_lines)
@@ -105,9 +109,12 @@ async def serve(config: Config, progress: StartupProgress) -> None:
             workflows=core.workflows,
             certificates=certificates,
         )
+        await importing
+        grpc = _grpc_front_end(config, core, log_lines, shutdown, access, certificates)
+        await stack.enter_async_context(grpc.serving())
         await stack.enter_async_context(front.serving())
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
-        progress.listening(front.addresses)
+        progress.listening({**front.addresses, **{f"gRPC {role}": where for role, where in grpc.addresses.items()}})
         stack.callback(progress.stopping)
         async with asyncio.TaskGroup() as tasks:
             autoscaling = tasks.create_task(core.autoscaler.run())
@@ -191,6 +198,33 @@ class _Events(EngineEvents):
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self._metrics.worker_failed(spec.key)
+
+
+def _import_grpc() -> None:
+    """In a thread, while the rest is set up: it takes a tenth of a second."""
+    import torchserve_lite.protocols.grpc.server  # noqa: F401
+
+
+def _grpc_front_end(
+    config: Config, core: Core, log_lines: AccessLog, shutdown: Shutdown, access: Access, certificates: Certificates
+) -> GrpcFrontEnd:
+    from torchserve_lite.protocols.grpc.server import GrpcFrontEnd, Limits
+
+    limits = Limits(
+        max_request_size=config.http.max_request_size,
+        max_response_size=config.workers.max_response_size,
+        linger=config.http.shutdown_linger,
+    )
+    return GrpcFrontEnd(
+        config.grpc,
+        limits,
+        core.plane,
+        core.manager,
+        log_lines,
+        shutdown,
+        access=access,
+        certificates=certificates,
+    )
 
 
 async def _load_unless_stopped(loading: Coroutine[object, object, None], stop: asyncio.Event) -> None:

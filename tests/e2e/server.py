@@ -213,6 +213,8 @@ def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> P
         "inference_address": "http://127.0.0.1:0",
         "management_address": "http://127.0.0.1:0",
         "metrics_address": "http://127.0.0.1:0",
+        "grpc_inference_port": 0,
+        "grpc_management_port": 0,
         "disable_token_authorization": "true",
         "model_store": str(store),
         "load_models": "all",

@@ -17,6 +17,7 @@ from torchserve_lite.config.settings import (
     AccessConfig,
     Config,
     DownloadConfig,
+    GrpcConfig,
     HttpConfig,
     LogConfig,
     MetricsConfig,
@@ -49,6 +50,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     lines = [*_repeated(file), *notices(settings, environ), *unknown_server_metrics(server_metrics)]
     return Config(
         http=HttpConfig(**pieces["http"]),
+        grpc=GrpcConfig(**pieces["grpc"]),
         access=AccessConfig(**pieces["access"]),
         tls=_tls(pieces["tls"], file),
         workers=WorkerConfig(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torchserve_lite.config.effective import nearest_key
 from torchserve_lite.config.keys import KEYS, Key, Support
+from torchserve_lite.config.settings import Address
 from torchserve_lite.config.snapshots import snapshot_warnings
 from torchserve_lite.config.sources import Setting, Settings, unread_variables
 from torchserve_lite.config.values import boolean, inverted
@@ -46,13 +47,15 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             f"{', '.join(variables)} in the environment: not read, "
             "because nothing says enable_envvars_config=true (config.properties, or TS_ENABLE_ENVVARS_CONFIG)."
         )
-    management = _value(settings, "management_address")
-    if not management.is_local and not _value(settings, "disable_token_authorization"):
-        yield (
-            f"management_address={management} can be reached from other machines, and clients need no token: whoever "
-            "reaches it can change what is served. Name 127.0.0.1 there, let a gateway decide who gets through, or set "
-            "disable_token_authorization=false."
-        )
+    for name in ("management_address", "grpc_management_address"):
+        said = _value(settings, name)
+        is_local = (said if isinstance(said, Address) else Address(host=said)).is_local
+        if not is_local and not _value(settings, "disable_token_authorization"):
+            yield (
+                f"{name}={said} can be reached from other machines, and clients need no token: whoever "
+                "reaches it can change what is served. Name 127.0.0.1 there, let a gateway decide who gets through, or "
+                "set disable_token_authorization=false."
+            )
 
 
 def _unknown_keys(settings: Settings) -> Iterator[str]:
@@ -101,6 +104,8 @@ def _overruled(settings: Settings) -> Iterator[str]:
 def _certificates(settings: Settings) -> Iterator[str]:
     addresses = [settings[name] for name in _ADDRESSES if name in settings]
     encrypted = [address for address in addresses if address.value.tls]
+    if _value(settings, "enable_grpc_ssl"):
+        encrypted.append(settings["enable_grpc_ssl"])
     files = [name for name in _CERTIFICATES if _text(settings, name)]
     if encrypted and not files:
         first = encrypted[0]
@@ -109,7 +114,10 @@ def _certificates(settings: Settings) -> Iterator[str]:
             "self-signed certificate, another one after each start. That is for trying things out (curl -k)."
         )
     elif files and not encrypted:
-        yield f"{', '.join(files)}: without effect, because no address begins with https://."
+        yield (
+            f"{', '.join(files)}: without effect, because no address begins with https:// and "
+            "enable_grpc_ssl is not true."
+        )
     elif files[:1] == ["keystore"] and len(files) > 1:
         yield f"{', '.join(files[1:])}: without effect, because keystore is set and goes before."
 

@@ -64,6 +64,25 @@ class HttpConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GrpcConfig:
+    """The two gRPC listeners. An age None: connections may last as long as they like."""
+
+    inference_host: str = "127.0.0.1"
+    inference_port: int = 7070
+    inference_max_age: float | None = None  # seconds of a connection, after which its client connects anew
+    inference_max_age_grace: float | None = None  # seconds that calls of such a connection may still take
+    management_host: str = "127.0.0.1"
+    management_port: int = 7071
+    management_max_age: float | None = None
+    management_max_age_grace: float | None = None
+    tls: bool = False
+
+    @property
+    def encrypted_hosts(self) -> tuple[str, ...]:
+        return (self.inference_host, self.management_host) if self.tls else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TlsConfig:
     """Whose certificate the listeners show: the keystore's, else the two PEM files', else one made for the occasion."""
 
@@ -183,6 +202,7 @@ class Config:
     later, unknown keys with the nearest name, values that were corrected."""
 
     http: HttpConfig = HttpConfig()
+    grpc: GrpcConfig = GrpcConfig()
     access: AccessConfig = AccessConfig()
     tls: TlsConfig = TlsConfig()
     workers: WorkerConfig = WorkerConfig()

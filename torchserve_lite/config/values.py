@@ -86,6 +86,11 @@ def number(*, above: float | None = None, minimum: float = 0.0) -> Parser:
 seconds = number(above=0)
 
 
+def milliseconds(value: str) -> float:
+    """In seconds, as all times within."""
+    return int(integer(1)(value)) / 1000
+
+
 def minutes(value: str) -> float:
     """In seconds, as all times within."""
     return float(seconds(value)) * 60
@@ -162,6 +167,24 @@ def file_mode(value: str) -> int:
     if not re.fullmatch(r"0?[0-7]{3}", value):
         raise Unacceptable("expected the permissions of a file as three octal digits, such as 600 or 660")
     return int(value, 8)
+
+
+def host(value: str) -> str:
+    """Without a port, as TorchServe has it for gRPC. IPv6 with or without its brackets."""
+    name = value.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name.startswith("*") or not _HOST_NAME.fullmatch(name.lower()):
+            raise Unacceptable("expected the name or the IP address of a host, without a port") from None
+    return name
+
+
+def port(value: str) -> int:
+    number = int(integer()(value))
+    if number > 65535:
+        raise Unacceptable("expected a port, from 0 to 65535")
+    return number
 
 
 def address(default_port: int, default_tls_port: int) -> Parser:

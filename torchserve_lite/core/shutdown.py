@@ -14,11 +14,13 @@ class Shutdown:
     def __init__(self, grace: float = 25.0) -> None:
         self._grace = grace
         self._deadline: float | None = None
+        self.begun = asyncio.Event()
 
     def begin(self) -> None:
         """Whichever part begins to stop first calls it; the others' calls change nothing."""
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
+            self.begun.set()
 
     def remaining(self) -> float:
         """Seconds until the deadline, 0 after it."""

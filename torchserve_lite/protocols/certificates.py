@@ -43,14 +43,16 @@ class Identity:
 
 
 class Certificates:
-    """``context`` is for the handshakes of new connections. ``hosts``: of the encrypted listeners; without one
-    nothing is read."""
+    """``context`` is for the handshakes of new connections; where gRPC makes them, ``identity`` and ``authorities``, of
+    the clients, are. ``hosts``: of the encrypted listeners; without one nothing is read."""
 
     def __init__(self, config: TlsConfig, hosts: Sequence[str]) -> None:
         self._config = config
         self._hosts = hosts
         self._seen: list[tuple[int, int, int] | None] = []
         self.context: ssl.SSLContext
+        self.identity: Identity
+        self.authorities: bytes | None
 
     @asynccontextmanager
     async def kept_fresh(self) -> AsyncIterator[Certificates]:
@@ -59,14 +61,14 @@ class Certificates:
             yield self
             return
         self._seen = self._stamps()
-        self.context = await asyncio.to_thread(self._load)
+        self.context, self.identity, self.authorities = await asyncio.to_thread(self._load)
         watching = asyncio.create_task(self._watch())
         try:
             yield self
         finally:
             watching.cancel()
 
-    def _load(self) -> ssl.SSLContext:
+    def _load(self) -> tuple[ssl.SSLContext, Identity, bytes | None]:
         config = self._config
         if config.keystore is not None:
             identity = _from_keystore(config.keystore, config.keystore_password)
@@ -77,9 +79,10 @@ class Certificates:
             raise ConfigurationError(f"{missing} is not set: TLS needs both private_key_file and certificate_file.")
         else:
             identity = _self_signed(self._hosts)
-        context = _context(identity, config.client_ca)
+        authorities = None if config.client_ca is None else _read("client_ca_file", config.client_ca)
+        context = _context(identity, config.client_ca, authorities)
         _log_validity(identity)
-        return context
+        return context, identity, authorities
 
     async def _watch(self) -> None:
         """Runs until it is cancelled. By looking instead of by the system's events: those tell nothing of a network's
@@ -95,7 +98,7 @@ class Certificates:
             return
         self._seen = now  # from before they are read: what is written meanwhile is read the next time
         try:
-            self.context = await asyncio.to_thread(self._load)
+            self.context, self.identity, self.authorities = await asyncio.to_thread(self._load)
         except ConfigurationError as error:
             log.error("The new certificate is not used, and the old one is shown on: %s", error)
         except Exception:
@@ -129,7 +132,7 @@ def _log_validity(identity: Identity) -> None:
         log.info("Encrypted listeners show the certificate of %s, valid until %s.", identity.source, until)
 
 
-def _context(identity: Identity, client_ca: Path | None) -> ssl.SSLContext:
+def _context(identity: Identity, client_ca: Path | None, authorities: bytes | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
@@ -140,8 +143,7 @@ def _context(identity: Identity, client_ca: Path | None) -> ssl.SSLContext:
             context.load_cert_chain(file)
     except ssl.SSLError as error:  # such as a key that is too short to be allowed
         raise ConfigurationError(f"{identity.source} cannot be used: {_reason(error)}.") from error
-    if client_ca is not None:
-        authorities = _read("client_ca_file", client_ca)
+    if authorities is not None:
         try:
             context.load_verify_locations(cadata=authorities.decode("latin-1"))
         except (ssl.SSLError, ValueError) as error:

@@ -15,73 +15,75 @@ from torchserve_lite import errors
 
 @dataclass(frozen=True, slots=True)
 class ErrorMapping:
-    """``status`` None: the handler chose it, and the exception carries it."""
+    """``status`` of HTTP and ``grpc``, the name of a status code of gRPC; None: the handler chose it, and the exception
+    carries it."""
 
     status: int | None
+    grpc: str | None
     type: str
 
 
 TABLE: dict[type[errors.ServingError], ErrorMapping] = {
-    errors.BadRequest: ErrorMapping(400, "BadRequestException"),
-    errors.InvalidInput: ErrorMapping(400, "InternalServerException"),
-    errors.ConfigurationError: ErrorMapping(400, "BadRequestException"),
-    errors.BodyTooLarge: ErrorMapping(413, "BadRequestException"),
-    errors.BodyTooSlow: ErrorMapping(408, "RequestTimeoutException"),
-    errors.HeadTooSlow: ErrorMapping(408, "RequestTimeoutException"),
-    errors.MalformedRequest: ErrorMapping(400, "BadRequestException"),
-    errors.UnknownCoding: ErrorMapping(501, "BadRequestException"),
-    errors.ExpectationFailed: ErrorMapping(417, "BadRequestException"),
-    errors.RouteNotFound: ErrorMapping(404, "ResourceNotFoundException"),
-    errors.MethodNotAllowed: ErrorMapping(405, "MethodNotAllowedException"),
-    errors.ModelApiOff: ErrorMapping(405, "MethodNotAllowedException"),
-    errors.InvalidToken: ErrorMapping(401, "InvalidKeyException"),
-    errors.InvalidTokenAsBefore: ErrorMapping(400, "InvalidKeyException"),
-    errors.Forbidden: ErrorMapping(403, "ForbiddenException"),
-    errors.HostNotAllowed: ErrorMapping(403, "ForbiddenException"),
-    errors.OriginNotAllowed: ErrorMapping(403, "ForbiddenException"),
-    errors.NotFound: ErrorMapping(404, "ResourceNotFoundException"),
-    errors.ModelNotFound: ErrorMapping(404, "ModelNotFoundException"),
-    errors.ModelVersionNotFound: ErrorMapping(404, "ModelVersionNotFoundException"),
-    errors.UnknownDefault: ErrorMapping(404, "ModelVersionNotFoundException"),
-    errors.ArchiveNotFound: ErrorMapping(404, "ModelNotFoundException"),
-    errors.WorkflowNotFound: ErrorMapping(404, "WorkflowNotFoundException"),
-    errors.WorkflowArchiveNotFound: ErrorMapping(404, "WorkflowNotFoundException"),
-    errors.Conflict: ErrorMapping(409, "ConflictStatusException"),
-    errors.UnregisteredMeanwhile: ErrorMapping(409, "ConflictStatusException"),
-    errors.DownloadFailed: ErrorMapping(400, "DownloadArchiveException"),
-    errors.DefaultVersionKept: ErrorMapping(403, "InvalidModelVersionException"),
-    errors.DrainTimeout: ErrorMapping(408, "RequestTimeoutException"),
-    errors.InvalidArchive: ErrorMapping(400, "InvalidModelException"),
-    errors.NoRoom: ErrorMapping(507, "InternalServerException"),
-    errors.InvalidWorkflow: ErrorMapping(400, "InvalidWorkflowException"),
-    errors.InvalidDAG: ErrorMapping(400, "InvalidDAGException"),
-    errors.WorkflowNotRegistered: ErrorMapping(500, "WorkflowException"),
-    errors.Unavailable: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.NoWorkers: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.QueueFull: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.WorkerRestarting: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.ModelFailed: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.ModelNotRegistered: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.ModelLoading: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.ShuttingDown: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.TooManyConnections: ErrorMapping(503, "ServiceUnavailableException"),
-    errors.DeadlineExceeded: ErrorMapping(504, "RequestTimeoutException"),
-    errors.OutOfMemory: ErrorMapping(507, "InternalServerException"),
-    errors.PredictionFailed: ErrorMapping(503, "InternalServerException"),
-    errors.HandlerError: ErrorMapping(None, "InternalServerException"),
-    errors.AnswerTooLarge: ErrorMapping(500, "InternalServerException"),
-    errors.NodeFailed: ErrorMapping(500, "InternalServerException"),
-    errors.WorkerFailure: ErrorMapping(500, "InternalServerException"),
-    errors.WorkerDied: ErrorMapping(500, "InternalServerException"),
-    errors.WorkerKilled: ErrorMapping(507, "InternalServerException"),
-    errors.ResponseTimeout: ErrorMapping(500, "InternalServerException"),
-    errors.LoadFailed: ErrorMapping(500, "InternalServerException"),
-    errors.LoadOutOfMemory: ErrorMapping(507, "InternalServerException"),
-    errors.SlotFailed: ErrorMapping(500, "InternalServerException"),
-    errors.ServingError: ErrorMapping(500, "InternalServerException"),
+    errors.BadRequest: ErrorMapping(400, "INVALID_ARGUMENT", "BadRequestException"),
+    errors.InvalidInput: ErrorMapping(400, "INVALID_ARGUMENT", "InternalServerException"),
+    errors.ConfigurationError: ErrorMapping(400, "INVALID_ARGUMENT", "BadRequestException"),
+    errors.BodyTooLarge: ErrorMapping(413, "RESOURCE_EXHAUSTED", "BadRequestException"),
+    errors.BodyTooSlow: ErrorMapping(408, "DEADLINE_EXCEEDED", "RequestTimeoutException"),
+    errors.HeadTooSlow: ErrorMapping(408, "DEADLINE_EXCEEDED", "RequestTimeoutException"),
+    errors.MalformedRequest: ErrorMapping(400, "INVALID_ARGUMENT", "BadRequestException"),
+    errors.UnknownCoding: ErrorMapping(501, "UNIMPLEMENTED", "BadRequestException"),
+    errors.ExpectationFailed: ErrorMapping(417, "FAILED_PRECONDITION", "BadRequestException"),
+    errors.RouteNotFound: ErrorMapping(404, "UNIMPLEMENTED", "ResourceNotFoundException"),
+    errors.MethodNotAllowed: ErrorMapping(405, "UNIMPLEMENTED", "MethodNotAllowedException"),
+    errors.ModelApiOff: ErrorMapping(405, "PERMISSION_DENIED", "MethodNotAllowedException"),
+    errors.InvalidToken: ErrorMapping(401, "UNAUTHENTICATED", "InvalidKeyException"),
+    errors.InvalidTokenAsBefore: ErrorMapping(400, "PERMISSION_DENIED", "InvalidKeyException"),
+    errors.Forbidden: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
+    errors.HostNotAllowed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
+    errors.OriginNotAllowed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
+    errors.NotFound: ErrorMapping(404, "NOT_FOUND", "ResourceNotFoundException"),
+    errors.ModelNotFound: ErrorMapping(404, "NOT_FOUND", "ModelNotFoundException"),
+    errors.ModelVersionNotFound: ErrorMapping(404, "NOT_FOUND", "ModelVersionNotFoundException"),
+    errors.UnknownDefault: ErrorMapping(404, "NOT_FOUND", "ModelVersionNotFoundException"),
+    errors.ArchiveNotFound: ErrorMapping(404, "NOT_FOUND", "ModelNotFoundException"),
+    errors.WorkflowNotFound: ErrorMapping(404, "NOT_FOUND", "WorkflowNotFoundException"),
+    errors.WorkflowArchiveNotFound: ErrorMapping(404, "NOT_FOUND", "WorkflowNotFoundException"),
+    errors.Conflict: ErrorMapping(409, "ALREADY_EXISTS", "ConflictStatusException"),
+    errors.UnregisteredMeanwhile: ErrorMapping(409, "ABORTED", "ConflictStatusException"),
+    errors.DownloadFailed: ErrorMapping(400, "INVALID_ARGUMENT", "DownloadArchiveException"),
+    errors.DefaultVersionKept: ErrorMapping(403, "FAILED_PRECONDITION", "InvalidModelVersionException"),
+    errors.DrainTimeout: ErrorMapping(408, "DEADLINE_EXCEEDED", "RequestTimeoutException"),
+    errors.InvalidArchive: ErrorMapping(400, "INVALID_ARGUMENT", "InvalidModelException"),
+    errors.NoRoom: ErrorMapping(507, "RESOURCE_EXHAUSTED", "InternalServerException"),
+    errors.InvalidWorkflow: ErrorMapping(400, "INVALID_ARGUMENT", "InvalidWorkflowException"),
+    errors.InvalidDAG: ErrorMapping(400, "INVALID_ARGUMENT", "InvalidDAGException"),
+    errors.WorkflowNotRegistered: ErrorMapping(500, "INTERNAL", "WorkflowException"),
+    errors.Unavailable: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.NoWorkers: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.QueueFull: ErrorMapping(503, "RESOURCE_EXHAUSTED", "ServiceUnavailableException"),
+    errors.WorkerRestarting: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.ModelFailed: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.ModelNotRegistered: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.ModelLoading: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.ShuttingDown: ErrorMapping(503, "UNAVAILABLE", "ServiceUnavailableException"),
+    errors.TooManyConnections: ErrorMapping(503, "RESOURCE_EXHAUSTED", "ServiceUnavailableException"),
+    errors.DeadlineExceeded: ErrorMapping(504, "DEADLINE_EXCEEDED", "RequestTimeoutException"),
+    errors.OutOfMemory: ErrorMapping(507, "INTERNAL", "InternalServerException"),
+    errors.PredictionFailed: ErrorMapping(503, "UNAVAILABLE", "InternalServerException"),
+    errors.HandlerError: ErrorMapping(None, None, "InternalServerException"),
+    errors.AnswerTooLarge: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.NodeFailed: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.WorkerFailure: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.WorkerDied: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.WorkerKilled: ErrorMapping(507, "INTERNAL", "InternalServerException"),
+    errors.ResponseTimeout: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.LoadFailed: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.LoadOutOfMemory: ErrorMapping(507, "INTERNAL", "InternalServerException"),
+    errors.SlotFailed: ErrorMapping(500, "INTERNAL", "InternalServerException"),
+    errors.ServingError: ErrorMapping(500, "INTERNAL", "InternalServerException"),
 }
 
-_UNEXPECTED = ErrorMapping(500, "InternalServerException")
+_UNEXPECTED = ErrorMapping(500, "INTERNAL", "InternalServerException")
 
 
 class ErrorForm(enum.Enum):
@@ -134,3 +136,52 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
         headers = (("Allow", ", ".join(error.allowed)),)
     return ErrorReply(status, body, headers)
+
+
+_GRPC_OF_HANDLERS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ABORTED",
+    413: "RESOURCE_EXHAUSTED",
+    416: "OUT_OF_RANGE",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcReply:
+    """``code``: the name of a status code of gRPC. ``retry_after``: seconds, where coming back makes sense."""
+
+    code: str
+    message: str
+    type: str
+    retry_after: int | None = None
+
+    @property
+    def details(self) -> str:
+        """The message, and in a line of its own the type, as TorchServe writes it."""
+        return f"{self.message}\n{self.type}"
+
+
+def grpc_reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> GrpcReply:
+    """The same for gRPC. A status that a handler chose is told as TorchServe translates it."""
+    reply = reply_to(error, form)
+    status = reply.status
+    mapping = TABLE.get(type(error), _UNEXPECTED) if isinstance(error, errors.ServingError) else _UNEXPECTED
+    code = mapping.grpc
+    if code is None:
+        code = _GRPC_OF_HANDLERS.get(status, "FAILED_PRECONDITION" if 400 <= status < 500 else "INTERNAL")
+    elif status == 500:
+        code = "INTERNAL"  # also what is 503 in the other form
+    return GrpcReply(
+        code,
+        str(reply.body["message"]),
+        str(reply.body["type"]),
+        error.retry_after if isinstance(error, errors.Unavailable) else None,
+    )

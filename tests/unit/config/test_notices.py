@@ -30,8 +30,8 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "enable_metrics_api=yes", "^enable_metrics_api=yes .* counts as false; write true or false", id="odd"
         ),
         pytest.param(
-            "grpc_management_port=1\ngrpc_inference_port=2",
-            "^gRPC: comes later; .*: grpc_inference_port, grpc_management_port.$",
+            "metric_time_interval=1\ndisable_system_metrics=true",
+            "^System metrics: comes later; .*: disable_system_metrics, metric_time_interval.$",
             id="one line for a feature to come",
         ),
         pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),
@@ -73,8 +73,16 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             id="https without a certificate",
         ),
         pytest.param(
+            "enable_grpc_ssl=true", "^enable_grpc_ssl=true: .* self-signed certificate", id="gRPC without a certificate"
+        ),
+        pytest.param(
+            "grpc_management_address=0.0.0.0",
+            "^grpc_management_address=0.0.0.0 can be reached from other machines",
+            id="gRPC management for everybody",
+        ),
+        pytest.param(
             "certificate_file=c\nprivate_key_file=k",
-            "^private_key_file, certificate_file: without effect, because no address begins with https://.$",
+            "^private_key_file, certificate_file: without effect, because no address .* and enable_grpc_ssl is",
             id="certificate without https",
         ),
         pytest.param(

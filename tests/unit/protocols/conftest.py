@@ -120,14 +120,14 @@ class Front:
         self.metrics = ServerMetrics(MetricsConfig())
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)
-        plane = LocalDataPlane(self.engine, self.registry, self.metrics)
+        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
         self.access = access or Access(AccessConfig(tokens=False, model_api=True))
         self.http = HttpFrontEnd(
             config,
-            plane,
+            self.plane,
             manager,
             self.metrics,
             log,

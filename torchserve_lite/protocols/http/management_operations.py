@@ -21,9 +21,9 @@ from torchserve_lite.protocols.http.openapi import (
     objects,
     whole_number,
 )
+from torchserve_lite.protocols.management import DEFAULT_PAGE
 from torchserve_lite.protocols.registration import MOST_WORKERS, RUNTIMES
 
-DEFAULT_PAGE = 100
 MOST_MODELS = 1_000_000  # that a list can be paged through
 
 _TAG = "Management"

@@ -9,18 +9,14 @@ from typing import Any
 from aiohttp import web
 
 from torchserve_lite.errors import BadRequest
-from torchserve_lite.protocols.http.management_operations import DEFAULT_PAGE, MOST_MODELS
+from torchserve_lite.protocols.http.management_operations import MOST_MODELS
+from torchserve_lite.protocols.management import DEFAULT_PAGE, page
 
 
 def page_of(request: web.Request, name: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The page that is asked for, under ``name``. The last one says that it is the last, as TorchServe's does not."""
     values = single_values(request)
     limit = whole_number_of(values, "limit", DEFAULT_PAGE, most=MOST_MODELS)
-    start = max(0, whole_number_of(values, "next_page_token", 0, most=MOST_MODELS))
-    limit = limit if 0 < limit <= DEFAULT_PAGE else DEFAULT_PAGE
-    page: dict[str, Any] = {"nextPageToken": str(start + limit)} if start + limit < len(entries) else {}
-    page[name] = entries[start : start + limit]
-    return page
+    return page(name, entries, limit, whole_number_of(values, "next_page_token", 0, most=MOST_MODELS))
 
 
 def whole_number_of(values: Mapping[str, str], name: str, default: int, *, most: int, least: int | None = None) -> int:

@@ -1,0 +1,181 @@
+"""The one exit of gRPC: what a service answers or raises goes out with the status and log line that all calls have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from torchserve_lite.errors import BadRequest, ServingError, ShuttingDown
+from torchserve_lite.management.access import Access, Door
+from torchserve_lite.protocols.errors import ErrorForm, grpc_reply_to
+from torchserve_lite.protocols.grpc.messages import Messages
+from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.answers import new_request_id
+
+log = logging.getLogger(__name__)
+
+Method = Callable[[Any, "Call"], Awaitable[Any]]
+"""What a service does for one method: it takes the request (where the client streams: an iterator of them) and the
+call, and gives the answer. Where the server streams it gives nothing, and sends each message through the call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service of the descriptors: its full ``name``, and what each of its ``methods`` does. A key has to open
+    ``door``, but for ``open_methods``."""
+
+    name: str
+    methods: Mapping[str, Method]
+    door: Door = Door.OPEN
+    open_methods: frozenset[str] = field(default=frozenset())
+    form: ErrorForm = ErrorForm.TORCHSERVE
+
+
+def log_unexpected(what: str, error: Exception) -> None:
+    """An error that is none of ours: clients are told nothing of it, so the log has to."""
+    log.error("%s failed unexpectedly", what, exc_info=error)
+
+
+class Call:
+    """One call of a client."""
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, Any], request_class: Any, stopping: asyncio.Event
+    ) -> None:
+        self.request_id = new_request_id()
+        self._context = context
+        self._request_class = request_class
+        self._stopping = stopping
+        self._sending = asyncio.Lock()
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds until the client's deadline, for the job, which is not begun after it. That the call itself ends
+        then, gRPC sees to."""
+        remaining: float | None = self._context.time_remaining()
+        return remaining
+
+    @property
+    def authorization(self) -> str:
+        for name, value in self._context.invocation_metadata() or ():
+            if name == "authorization":
+                return value if isinstance(value, str) else value.decode("latin-1")
+        return ""
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set when the server stops: what would go on for ever ends."""
+        return self._stopping
+
+    @property
+    def peer(self) -> str:
+        """As the access log has it."""
+        kind, _, address = unquote(self._context.peer()).partition(":")
+        return f"/{address.replace('[', '').replace(']', '')}" if kind in ("ipv4", "ipv6") else "127.0.0.1"
+
+    def parse(self, request: bytes) -> Any:
+        try:
+            return self._request_class.FromString(request)
+        except DecodeError as error:
+            name = self._request_class.DESCRIPTOR.full_name
+            raise BadRequest(f"The request is no message of the type {name}.") from error
+
+    async def send(self, message: Any) -> None:
+        """One message of a streamed answer. Waits while the client does not keep up. Several tasks may send."""
+        async with self._sending:
+            await self._context.write(message.SerializeToString())
+
+    async def requests(self) -> AsyncIterator[Any]:
+        """Those that the client streams, until it is done; ShuttingDown when the server stops meanwhile."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            while True:
+                reading = asyncio.ensure_future(self._context.read())
+                try:
+                    await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+                    if not reading.done():
+                        raise ShuttingDown
+                    request: Any = await reading
+                finally:
+                    reading.cancel()
+                if request is grpc.aio.EOF:
+                    return
+                yield self.parse(request)
+        finally:
+            stopping.cancel()
+
+
+class Calls:
+    """Answers the calls of one listener. ``shared``: it serves inference and management, see ``Access.admits``."""
+
+    def __init__(
+        self,
+        messages: Messages,
+        access: Access,
+        access_log: AccessLog,
+        stopping: asyncio.Event,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._messages = messages
+        self._access = access
+        self._access_log = access_log
+        self._stopping = stopping
+        self._shared = shared
+
+    def handlers(self, service: Service) -> grpc.GenericRpcHandler:
+        """Requests and answers pass through gRPC as bytes, so that a request that is none is answered by us, too."""
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        described = self._messages.pool.FindServiceByName(service.name)
+        for method in described.methods:
+            if method.name not in service.methods:
+                continue  # UNIMPLEMENTED, which gRPC answers
+            answer = self._answering(service, method.name, self._messages.named(method.input_type.full_name))
+            kind = {
+                (False, False): grpc.unary_unary_rpc_method_handler,
+                (False, True): grpc.unary_stream_rpc_method_handler,
+                (True, False): grpc.stream_unary_rpc_method_handler,
+                (True, True): grpc.stream_stream_rpc_method_handler,
+            }[(method.client_streaming, method.server_streaming)]
+            handlers[method.name] = kind(answer)
+        return grpc.method_handlers_generic_handler(service.name, handlers)
+
+    def _answering(self, service: Service, name: str, request_class: Any) -> Any:
+        method = service.methods[name]
+        door = Door.OPEN if name in service.open_methods else service.door
+        asked = f"gRPC {service.name}/{name} HTTP/2.0"
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+            begun = perf_counter()
+            call = Call(context, request_class, self._stopping)
+            code = grpc.StatusCode.OK
+            try:
+                self._access.check(door, call.authorization, shared=self._shared)
+                context.set_trailing_metadata((("x-request-id", call.request_id),))
+                answered = await method(call.parse(request) if isinstance(request, bytes) else call.requests(), call)
+                return None if answered is None else answered.SerializeToString()
+            except asyncio.CancelledError:  # the client has gone, its deadline has passed, or a stop took too long
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as error:
+                if not isinstance(error, ServingError):
+                    log_unexpected(asked, error)
+                reply = grpc_reply_to(error, service.form)
+                code = grpc.StatusCode[reply.code]
+                metadata = [("x-request-id", call.request_id)]
+                if reply.retry_after is not None:
+                    metadata.append(("retry-after", str(reply.retry_after)))
+                details = reply.details if service.form is ErrorForm.TORCHSERVE else reply.message
+                await context.abort(code, details, tuple(metadata))
+            finally:
+                self._access_log.add(call.peer, asked, code.value[0], perf_counter() - begun)
+
+        return answer

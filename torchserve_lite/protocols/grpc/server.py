@@ -1,0 +1,211 @@
+"""The gRPC listeners: which services stand on which port, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from torchserve_lite.config.settings import GrpcConfig
+from torchserve_lite.core.shutdown import Shutdown
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.management.access import Access
+from torchserve_lite.management.manager import ModelManager
+from torchserve_lite.protocols.certificates import Certificates
+from torchserve_lite.protocols.grpc.calls import Calls, Service
+from torchserve_lite.protocols.grpc.health import HEALTH, HealthService
+from torchserve_lite.protocols.grpc.inference import InferenceService
+from torchserve_lite.protocols.grpc.management import ManagementService
+from torchserve_lite.protocols.grpc.messages import Messages, load_messages
+from torchserve_lite.protocols.grpc.reflection import VERSIONS, ReflectionService
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.access_log import AccessLog
+
+_INFERENCE, _MANAGEMENT = "inference", "management"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What both protocols share. ``linger``: seconds for which a server that stops goes on accepting calls."""
+
+    max_request_size: int
+    max_response_size: int
+    linger: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    host: str
+    port: int
+    roles: Sequence[str]
+    max_age: float | None
+    max_age_grace: float | None
+
+
+class GrpcFrontEnd:
+    """Both gRPC listeners of the server. Use ``serving``; ``addresses`` then says where they really listen."""
+
+    def __init__(
+        self,
+        config: GrpcConfig,
+        limits: Limits,
+        plane: DataPlane,
+        manager: ModelManager,
+        access_log: AccessLog,
+        shutdown: Shutdown,
+        *,
+        access: Access,
+        certificates: Certificates,
+    ) -> None:
+        """``certificates``: for ``config.tls``."""
+        self._config = config
+        self._limits = limits
+        self._plane = plane
+        self._manager = manager
+        self._access_log = access_log
+        self._shutdown = shutdown
+        self._access = access
+        self._certificates = certificates
+        self._health = Health(plane)
+        self._stopping = asyncio.Event()
+        self._servers: list[grpc.aio.Server] = []
+        self.addresses: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[GrpcFrontEnd]:
+        """Entered: both ports are open. Left: no new calls, and those that had begun have been answered.
+
+        It begins to stop with the server, whoever is left first: HTTP drains at the same time.
+        """
+        messages = load_messages()
+        async with AsyncExitStack() as stack:
+            for listener in self._listeners():
+                server = self._make_server(listener, messages)
+                self._open_port(server, listener)
+                await server.start()
+                stack.push_async_callback(server.stop, None)  # where opening the next one fails
+                self._servers.append(server)
+            stopping = asyncio.create_task(self._stop_with_the_server())
+            try:
+                yield self
+            finally:
+                self._shutdown.begin()
+                await stopping
+                self._access_log.flush()
+
+    async def _stop_with_the_server(self) -> None:
+        """Not ready any more; still accepting, while load balancers learn of it; then no new calls, and what has begun
+        is finished before the deadline of the stop, at which it is cancelled."""
+        await self._shutdown.begun.wait()
+        self._health.stopping = True
+        await asyncio.sleep(min(self._limits.linger, self._shutdown.remaining()))
+        self._stopping.set()
+        await asyncio.gather(*(server.stop(self._shutdown.remaining()) for server in self._servers))
+
+    def _listeners(self) -> Sequence[_Listener]:
+        """One for both when they have the same address."""
+        config = self._config
+        inference = _Listener(
+            config.inference_host,
+            config.inference_port,
+            (_INFERENCE,),
+            config.inference_max_age,
+            config.inference_max_age_grace,
+        )
+        management = _Listener(
+            config.management_host,
+            config.management_port,
+            (_MANAGEMENT,),
+            config.management_max_age,
+            config.management_max_age_grace,
+        )
+        if inference.port and (inference.host, inference.port) == (management.host, management.port):
+            both = (_INFERENCE, _MANAGEMENT)
+            return (_Listener(inference.host, inference.port, both, inference.max_age, inference.max_age_grace),)
+        return inference, management
+
+    def _make_server(self, listener: _Listener, messages: Messages) -> grpc.aio.Server:
+        options: list[tuple[str, int]] = [
+            ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the calls
+            ("grpc.max_receive_message_length", self._limits.max_request_size),
+            ("grpc.max_send_message_length", -1),  # workers' answers are bounded by max_response_size
+        ]
+        if listener.max_age is not None:
+            options.append(("grpc.max_connection_age_ms", round(listener.max_age * 1000)))
+        if listener.max_age_grace is not None:
+            options.append(("grpc.max_connection_age_grace_ms", round(listener.max_age_grace * 1000)))
+        server = grpc.aio.server(options=options)
+        shared = len(listener.roles) > 1
+        calls = Calls(messages, self._access, self._access_log, self._stopping, shared=shared)
+        services = self._services(listener.roles, messages)
+        server.add_generic_rpc_handlers(tuple(calls.handlers(service) for service in services))
+        return server
+
+    def _services(self, roles: Sequence[str], messages: Messages) -> Sequence[Service]:
+        services = []
+        if _INFERENCE in roles:
+            limit = self._limits.max_response_size
+            services.append(InferenceService(self._plane, self._health, messages, limit).service)
+        if _MANAGEMENT in roles:
+            services.append(ManagementService(self._manager, self._plane, self._access, messages).service)
+        names = [service.name for service in services]
+        services.append(HealthService(self._health, messages, names).service)
+        names = [*names, HEALTH, *(f"{package}.ServerReflection" for package in VERSIONS)]
+        services += [ReflectionService(package, messages, names).service for package in VERSIONS]
+        return services
+
+    def _open_port(self, server: grpc.aio.Server, listener: _Listener) -> None:
+        host = f"[{listener.host}]" if ":" in listener.host else listener.host
+        address = f"{host}:{listener.port}"
+        try:
+            _check_free(listener)
+            if self._config.tls:
+                port = server.add_secure_port(address, self._credentials())
+            else:
+                port = server.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            role, why = listener.roles[0], getattr(error, "strerror", None) or str(error)
+            raise ConfigurationError(
+                f"grpc_{role}_port={listener.port} of grpc_{role}_address={listener.host} cannot be used: {why}"
+            ) from error
+        for role in listener.roles:
+            self.addresses[role] = f"{'grpcs' if self._config.tls else 'grpc'}://{host}:{port}"
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        """Asked for anew at each handshake, in a thread of gRPC's, since files may be replaced."""
+        certificates = self._certificates
+        shown = certificates.identity
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            identity = certificates.identity
+            return grpc.ssl_server_certificate_configuration(
+                [(identity.key, identity.chain)], root_certificates=certificates.authorities
+            )
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal shown
+            if certificates.identity is shown:
+                return None
+            shown = certificates.identity
+            return configuration()
+
+        return grpc.dynamic_ssl_server_credentials(
+            configuration(),
+            renewed,  # type: ignore[arg-type]  # None means the one before, which its stubs do not know
+            require_client_authentication=certificates.authorities is not None,
+        )
+
+
+def _check_free(listener: _Listener) -> None:
+    """Raises an OSError that says why the port cannot be had: gRPC itself writes that to standard error only."""
+    found = socket.getaddrinfo(listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
