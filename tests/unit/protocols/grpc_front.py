@@ -44,7 +44,7 @@ class GrpcClient:
             response_deserializer=self.messages.named(described.output_type.full_name).FromString,
         )
 
-    def message(self, service: str, method: str, **fields: Any) -> Any:
+    def message(self, service: str, method: str, /, **fields: Any) -> Any:
         described = self.messages.pool.FindServiceByName(service).FindMethodByName(method)
         return self.messages.named(described.input_type.full_name)(**fields)
 

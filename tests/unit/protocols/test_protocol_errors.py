@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import grpc
 import pytest
 
 from torchserve_lite import errors
-from torchserve_lite.protocols.errors import TABLE, ErrorForm, reply_to
+from torchserve_lite.protocols.errors import TABLE, ErrorForm, grpc_reply_to, reply_to
 
 TORCHSERVE, KSERVE = ErrorForm.TORCHSERVE, ErrorForm.KSERVE
 
@@ -137,6 +138,46 @@ def test_refused_token_says_what_is_asked_for_unless_the_operator_wants_the_old_
 
 def test_refused_method_names_the_allowed_ones() -> None:
     assert told(errors.MethodNotAllowed(("GET", "PUT")))[2] == {"Allow": "GET, PUT"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if issubclass(kind, errors.ServingError)])
+def test_every_error_has_a_status_code_of_grpc_unless_the_handler_chooses(kind: type[errors.ServingError]) -> None:
+    code = TABLE[kind].grpc
+    assert code in grpc.StatusCode.__members__ if TABLE[kind].status is not None else code is None
+    reply = grpc_reply_to(example(kind))
+    assert (reply.code, reply.message) == (code or "NOT_FOUND", str(example(kind)))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ModelNotFound("m"), "NOT_FOUND"),
+        (errors.Conflict("x"), "ALREADY_EXISTS"),
+        (errors.BadRequest("x"), "INVALID_ARGUMENT"),
+        (errors.ModelApiOff(), "PERMISSION_DENIED"),
+        (errors.InvalidToken("Authorization"), "UNAUTHENTICATED"),
+        (errors.InvalidTokenAsBefore("Authorization"), "PERMISSION_DENIED"),
+        (errors.DefaultVersionKept("m"), "FAILED_PRECONDITION"),
+        (errors.QueueFull("m", 1), "RESOURCE_EXHAUSTED"),
+        (errors.NoWorkers("m"), "UNAVAILABLE"),
+        (errors.PredictionFailed("x"), "UNAVAILABLE"),
+        (errors.WorkerDied("x"), "INTERNAL"),
+        (errors.HandlerError("x", 404), "NOT_FOUND"),
+        (errors.HandlerError("x", 429), "RESOURCE_EXHAUSTED"),
+        (errors.HandlerError("x", 418), "FAILED_PRECONDITION"),
+        (errors.HandlerError("x", 507), "INTERNAL"),
+        (errors.HandlerError("x", 9), "INTERNAL"),
+        (ValueError("secret"), "INTERNAL"),
+    ],
+)
+def test_grpc_has_the_code_that_fits(error: Exception, code: str) -> None:
+    assert grpc_reply_to(error).code == code
+
+
+def test_grpc_tells_a_failed_handler_from_a_busy_server_in_kserves_form() -> None:
+    assert grpc_reply_to(errors.PredictionFailed("x"), KSERVE).code == "INTERNAL"
+    assert grpc_reply_to(errors.HandlerError("x", 503), KSERVE).code == "INTERNAL"
+    assert grpc_reply_to(errors.NoWorkers("m"), KSERVE).code == "UNAVAILABLE"
 
 
 def test_unexpected_error_tells_clients_nothing_of_the_inside() -> None:

@@ -89,9 +89,15 @@ class Call:
             raise BadRequest(f"The request is no message of the type {name}.") from error
 
     async def send(self, message: Any) -> None:
-        """One message of a streamed answer. Waits while the client does not keep up. Several tasks may send."""
+        """One message of a streamed answer. Waits while the client does not keep up. Several tasks may send.
+
+        Once the client has gone, the call is cancelled; whoever sends just before that hears the same.
+        """
         async with self._sending:
-            await self._context.write(message.SerializeToString())
+            try:
+                await self._context.write(message.SerializeToString())
+            except grpc.aio.InternalError as error:
+                raise asyncio.CancelledError from error
 
     async def requests(self) -> AsyncIterator[Any]:
         """Those that the client streams, until it is done; ShuttingDown when the server stops meanwhile."""

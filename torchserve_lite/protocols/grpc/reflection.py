@@ -50,12 +50,19 @@ class ReflectionService:
         elif asked == "file_by_filename":
             _add(answer, self._pool.FindFileByName(request.file_by_filename))
         elif asked == "file_containing_symbol":
-            _add(answer, self._pool.FindFileContainingSymbol(request.file_containing_symbol))
+            _add(answer, self._file_of(request.file_containing_symbol))
         elif asked == "all_extension_numbers_of_type":  # there are none of any type
             name = self._pool.FindMessageTypeByName(request.all_extension_numbers_of_type).full_name
             answer.all_extension_numbers_response.base_type_name = name
         else:
             raise KeyError
+
+    def _file_of(self, symbol: str) -> FileDescriptor:
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:  # a method, which the pool does not know by itself
+            service, _, method = symbol.rpartition(".")
+            return self._pool.FindServiceByName(service).methods_by_name[method].containing_service.file
 
 
 def _add(answer: Any, file: FileDescriptor) -> None:

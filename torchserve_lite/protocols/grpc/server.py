@@ -86,7 +86,7 @@ class GrpcFrontEnd:
         async with AsyncExitStack() as stack:
             for listener in self._listeners():
                 server = self._make_server(listener, messages)
-                self._open_port(server, listener)
+                await self._open_port(server, listener)
                 await server.start()
                 stack.push_async_callback(server.stop, None)  # where opening the next one fails
                 self._servers.append(server)
@@ -159,11 +159,11 @@ class GrpcFrontEnd:
         services += [ReflectionService(package, messages, names).service for package in VERSIONS]
         return services
 
-    def _open_port(self, server: grpc.aio.Server, listener: _Listener) -> None:
+    async def _open_port(self, server: grpc.aio.Server, listener: _Listener) -> None:
         host = f"[{listener.host}]" if ":" in listener.host else listener.host
         address = f"{host}:{listener.port}"
         try:
-            _check_free(listener)
+            await asyncio.to_thread(_check_free, listener)
             if self._config.tls:
                 port = server.add_secure_port(address, self._credentials())
             else:
