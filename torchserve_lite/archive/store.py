@@ -133,11 +133,7 @@ class ModelStore:
         """
         if self.folder is None:
             raise ConfigurationError("load_models=all needs model_store. Model store has not been configured.")
-        try:
-            paths = sorted(path for path in self.folder.iterdir() if path.suffix != ".war")  # workflows may lie there
-        except OSError as error:
-            raise ConfigurationError(f"model_store={self.folder} cannot be read: {error.strerror}.") from error
-        reasons = {path.name: _why_no_archive(path, manifest_needed) for path in paths}
+        reasons = self._reasons(manifest_needed)
         if strays := [f"{shown(name)} {reason}" for name, reason in reasons.items() if reason]:
             more = f", and {len(strays) - _MOST_STRAYS} more" if len(strays) > _MOST_STRAYS else ""
             logger.warning(
@@ -147,6 +143,20 @@ class ModelStore:
                 more,
             )
         return [name for name, reason in reasons.items() if not reason]
+
+    def archives(self, *, manifest_needed: bool = True) -> list[str]:
+        """The same names, for those who only want to look: not a word of the rest, and none where there is no store."""
+        return [name for name, reason in self._reasons(manifest_needed).items() if not reason]
+
+    def _reasons(self, manifest_needed: bool) -> dict[str, str]:
+        """Why each of the store's files and folders is no archive; empty for one that is."""
+        if self.folder is None:
+            return {}
+        try:
+            paths = sorted(path for path in self.folder.iterdir() if path.suffix != ".war")  # workflows may lie there
+        except OSError as error:
+            raise ConfigurationError(f"model_store={self.folder} cannot be read: {error.strerror}.") from error
+        return {path.name: _why_no_archive(path, manifest_needed) for path in paths}
 
 
 def _model_folder(folder: Path) -> Path:

@@ -95,7 +95,7 @@ class ModelManager:
         self._store = store
         self._fetcher: ArchiveFetcher[Archive] = ArchiveFetcher(store, downloads)
         self._workers = workers
-        self._default_workers = default_workers
+        self.default_workers = default_workers
         self._environments = environments
         self._overrides = ModelsConfig().overrides
         self._generations = itertools.count()
@@ -195,10 +195,21 @@ class ModelManager:
             deployment.work = None
             deployment.lock.release()
 
+    async def archives_in_store(self) -> dict[str, str]:
+        """The names of the store's archives, by the names of the models that they would be."""
+        names = await self._in_thread(self._store.archives, manifest_needed=not self._workers.service_handler)
+        return {file_stem(name): name for name in names}
+
     async def register(
-        self, wanted: ServingOptions, *, synchronous: bool = True, archive: Archive | None = None
+        self,
+        wanted: ServingOptions,
+        *,
+        synchronous: bool = True,
+        archive: Archive | None = None,
+        with_workers: bool = False,
     ) -> Deployment:
         """Serves another model version, with ``wanted.min_workers`` workers if its archive does not say how many.
+        ``with_workers``: where nobody says it, as many as a model gets at the start of the server.
 
         Raises what opening its archive raises; Conflict when that version is registered. ``synchronous``: returns when
         its workers are ready, or raises LoadFailed, and it is not registered. Otherwise it stays registered whatever
@@ -207,7 +218,8 @@ class ModelManager:
         """
         archive = archive or await self._open(wanted)
         wanted = replace(wanted, loaded_at_startup=False)
-        revision = await self._prepared(archive, wanted, self._workers.workers_per_model)
+        default_workers = self.default_workers if with_workers else self._workers.workers_per_model
+        revision = await self._prepared(archive, wanted, default_workers)
         deployment = Deployment(name=revision.spec.key.name, options=wanted)
         await self._adopt(deployment, revision)
         self.registry.dismiss(deployment.name)
@@ -500,7 +512,7 @@ class ModelManager:
         try:
             for warning in (*archive.warnings, *features_to_come(archive.config)):
                 log.warning("%s: %s", archive.name, warning)
-            fewest = self._default_workers if default_workers is None else default_workers
+            fewest = self.default_workers if default_workers is None else default_workers
             override = self._overrides.get(model_key(archive, wanted))
             spec = build_spec(archive, wanted, override, self._workers, fewest)
             spec = replace(spec, generation=next(self._generations))
