@@ -46,13 +46,16 @@ class Answer:
 
 
 class FakeManager:
-    """Management of one model; ``failure`` is raised by ``scale``."""
+    """Management of one model, and of an archive in the store; ``failure`` is raised by ``scale``."""
+
+    default_workers = 2
 
     def __init__(self, engine: FakeEngine, registry: ModelRegistry) -> None:
         self.engine = engine
         self.registry = registry
         self.failure: Exception | None = None
         self.registered: list[ServingOptions] = []
+        self.unregistered: list[tuple[str, str | None]] = []
         self.scaled: list[tuple[str, str | None, int, int]] = []
 
     def list_models(self) -> list[tuple[str, str]]:
@@ -72,12 +75,18 @@ class FakeManager:
             )
         ]
 
-    async def register(self, wanted: ServingOptions, *, synchronous: bool = True) -> Deployment:
+    async def archives_in_store(self) -> dict[str, str]:
+        return {"tiny": "tiny.mar", "new": "new.mar"}
+
+    async def register(
+        self, wanted: ServingOptions, *, synchronous: bool = True, with_workers: bool = False
+    ) -> Deployment:
         self.registered.append(wanted)
         return self.registry.resolve(KEY.name)
 
     async def unregister(self, name: str, version: str | None = None) -> None:
         self.registry.resolve(name, version)
+        self.unregistered.append((name, version))
 
     async def set_default(self, name: str, version: str) -> None:
         self.registry.set_default(name, version)

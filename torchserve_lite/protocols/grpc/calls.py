@@ -30,12 +30,13 @@ call, and gives the answer. Where the server streams it gives nothing, and sends
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """A service of the descriptors: its full ``name``, and what each of its ``methods`` does. A key has to open
-    ``door``, but for ``open_methods``."""
+    ``door``, but for ``open_methods`` and for the methods that have other ``doors``."""
 
     name: str
     methods: Mapping[str, Method]
     door: Door = Door.OPEN
     open_methods: frozenset[str] = field(default=frozenset())
+    doors: Mapping[str, Door] = field(default_factory=dict)
     form: ErrorForm = ErrorForm.TORCHSERVE
 
 
@@ -156,7 +157,7 @@ class Calls:
 
     def _answering(self, service: Service, name: str, request_class: Any) -> Any:
         method = service.methods[name]
-        door = Door.OPEN if name in service.open_methods else service.door
+        door = Door.OPEN if name in service.open_methods else service.doors.get(name, service.door)
         asked = f"gRPC {service.name}/{name} HTTP/2.0"
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:

@@ -16,12 +16,14 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
+from torchserve_lite.management.repository import ModelRepository
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.grpc.calls import Calls, Service
 from torchserve_lite.protocols.grpc.health import HEALTH, HealthService
 from torchserve_lite.protocols.grpc.inference import InferenceService
 from torchserve_lite.protocols.grpc.management import ManagementService
 from torchserve_lite.protocols.grpc.messages import Messages, load_messages
+from torchserve_lite.protocols.grpc.oip import OpenInference
 from torchserve_lite.protocols.grpc.reflection import VERSIONS, ReflectionService
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -151,6 +153,8 @@ class GrpcFrontEnd:
         if _INFERENCE in roles:
             limit = self._limits.max_response_size
             services.append(InferenceService(self._plane, self._health, messages, limit).service)
+            repository = ModelRepository(self._manager)
+            services += OpenInference(self._plane, self._health, repository, self._access, messages).services
         if _MANAGEMENT in roles:
             services.append(ManagementService(self._manager, self._plane, self._access, messages).service)
         names = [service.name for service in services]

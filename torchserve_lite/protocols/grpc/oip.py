@@ -1,0 +1,226 @@
+"""The Open Inference Protocol (KServe's V2) over gRPC, under the names of two packages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from torchserve_lite import __version__
+from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.core.streams import AnswerStream, Buffer
+from torchserve_lite.dataplane.interface import DataPlane
+from torchserve_lite.errors import AnswerInPieces, HandlerError, InvalidAnswer, ModelLoading, ServingError
+from torchserve_lite.management.access import Access, Door
+from torchserve_lite.management.repository import ModelRepository
+from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.grpc.calls import Call, Service
+from torchserve_lite.protocols.grpc.messages import Messages
+from torchserve_lite.protocols.grpc.oip_codec import fill_piece, fill_response, json_of
+from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.answers import JSON, new_request_id
+
+_KSERVE = "inference"
+_PACKAGES = (_KSERVE, "org.pytorch.serve.grpc.openinference")
+_AHEAD = 32  # requests of one stream that are under way or answered, while an earlier one is not
+_EXTENSIONS = ("model_repository", "parameters")
+_LONGEST_DETAIL = 1000
+
+_Begun = tuple[Any, asyncio.Task[InferenceResponse | ServingError]]
+"""A request of a stream, and its answer on the way."""
+
+
+class OpenInference:
+    """The messages of both packages have the same bytes, so that KServe's classes stand for both."""
+
+    def __init__(
+        self, plane: DataPlane, health: Health, repository: ModelRepository, access: Access, messages: Messages
+    ) -> None:
+        self._plane = plane
+        self._health = health
+        self._repository = repository
+        self._access = access
+        self._messages = messages
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        methods = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "ModelInfer": self.model_infer,
+            "ModelStreamInfer": self.model_stream_infer,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+        }
+        of_management = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload")
+        return tuple(
+            Service(
+                name=f"{package}.GRPCInferenceService",
+                methods=methods,
+                door=Door.INFERENCE,
+                open_methods=frozenset({"ServerLive", "ServerReady", "ModelReady"}),
+                doors=dict.fromkeys(of_management, Door.MANAGEMENT),
+                form=ErrorForm.KSERVE,
+            )
+            for package in _PACKAGES
+        )
+
+    async def server_live(self, request: Any, call: Call) -> Any:
+        return self._new("ServerLiveResponse", live=True)
+
+    async def server_ready(self, request: Any, call: Call) -> Any:
+        return self._new("ServerReadyResponse", ready=(await self._health.server()).ready)
+
+    async def model_ready(self, request: Any, call: Call) -> Any:
+        found = await self._health.model(request.name, request.version or None)
+        return self._new("ModelReadyResponse", ready=found.ready)
+
+    async def server_metadata(self, request: Any, call: Call) -> Any:
+        return self._new("ServerMetadataResponse", name="torchserve-lite", version=__version__, extensions=_EXTENSIONS)
+
+    async def model_metadata(self, request: Any, call: Call) -> Any:
+        """Archives hold no tensor signature, so there are no inputs and outputs, which the protocol allows."""
+        name, version = request.name, request.version or None
+        await self._plane.check_known(name, version)
+        versions: tuple[str, ...] = () if version is None else (version,)
+        if version is None:
+            versions = next((model.versions for model in await self._plane.models() if model.name == name), ())
+        return self._new("ModelMetadataResponse", name=name, versions=versions, platform="pytorch")
+
+    async def model_infer(self, request: Any, call: Call) -> Any:
+        answer = await self._answer_to(request, call, call.request_id)
+        if answer.stream is not None:
+            answer.stream.close()
+            raise AnswerInPieces(request.model_name)
+        return self._response_of(request, answer.body)
+
+    async def model_stream_infer(self, requests: Any, call: Call) -> None:
+        """The requests of a stream run concurrently, so that they may share a batch, and are answered in their order.
+        What fails is told in its turn, and the stream goes on."""
+        begun: asyncio.Queue[_Begun | ServingError | None] = asyncio.Queue(_AHEAD)
+        streams: set[AnswerStream] = set()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+
+                async def begin(request: Any) -> InferenceResponse | ServingError:
+                    try:
+                        answer = await self._answer_to(request, call, new_request_id())
+                    except ServingError as error:
+                        return error
+                    if answer.stream is not None:
+                        streams.add(answer.stream)
+                    return answer
+
+                async def read() -> None:
+                    end: ServingError | None = None
+                    try:
+                        async for request in requests:
+                            await begun.put((request, tasks.create_task(begin(request))))
+                    except ServingError as error:  # told when what came before it has been answered
+                        end = error
+                    await begun.put(end)
+
+                tasks.create_task(read())
+                while isinstance(one := await begun.get(), tuple):
+                    request, answering = one
+                    await self._send(request, await answering, call)
+        finally:
+            for stream in streams:  # what nobody reads any more leaves its worker free
+                stream.close()
+        if one is not None:
+            raise one
+
+    async def _send(self, request: Any, outcome: InferenceResponse | ServingError, call: Call) -> None:
+        """Each piece of an answer is a message; the last one has what the handler returned."""
+        try:
+            if isinstance(outcome, ServingError):
+                raise outcome
+            if outcome.stream is None:
+                await self._send_response(call, self._response_of(request, outcome.body))
+                return
+            async with outcome.stream:
+                await self._send_response(call, self._piece_of(request, outcome.body))
+                async for piece in outcome.stream:
+                    await self._send_response(call, self._piece_of(request, piece))
+        except ServingError as error:
+            failed = self._new("ModelStreamInferResponse", error_message=str(error))
+            failed.infer_response.id = request.id
+            await call.send(failed)
+
+    async def _send_response(self, call: Call, response: Any) -> None:
+        await call.send(self._new("ModelStreamInferResponse", infer_response=response))
+
+    async def repository_index(self, request: Any, call: Call) -> Any:
+        index = self._new("RepositoryIndexResponse")
+        for model in await self._plane.models():
+            for version in model.versions:
+                readiness = await self._plane.readiness(model.name, version)
+                cause = next(iter(readiness.models.values()), None)
+                if cause is None:
+                    index.models.add(name=model.name, version=version, state="READY")
+                elif not request.ready:
+                    index.models.add(name=model.name, version=version, state=_state(cause), reason=str(cause))
+        if request.ready:
+            return index
+        for name, cause in (await self._plane.server_ready()).models.items():
+            if not any(model.name == name for model in index.models):  # its archive could not be opened
+                index.models.add(name=name, state=_state(cause), reason=str(cause))
+        for name in await self._repository.unloaded():
+            if not any(model.name == name for model in index.models):
+                index.models.add(name=name, state="UNAVAILABLE", reason="unloaded")
+        return index
+
+    async def load(self, request: Any, call: Call) -> Any:
+        self._access.check_model_api()
+        name = _model_named(request)
+        await self._repository.load(name)
+        return self._new("RepositoryModelLoadResponse", model_name=name, isLoaded=True)
+
+    async def unload(self, request: Any, call: Call) -> Any:
+        self._access.check_model_api()
+        name = _model_named(request)
+        await self._repository.unload(name)
+        return self._new("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
+
+    async def _answer_to(self, request: Any, call: Call, request_id: str) -> InferenceResponse:
+        name, version = request.model_name, request.model_version or None
+        await self._plane.check_known(name, version)
+        part = Part("body", json_of(request), JSON)
+        asked = InferenceRequest(
+            request_id, name, version, Verb.PREDICT, (part,), envelope=Envelope.KSERVE_V2, timeout=call.timeout
+        )
+        answer = await self._plane.infer(asked)
+        if answer.status < 400:
+            return answer
+        if answer.stream is not None:
+            answer.stream.close()
+        text = bytes(answer.body[:_LONGEST_DETAIL]).decode(errors="replace")
+        raise HandlerError(f"The handler answered with the status {answer.status}: {text}", answer.status)
+
+    def _response_of(self, request: Any, body: Buffer) -> Any:
+        return fill_response(self._new("ModelInferResponse"), body, raw=bool(request.raw_input_contents))
+
+    def _piece_of(self, request: Any, piece: Buffer) -> Any:
+        """What a handler sends before its result is in no envelope."""
+        try:
+            return self._response_of(request, piece)
+        except InvalidAnswer:
+            named = {"model_name": request.model_name, "model_version": request.model_version, "id": request.id}
+            raw = bool(request.raw_input_contents)
+            return fill_piece(self._new("ModelInferResponse", **named), piece, raw=raw)
+
+    def _new(self, message: str, /, **fields: Any) -> Any:
+        return self._messages.named(f"{_KSERVE}.{message}")(**fields)
+
+
+def _model_named(request: Any) -> str:
+    """Triton's clients write it into the second field, KServe's into the first."""
+    name: str = request.model_name or request.repository_name
+    return name
+
+
+def _state(cause: ServingError) -> str:
+    return "LOADING" if isinstance(cause, ModelLoading) else "UNAVAILABLE"
