@@ -167,7 +167,7 @@ async def test_deadline_of_the_client_is_the_jobs(front: GrpcFront) -> None:
     await ask(front, "ModelInfer", model_name="tiny", inputs=[TENSOR], timeout=100)
     (job,) = front.engine.jobs
     assert job.request.timeout is not None
-    assert 90 < job.request.timeout <= 100
+    assert 90 < job.request.timeout < 101  # gRPC converts it between two clocks, a fraction of a millisecond apart
 
 
 async def test_job_leaves_when_its_client_has_gone(front: GrpcFront) -> None:
