@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -67,9 +68,8 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
 def find_connection(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Connection:
     file = find_config_file(arguments.ts_config, environ)
     url, source = _address(arguments, environ, file)
-    return Connection(
-        url=url, source=source, key=_key(arguments, environ, file), certificates=_certificates(arguments, url)
-    )
+    key = _key(arguments, environ, file, url)
+    return Connection(url=url, source=source, key=key, certificates=_certificates(arguments, url))
 
 
 def server_url(text: str) -> str:
@@ -130,7 +130,7 @@ def _certificates(arguments: argparse.Namespace, url: str) -> ssl.SSLContext | b
         raise ConfigurationError(f"--cacert {arguments.cacert} cannot be used: {reason}.") from error
 
 
-def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None) -> Key:
+def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None, url: str) -> Key:
     if arguments.key:
         return Key(value=arguments.key, looked=["--key was sent"])
     if arguments.key_file:
@@ -143,12 +143,26 @@ def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path |
             value=_usable(environ["TS_MANAGEMENT_KEY"], "TS_MANAGEMENT_KEY"), looked=["TS_MANAGEMENT_KEY was sent"]
         )
     looked = ["TS_MANAGEMENT_KEY is not set"]
+    if (arguments.url or environ.get("TS_URL")) and not _is_this_machine(url):
+        looked.append(f"{KEY_FILE} is not sent to another machine unless --key-file names it")
+        return Key(looked=looked)
     for path in _key_files(file):
         value, found = _key_of_file(path)
         looked.append(found)
         if value:
             return Key(value=value, looked=looked)
     return Key(looked=looked)
+
+
+def _is_this_machine(url: str) -> bool:
+    """A key that was found, and not named, must not go to whoever the URL happens to lead to."""
+    host = urlsplit(url).hostname
+    if host is None or host == "localhost":
+        return True  # a unix socket has no host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _key_files(file: Path | None) -> Iterator[Path]:

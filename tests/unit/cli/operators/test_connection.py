@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import ssl
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from tests.unit.cli.operators.conftest import Command, FakeServer, error
+from torchserve_lite.cli.operators.connection import add_connection_arguments, find_connection
 
 
 def _write_key(folder: Path, key: str, **more: str) -> None:
@@ -130,6 +132,27 @@ async def test_key_is_found(
             argv += ["--ts-config", "server/config.properties"]
     await command("models", *argv)
     assert server.keys == ["Bearer secret"]
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://127.0.0.1:8081", "secret"),
+        ("https://[::1]:8081", "secret"),
+        ("http://localhost:8081", "secret"),
+        ("unix:/run/management", "secret"),
+        ("http://models.example:8081", ""),
+        ("http://10.0.0.7:8081", ""),
+        ("http://localhost.example:8081", ""),
+    ],
+)
+def test_key_that_was_only_found_is_not_sent_to_another_machine(url: str, sent: str, folder: Path) -> None:
+    _write_key(folder, "secret")
+    parser = argparse.ArgumentParser()
+    add_connection_arguments(parser)
+    assert find_connection(parser.parse_args(["--url", url]), {}).key.value == sent
+    assert find_connection(parser.parse_args([]), {"TS_URL": url}).key.value == sent
+    assert find_connection(parser.parse_args(["--url", url, "--key-file", "key_file.json"]), {}).key.value == "secret"
 
 
 async def test_refused_key_says_where_keys_are_looked_for(server: FakeServer, command: Command, folder: Path) -> None:
