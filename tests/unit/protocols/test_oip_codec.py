@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torchserve_lite.errors import BadRequest, InvalidAnswer
@@ -76,6 +76,7 @@ def tensors(draw: st.DrawFn, datatypes: list[str]) -> tuple[str, list[int], list
     return datatype, shape, draw(st.lists(TYPES[datatype][2], min_size=count, max_size=count))
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(tensors(TYPED))
 def test_typed_tensor_comes_back_as_it_went(tensor: tuple[str, list[int], list[Any]]) -> None:
     request = request_of(*tensor)
@@ -86,6 +87,7 @@ def test_typed_tensor_comes_back_as_it_went(tensor: tuple[str, list[int], list[A
     assert not response.raw_output_contents
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(tensors(list(TYPES)))
 def test_raw_tensor_comes_back_as_it_went(tensor: tuple[str, list[int], list[Any]]) -> None:
     datatype, shape, values = tensor
@@ -95,6 +97,7 @@ def test_raw_tensor_comes_back_as_it_went(tensor: tuple[str, list[int], list[Any
     assert not response.outputs[0].HasField("contents")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(st.integers(0, 0xFFFF).filter(lambda bits: bits & 0x7F80 != 0x7F80), max_size=8))
 def test_bf16_comes_back_as_it_went(halves: list[int]) -> None:
     """Python has no name for them. Those with all bits of the exponent are NaN and the infinities."""
@@ -104,6 +107,7 @@ def test_bf16_comes_back_as_it_went(halves: list[int]) -> None:
     )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.binary(max_size=60), st.sampled_from([*TYPES, "BF16"]), st.lists(st.integers(-2, 9), max_size=3))
 def test_any_raw_bytes_are_read_or_refused(raw: bytes, datatype: str, shape: list[int]) -> None:
     with contextlib.suppress(BadRequest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,12 @@ class FakeServer:
             path = f"GET /models/{versions[0]['modelName']}"
             self.answers[path] = (200, versions[:1])
             self.answers[f"{path}/all"] = (200, versions)
+
+
+def heed_interruption() -> None:
+    """For a process that is to be interrupted, before it begins: what runs in the background of a shell without jobs,
+    as CI may, ignores SIGINT, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

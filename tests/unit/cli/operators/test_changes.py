@@ -10,7 +10,7 @@ import sys
 import pytest
 from aiohttp import web
 
-from tests.unit.cli.operators.conftest import Command, FakeServer, described, error
+from tests.unit.cli.operators.conftest import Command, FakeServer, described, error, heed_interruption
 
 DONE = {"status": "done"}
 
@@ -152,7 +152,9 @@ async def test_interruption_says_that_the_server_goes_on(server: FakeServer) -> 
 
     server.holding = hold
     argv = ["-m", "torchserve_lite", "scale", "m", "2", "--url", server.url]
-    process = await asyncio.create_subprocess_exec(sys.executable, *argv, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *argv, stderr=asyncio.subprocess.PIPE, preexec_fn=heed_interruption
+    )
     async with asyncio.timeout(60):
         await asked.wait()
         process.send_signal(signal.SIGINT)

@@ -11,7 +11,7 @@ import sys
 import pytest
 from aiohttp import web
 
-from tests.unit.cli.operators.conftest import Command, FakeServer, described, error
+from tests.unit.cli.operators.conftest import Command, FakeServer, described, error, heed_interruption
 
 WORKER = described()["workers"][0]
 
@@ -108,6 +108,7 @@ async def test_watch_asks_again_until_it_is_interrupted(server: FakeServer) -> N
         *("-m", "torchserve_lite", "models", "--watch", "0.01", "--url", server.url),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "FORCE_COLOR": "1", "TERM": "xterm"},
+        preexec_fn=heed_interruption,
     )
     async with asyncio.timeout(60):
         await asked.acquire()
