@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -51,11 +51,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def torch_model_archiver(argv: Sequence[str] | None = None) -> int:
-    """As quiet as the original, for scripts that read its output."""
     parser = argparse.ArgumentParser(prog="torch-model-archiver", description="Packs a model into an archive.")
     add_arguments(parser)
+    return run_as_the_original(parser, _build, argv)
+
+
+def run_as_the_original(
+    parser: argparse.ArgumentParser, build: Callable[[argparse.Namespace], Path], argv: Sequence[str] | None
+) -> int:
+    """As quiet as TorchServe's archivers, for scripts that read their output."""
     try:
-        _build(parser.parse_args(argv))
+        build(parser.parse_args(argv))
     except ServingError as error:
         print(f"ERROR - {error}", file=sys.stderr)
         return 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from torchserve_lite.cli.archive import run_as_the_original
 from torchserve_lite.errors import ServingError
 from torchserve_lite.workflows.builder import WorkflowArchiveRequest, build
 
@@ -30,15 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def torch_workflow_archiver(argv: Sequence[str] | None = None) -> int:
-    """As quiet as the original, for scripts that read its output."""
     parser = argparse.ArgumentParser(prog="torch-workflow-archiver", description="Packs a workflow into an archive.")
     add_arguments(parser)
-    try:
-        _build(parser.parse_args(argv))
-    except ServingError as error:
-        print(f"ERROR - {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_as_the_original(parser, _build, argv)
 
 
 def _build(arguments: argparse.Namespace) -> Path:
