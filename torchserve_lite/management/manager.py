@@ -6,12 +6,12 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import psutil
 
@@ -30,7 +30,6 @@ from torchserve_lite.errors import (
     ModelNotRegistered,
     NoRoom,
     ServingError,
-    ShuttingDown,
     UnregisteredMeanwhile,
     WorkerFailure,
 )
@@ -39,10 +38,9 @@ from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.management.samples import sample_request
 from torchserve_lite.management.specs import build_spec, features_to_come, file_stem, model_key
+from torchserve_lite.management.turns import Turns
 
 T = TypeVar("T")
-
-_INTERRUPTED_WITHIN = 5.0  # seconds; a disk that does not answer must not hold up the stop
 
 # What the log says when a change fails: of which model, and why.
 _NOT_LOADED = "Loading model %s failed: %s"
@@ -99,22 +97,16 @@ class ModelManager:
         self._environments = environments
         self._overrides = ModelsConfig().overrides
         self._generations = itertools.count()
-        self._background = asyncio.TaskGroup()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._blocking: set[asyncio.Future[Any]] = set()
+        self._turns = Turns()
 
     async def __aenter__(self) -> ModelManager:
         await self._fetcher.__aenter__()
-        await self._background.__aenter__()
+        await self._turns.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._store.interruption.interrupt()
-        for task in self._tasks:
-            task.cancel()
-        await self._background.__aexit__(None, None, None)
-        if self._blocking:  # whoever waited for them may have been cancelled; what they unpack is removed after us
-            await asyncio.wait(self._blocking, timeout=_INTERRUPTED_WITHIN)
+        await self._turns.__aexit__(*exc_info)
         await self._fetcher.__aexit__()
 
     async def load_initial_models(self, config: ModelsConfig, progress: StartupProgress) -> None:
@@ -123,7 +115,7 @@ class ModelManager:
         wanted = list(config.startup)
         if config.load_all:
             manifest_needed = not self._workers.service_handler
-            names = await self._in_thread(self._store.all_archives, manifest_needed=manifest_needed)
+            names = await self._turns.in_thread(self._store.all_archives, manifest_needed=manifest_needed)
             wanted = [ServingOptions(url=name) for name in names]
         deployments = [Deployment(name=_asked_as(options), options=options) for options in wanted]
         for deployment in deployments:
@@ -197,7 +189,7 @@ class ModelManager:
 
     async def archives_in_store(self) -> dict[str, str]:
         """The names of the store's archives, by the names of the models that they would be."""
-        names = await self._in_thread(self._store.archives, manifest_needed=not self._workers.service_handler)
+        names = await self._turns.in_thread(self._store.archives, manifest_needed=not self._workers.service_handler)
         return {file_stem(name): name for name in names}
 
     async def register(
@@ -226,11 +218,11 @@ class ModelManager:
         origin = revision.archive.name or f"workflow {wanted.workflow}"
         log.info("Model %s is registered from %s.", deployment.key, origin)
         if not synchronous:
-            self._in_background(deployment, partial(self._load, deployment), _NOT_LOADED)
+            self._turns.in_background(deployment, partial(self._load, deployment), _NOT_LOADED)
             self._tell_change()
             await self.recorded()
             return deployment
-        await self._owned(self._load_or_withdraw(deployment))
+        await self._turns.owned(self._load_or_withdraw(deployment))
         await self.recorded()
         return deployment
 
@@ -238,7 +230,7 @@ class ModelManager:
         """What cannot be served is as if it had never been registered."""
         name, version = deployment.key
         try:
-            await self._take_turn(deployment, partial(self._load, deployment))
+            await self._turns.take(deployment, partial(self._load, deployment))
         except ServingError as error:
             if not deployment.is_draining:  # else somebody has unregistered it meanwhile
                 log.error("Model %s is not registered, because it does not load: %s", deployment.key, error)
@@ -265,7 +257,7 @@ class ModelManager:
         log.info("Model %s is unregistered.", deployment.key)
         if deployment.work is not None:
             deployment.work.cancel()
-        await self._owned(self._discard(deployment))
+        await self._turns.owned(self._discard(deployment))
         await self.recorded()
 
     async def _discard(self, deployment: Deployment) -> None:
@@ -289,7 +281,7 @@ class ModelManager:
         found = [one for one in self.registry.versions(name) if one.key.version == version]
         if found and found[0].state is DeploymentState.LOADING:
             with suppress(ServingError):  # it has been withdrawn meanwhile, or unregistered: the registry says so
-                await self._in_turn(found[0], _at_once)
+                await self._turns.in_turn(found[0], _at_once)
         self.registry.set_default(name, version)
         log.info("Version %s is the default of model %s.", version, name)
         self._tell_change()
@@ -298,13 +290,13 @@ class ModelManager:
     async def scale(self, name: str, version: str | None, low: int, high: int) -> int:
         """Brings the workers between ``low`` and ``high``; returns how many there are. LoadFailed when one cannot."""
         deployment = self.registry.resolve(name, version)
-        workers = await self._in_turn(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
+        workers = await self._turns.in_turn(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
         await self.recorded()
         return workers
 
     def scale_in_background(self, name: str, version: str | None, low: int, high: int) -> None:
         deployment = self.registry.resolve(name, version)
-        self._in_background(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
+        self._turns.in_background(deployment, partial(self._scale, deployment, low, high), _NOT_SCALED)
 
     async def _scale(self, deployment: Deployment, low: int, high: int) -> int:
         workers = min(max(self._engine.status(deployment.key).wanted, low), high)
@@ -330,7 +322,7 @@ class ModelManager:
                 raise
             told(deployment, False)
 
-        self._in_background(deployment, adjust, _NOT_ADJUSTED)
+        self._turns.in_background(deployment, adjust, _NOT_ADJUSTED)
 
     async def update(self, name: str, version: str | None, wanted: ServingOptions) -> Deployment:
         """Serves ``wanted.url`` in the place of a version, without a moment in which there is nobody to answer.
@@ -340,13 +332,13 @@ class ModelManager:
         ones serve on. An archive of another version takes the old one's place under its own.
         """
         deployment = self.registry.resolve(name, version)
-        updated = await self._in_turn(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
+        updated = await self._turns.in_turn(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
         await self.recorded()
         return updated
 
     def update_in_background(self, name: str, version: str | None, wanted: ServingOptions) -> None:
         deployment = self.registry.resolve(name, version)
-        self._in_background(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
+        self._turns.in_background(deployment, partial(self._update, deployment, wanted), _NOT_UPDATED)
 
     async def _update(self, deployment: Deployment, wanted: ServingOptions) -> Deployment:
         options = replace(wanted, name=deployment.spec.key.name).over(deployment.shown_options)
@@ -355,7 +347,7 @@ class ModelManager:
     async def rollback(self, name: str, version: str | None) -> Deployment:
         """Serves what was served before the last update, in the same way. Conflict when there is none."""
         deployment = self.registry.resolve(name, version)
-        returned = await self._in_turn(deployment, partial(self._roll_back, deployment), _NOT_ROLLED_BACK)
+        returned = await self._turns.in_turn(deployment, partial(self._roll_back, deployment), _NOT_ROLLED_BACK)
         await self.recorded()
         return returned
 
@@ -453,7 +445,7 @@ class ModelManager:
             if last_part(deployment.spec.archive_url) not in names:
                 continue
             try:
-                await self._in_turn(deployment, partial(self._reload, deployment))
+                await self._turns.in_turn(deployment, partial(self._reload, deployment))
             except ServingError as error:
                 log.error(
                     "Model %s has changed but does not load; the old one is served on. %s", deployment.name, error
@@ -520,7 +512,9 @@ class ModelManager:
                 # A virtual environment without packages would equal the interpreter it is made from.
                 return Revision(spec=spec, options=wanted, archive=archive)
             python, cache, interruption = self._workers.python, self._environments, self._store.interruption
-            environment = await self._in_thread(install, archive, python=python, cache=cache, interruption=interruption)
+            environment = await self._turns.in_thread(
+                install, archive, python=python, cache=cache, interruption=interruption
+            )
             return Revision(spec=spec, options=wanted, archive=archive, environment=environment)
         except BaseException:
             await self._fetcher.remove(archive)
@@ -553,73 +547,6 @@ class ModelManager:
             deployment.state = DeploymentState.SERVING
         finally:
             self._tell_change()
-
-    async def _in_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]], failure: str = "") -> T:
-        return await self._owned(self._told(deployment, change, failure))
-
-    async def _told(self, deployment: Deployment, change: Callable[[], Awaitable[T]], failure: str) -> T:
-        """In its turn. ``failure``: the line that the log has when it fails; "": whoever asks writes one."""
-        try:
-            return await self._take_turn(deployment, change)
-        except ServingError as error:
-            if failure and not deployment.is_draining:  # else it is no news: somebody has unregistered it
-                log.error(failure, deployment.name, error)
-            raise
-
-    async def _take_turn(self, deployment: Deployment, change: Callable[[], Awaitable[T]]) -> T:
-        async with deployment.lock:
-            if deployment.is_draining:
-                raise UnregisteredMeanwhile(deployment.name)
-            if deployment.state is DeploymentState.FAILED:
-                raise deployment.refusal()  # the engine does not know it
-            deployment.work = cast("asyncio.Task[None]", asyncio.current_task())
-            try:
-                return await change()
-            except asyncio.CancelledError:
-                if not deployment.is_draining:
-                    raise
-                raise UnregisteredMeanwhile(deployment.name) from None
-            finally:
-                deployment.work = None
-
-    async def _owned(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs it to its end, or to the server's, even when whoever waits for it here has gone."""
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        outcome.add_done_callback(lambda settled: settled.exception())  # it is no news that nobody has waited
-
-        async def run() -> None:
-            try:
-                outcome.set_result(await work)
-            except Exception as error:
-                outcome.set_exception(error)
-            except asyncio.CancelledError:
-                outcome.set_exception(ShuttingDown())
-                raise
-
-        self._start(run())
-        return await asyncio.shield(outcome)
-
-    def _in_background(self, deployment: Deployment, change: Callable[[], Awaitable[object]], failure: str) -> None:
-        async def report() -> None:
-            try:
-                with suppress(ServingError):
-                    await self._told(deployment, change, failure)
-            except Exception as error:
-                log.exception(failure, deployment.name, error)
-
-        self._start(report())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._background.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _in_thread(self, work: Callable[..., T], *args: object, **options: object) -> T:
-        """What blocks, and is interrupted when we are left."""
-        future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **options))
-        self._blocking.add(future)
-        future.add_done_callback(self._blocking.discard)
-        return await asyncio.shield(future)
 
     def _tell_change(self) -> None:
         for tell in self.changed:

@@ -283,7 +283,7 @@ async def test_scaling_that_fails_in_the_background_is_logged_and_harms_nobody(
         await parts.start(ServingOptions(url="a"))
         parts.engine.failures["a"] = failure
         parts.manager.scale_in_background("a", None, 5, 5)
-        await asyncio.gather(*parts.manager._tasks)
+        await asyncio.gather(*parts.manager._turns._tasks)
         assert str(failure) in caplog.text
 
 
@@ -547,7 +547,7 @@ async def test_model_that_cannot_load_is_withdrawn_also_when_its_client_has_gone
         asking.cancel()
         await asyncio.wait([asking])
         engine.let_go.set()
-        await asyncio.gather(*parts.manager._tasks, return_exceptions=True)
+        await asyncio.gather(*parts.manager._turns._tasks, return_exceptions=True)
         assert list(parts.manager.registry) == []
 
 
