@@ -15,6 +15,7 @@ ServingError
 │   └── HostNotAllowed, OriginNotAllowed
 ├── NotFound
 │   ├── ModelNotFound
+│   │   └── NoOpenAIModel      it is served, and does not speak the protocol that it was asked in
 │   ├── ModelVersionNotFound
 │   │   └── UnknownDefault
 │   ├── ArchiveNotFound
@@ -167,6 +168,15 @@ class NotFound(ServingError):
 class ModelNotFound(NotFound):
     def __init__(self, name: str) -> None:
         super().__init__(f"Model not found: {name}")
+
+
+class NoOpenAIModel(ModelNotFound):
+    def __init__(self, name: str) -> None:
+        ServingError.__init__(
+            self,
+            f"Model {name} does not answer OpenAI's requests. If its handler does, say so in its model-config.yaml: "
+            "openai: true.",
+        )
 
 
 class ModelVersionNotFound(NotFound):

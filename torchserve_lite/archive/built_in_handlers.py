@@ -17,5 +17,8 @@ BUILT_IN_HANDLERS = {
     "vllm_handler": "vllm",
 }
 
+# Those that answer OpenAI's requests, by the path in the header url_path.
+OPENAI_HANDLERS = frozenset({"llm_handler", "vllm_handler"})
+
 # torch-model-archiver 0.12 takes these for the name of a file of the user's.
 UNKNOWN_TO_THE_ARCHIVER = frozenset({"densenet_handler", "text_handler", "vision_handler"})

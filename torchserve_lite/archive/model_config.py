@@ -219,6 +219,7 @@ _KEYS: Keys = {
     "sequenceTimeoutMSec": ("sequence_timeout", _milliseconds),
     "maxNumSequence": ("max_num_sequence", _raised_to_one),
     "maxSequenceJobQueueSize": ("max_sequence_job_queue_size", _raised_to_one),
+    "openai": ("openai", _flag),
 }
 
 _TORCHRUN_KEYS: Keys = {

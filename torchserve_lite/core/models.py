@@ -77,6 +77,7 @@ class ModelSpec:
     model_config: Mapping[Any, Any] = field(default_factory=dict)
     autoscale: bool = True  # the number of workers follows the load between min_workers and max_workers
     loaded_at_startup: bool = False
+    openai: bool = False  # its handler answers OpenAI's requests
     generation: int = 0  # of all that a server has opened to serve, no two have the same
 
 

@@ -64,6 +64,7 @@ class ServingOptions:
     sequence_timeout: float | None = None
     max_num_sequence: int | None = None
     max_sequence_job_queue_size: int | None = None
+    openai: bool | None = None
 
     def over(self, weaker: ServingOptions) -> ServingOptions:
         """These, and where they are silent the others."""

@@ -34,11 +34,13 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """A model and its versions, in the order in which they were registered."""
+    """A model and its versions, in the order in which they were registered. ``openai``: the names under which OpenAI's
+    routes serve its default version, its own and its adapters'; none for a model that does not speak that protocol."""
 
     name: str
     versions: tuple[str, ...]
     loaded_at_startup: bool
+    openai: tuple[str, ...] = ()
 
 
 class DataPlane(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.dataplane.interface import ModelSummary, Readiness
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import (
@@ -33,12 +34,14 @@ class ServedModels:
 
     def models(self) -> Sequence[ModelSummary]:
         summaries = []
-        for name in self._registry.names():
+        for default in self._registry.defaults():
+            name = default.key.name
             specs = [deployment.spec for deployment in self._registry.versions(name)]
             summary = ModelSummary(
                 name=name,
                 versions=tuple(spec.key.version for spec in specs),
                 loaded_at_startup=any(spec.loaded_at_startup for spec in specs),
+                openai=_openai_names(default.spec),
             )
             summaries.append(summary)
         return summaries
@@ -70,3 +73,11 @@ class ServedModels:
         if status.ready_workers >= (status.wanted if every_worker else 1):
             return None
         return WorkerRestarting(name, status.last_failure) if status.last_failure else ModelLoading(name)
+
+
+def _openai_names(spec: ModelSpec) -> tuple[str, ...]:
+    if not spec.openai:
+        return ()
+    handler = spec.model_config.get("handler")
+    adapters = handler.get("adapters") if isinstance(handler, Mapping) else None
+    return spec.key.name, *(map(str, adapters) if isinstance(adapters, Mapping) else ())

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from torchserve_lite.archive.built_in_handlers import OPENAI_HANDLERS
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive, last_part
 from torchserve_lite.config.settings import WorkerConfig
@@ -73,11 +74,12 @@ def build_spec(
     options = options.over(of_the_manifest).over(of_the_server)
     if options.runtime == "LSP":
         raise InvalidArchive(archive.name, "its runtime is LSP, for handlers in C++, which this server does not run.")
+    handler = _said(options.handler) or _no_handler(archive)
     return ModelSpec(
         key=model_key(archive, wanted),
         archive_url=archive.url,
         digest=archive.digest,
-        handler=_said(options.handler) or _no_handler(archive),
+        handler=handler,
         runtime=_said(options.runtime),
         envelope=workers.service_envelope,
         min_workers=fewest,
@@ -96,6 +98,7 @@ def build_spec(
         manifest=archive.manifest.raw,
         model_config=archive.config.raw,
         loaded_at_startup=wanted.loaded_at_startup is not False,
+        openai=_module(handler) in OPENAI_HANDLERS if options.openai is None else options.openai,
     )
 
 
@@ -115,6 +118,11 @@ def _worker_range(url: str, options: ServingOptions, default: int) -> tuple[int,
     if low is None:
         low = default if high is None else min(default, high)
     return low, low if high is None else high
+
+
+def _module(handler: str) -> str:
+    """``vllm_handler``, ``vllm_handler.py`` and ``vllm_handler:VLLMHandler`` are the same one."""
+    return handler.partition(":")[0].removesuffix(".py")
 
 
 def _no_handler(archive: Archive) -> str:

@@ -43,6 +43,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.OriginNotAllowed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
     errors.NotFound: ErrorMapping(404, "NOT_FOUND", "ResourceNotFoundException"),
     errors.ModelNotFound: ErrorMapping(404, "NOT_FOUND", "ModelNotFoundException"),
+    errors.NoOpenAIModel: ErrorMapping(404, "NOT_FOUND", "ModelNotFoundException"),
     errors.ModelVersionNotFound: ErrorMapping(404, "NOT_FOUND", "ModelVersionNotFoundException"),
     errors.UnknownDefault: ErrorMapping(404, "NOT_FOUND", "ModelVersionNotFoundException"),
     errors.ArchiveNotFound: ErrorMapping(404, "NOT_FOUND", "ModelNotFoundException"),
@@ -89,11 +90,12 @@ _UNEXPECTED = ErrorMapping(500, "INTERNAL", "InternalServerException")
 
 
 class ErrorForm(enum.Enum):
-    """How a group of routes tells of an error: the triple that TorchServe's clients read, or the triple and ``error``,
-    which KServe's clients read."""
+    """How a group of routes tells of an error: the triple that TorchServe's clients read, the triple and ``error``,
+    which KServe's clients read, or the object ``error`` of OpenAI's."""
 
     TORCHSERVE = "torchserve"
     KSERVE = "kserve"
+    OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +117,11 @@ def status_of(kind: type[errors.ServingError], form: ErrorForm) -> int | None:
 
 
 def _in_form(status: int, kind: type[Exception], form: ErrorForm) -> int:
-    """In KServe 503 means "try another pod", so that a handler's own failure is 500 in its form."""
-    return 500 if form is ErrorForm.KSERVE and status == 503 and issubclass(kind, errors.PredictionFailed) else status
+    """In KServe 503 means "try another pod", so that a handler's own failure is 500 where TorchServe's form is not
+    asked for."""
+    if form is not ErrorForm.TORCHSERVE and status == 503 and issubclass(kind, errors.PredictionFailed):
+        return 500
+    return status
 
 
 def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorReply:
@@ -130,6 +135,8 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     body: dict[str, object] = {"code": status, "type": mapping.type, "message": message}
     if form is ErrorForm.KSERVE:
         body["error"] = message
+    elif form is ErrorForm.OPENAI:
+        body = {"error": _openai_error(error, status, message)}
     headers: tuple[tuple[str, str], ...] = ()
     if isinstance(error, errors.Unavailable):
         headers = (("Retry-After", str(error.retry_after)),)
@@ -138,6 +145,18 @@ def reply_to(error: Exception, form: ErrorForm = ErrorForm.TORCHSERVE) -> ErrorR
     elif isinstance(error, errors.MethodNotAllowed) and error.allowed:
         headers = (("Allow", ", ".join(error.allowed)),)
     return ErrorReply(status, body, headers)
+
+
+def _openai_error(error: Exception, status: int, message: str) -> Mapping[str, object]:
+    """OpenAI's own words for what its clients may tell apart; they come again by themselves after 408, 409, 429 and
+    5xx, when ``Retry-After`` says so."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    code = None
+    if isinstance(error, errors.InvalidToken):
+        code = "invalid_api_key"
+    elif isinstance(error, errors.ModelNotFound):
+        code = "model_not_found"
+    return {"message": message, "type": kind, "param": "model" if code == "model_not_found" else None, "code": code}
 
 
 _GRPC_OF_HANDLERS = {

@@ -53,6 +53,22 @@ def of_spec(made: ModelSpec, name: str) -> Any:
     return {"batch_size": made.batch.size, "batch_delay": made.batch.delay}.get(name, getattr(made, name, None))
 
 
+@pytest.mark.parametrize(
+    ("handler", "config", "openai"),
+    [
+        ("vllm_handler", {}, True),
+        ("vllm_handler.py:VLLMHandler", {}, True),
+        ("llm_handler", {"openai": False}, False),
+        ("h.py", {}, False),
+        ("h.py", {"openai": True}, True),
+    ],
+)
+def test_model_speaks_openai_by_its_handler_unless_its_config_says(
+    handler: str, config: dict[str, Any], openai: bool
+) -> None:
+    assert spec(model_config(**config), said(handler=handler)).openai is openai
+
+
 WORKERS = WorkerConfig(response_timeout=10.0, startup_timeout=10.0)
 NUMBERS = [
     # name in our spec, name in model-config.yaml, what holds when nobody says anything

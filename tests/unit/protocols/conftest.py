@@ -125,7 +125,7 @@ class Front:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
         for version in ("1.0", "2.0"):
-            self.registry.add(deployment_of(key=ModelKey(KEY.name, version)))
+            self.registry.add(deployment_of(key=ModelKey(KEY.name, version), openai=True))
         self.metrics = ServerMetrics(MetricsConfig())
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)

@@ -11,7 +11,7 @@ import pytest
 from torchserve_lite import errors
 from torchserve_lite.protocols.errors import TABLE, ErrorForm, grpc_reply_to, reply_to
 
-TORCHSERVE, KSERVE = ErrorForm.TORCHSERVE, ErrorForm.KSERVE
+TORCHSERVE, KSERVE, OPENAI = ErrorForm.TORCHSERVE, ErrorForm.KSERVE, ErrorForm.OPENAI
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
 
@@ -69,13 +69,27 @@ def test_table_holds_nothing_that_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("form", ErrorForm)
+@pytest.mark.parametrize("form", [TORCHSERVE, KSERVE])
 def test_body_is_the_triple_and_kserve_clients_find_their_error(kind: type[Exception], form: ErrorForm) -> None:
     error = example(kind)
     status, body, _ = told(error, form)
     assert list(body) == ["code", "type", "message", *(["error"] if form is KSERVE else [])]
     assert body["code"] == status
     assert {body["message"], body.get("error", str(error))} == {str(error)}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_openai_clients_find_their_error(kind: type[Exception]) -> None:
+    error = example(kind)
+    status, body, _ = told(error, OPENAI)
+    assert list(body) == ["error"]
+    assert list(body["error"]) == ["message", "type", "param", "code"]
+    assert body["error"]["message"] == str(error)
+    assert body["error"]["type"] == ("server_error" if status >= 500 else "invalid_request_error")
+
+
+def test_handler_that_has_enough_is_told_in_openais_words() -> None:
+    assert told(errors.HandlerError("too many", 429), OPENAI)[1]["error"]["type"] == "rate_limit_error"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,7 @@ def test_status_and_type_are_torchserves(error: Exception, status: int, kind: st
     [
         pytest.param(errors.PredictionFailed("Prediction failed"), TORCHSERVE, 503, id="handler, torchserve route"),
         pytest.param(errors.PredictionFailed("Prediction failed"), KSERVE, 500, id="handler, kserve route"),
+        pytest.param(errors.PredictionFailed("Prediction failed"), OPENAI, 500, id="handler, openai route"),
         pytest.param(errors.OutOfMemory("x"), KSERVE, 507, id="out of memory"),
         pytest.param(errors.QueueFull("m", 1), KSERVE, 503, id="another pod may have room"),
     ],

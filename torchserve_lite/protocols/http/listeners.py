@@ -29,6 +29,7 @@ from torchserve_lite.protocols.http.guard import Guard
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1ReadinessRoutes, KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
+from torchserve_lite.protocols.http.openai import OpenAIRoutes
 from torchserve_lite.protocols.http.plain import PlainHeads
 from torchserve_lite.protocols.http.refusals import Refusals
 from torchserve_lite.protocols.http.routing import Routes, RouteTable
@@ -221,7 +222,11 @@ class HttpFrontEnd:
             if self._workflows is not None:
                 routes.append(WorkflowInferenceRoutes(self._workflows, Bodies(self._config)))
             routes.append(SageMakerRoutes(*shared))
-            routes += [KServeV1Routes(*shared), KServeV2Routes(*shared)]
+            routes += [
+                KServeV1Routes(*shared),
+                KServeV2Routes(*shared),
+                OpenAIRoutes(self._plane, Bodies(self._config)),
+            ]
         if "management" in roles:
             if "inference" not in roles:
                 routes.append(KServeV1ReadinessRoutes(self._health))

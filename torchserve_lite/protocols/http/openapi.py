@@ -190,9 +190,12 @@ _TRIPLE: Mapping[str, Schema] = {
     "type": {"type": "string", "enum": sorted({mapping.type for mapping in TABLE.values()})},
     "message": TEXT,
 }
+_OR_NULL: Schema = {"type": "string", "nullable": True}
+_OPENAI: Schema = objects({"message": TEXT, "type": TEXT, "param": _OR_NULL, "code": _OR_NULL})
 _ERRORS = {
     ErrorForm.TORCHSERVE: Named("Error", objects(_TRIPLE)),
     ErrorForm.KSERVE: Named("KServeError", objects({**_TRIPLE, "error": {**TEXT, "description": "The message."}})),
+    ErrorForm.OPENAI: Named("OpenAIError", objects({"error": _OPENAI})),
 }
 KSERVE_ERROR = _ERRORS[ErrorForm.KSERVE]
 

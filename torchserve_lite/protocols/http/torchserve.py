@@ -108,7 +108,10 @@ class TorchServeRoutes:
         return json_answer({"status": status, **found.causes}, 200 if found.ready else 500, indent=2)
 
     async def predictions(self, request: web.Request) -> InferenceResponse:
-        check_method(request)
+        _, _, rest = split_path(request.match_info["path"])
+        # OpenAI's clients GET the list of models that a handler of language models has; no model runs for that.
+        if request.method != "GET" or rest.split("/")[:2] != ["v1", "models"]:
+            check_method(request)
         return await self._infer(request, prediction(request.match_info))
 
     async def explanations(self, request: web.Request) -> InferenceResponse:
