@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from google.protobuf import descriptor_pb2
 
 from tests.certificates import issue
 from torchserve_lite.config.settings import AccessConfig, GrpcConfig, TlsConfig
+from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, WorkerState
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.access import Access
 from torchserve_lite.protocols.grpc.reflection import VERSIONS
 
-from .grpc_front import INFERENCE, MANAGEMENT, GrpcFront, serving_grpc
+from .grpc_front import INFERENCE, MANAGEMENT, GrpcClient, GrpcFront, serving_grpc
 
 AUTHORITY = issue("authority", authority=True)
 SERVER = issue("server", AUTHORITY)
@@ -215,7 +217,7 @@ async def test_management_has_a_port_of_its_own(front: GrpcFront) -> None:
 # The stop
 
 
-async def test_call_that_had_begun_is_answered_while_the_server_stops() -> None:
+async def test_calls_are_answered_while_one_that_had_begun_before_the_stop_runs() -> None:
     async with asyncio.timeout(60), serving_grpc() as front:
         came = asyncio.Event()
         front.engine.answer = lambda job: came.set()
@@ -223,13 +225,50 @@ async def test_call_that_had_begun_is_answered_while_the_server_stops() -> None:
         await came.wait()
         watch = front.management.call(HEALTH, "Watch")(front.inference.message(HEALTH, "Watch"))
         assert [status async for status in stopping(front, watch)] == [SERVING, NOT_SERVING]
-        front.inference, before = front.client("inference"), front.inference
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await front.infer("Ping")
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "shutting down" in (await front.infer("Ping")).health
         front.engine.jobs[0].succeed(InferenceResponse(b"7"))
         assert (await calling).prediction == b"7"
-        await before.channel.close()
+
+
+async def test_every_call_is_answered_or_unavailable_when_the_server_stops_under_load() -> None:
+    """gRPC tells CANCELLED to calls that come in while it is stopped, and no client tries those again."""
+    codes: Counter[grpc.StatusCode] = Counter()
+
+    async def call_until_it_fails(front: GrpcFront, client: GrpcClient, answered: asyncio.Event) -> None:
+        request = client.message(SERVICE, "Predictions", model_name="tiny", input={"data": b"7"})
+        try:
+            while True:
+                assert (await client.call(SERVICE, "Predictions")(request)).prediction == b"7"
+                if len(front.engine.jobs) >= 100:
+                    answered.set()
+        except grpc.aio.AioRpcError as ended:
+            codes[ended.code()] += 1
+
+    for _ in range(3):
+        async with asyncio.timeout(60), serving_grpc() as front, asyncio.TaskGroup() as callers:
+            answered = asyncio.Event()
+            front.engine.answer = answer_soon
+            clients = [front.client("inference") for _ in range(4)]
+            for client in clients * 4:
+                callers.create_task(call_until_it_fails(front, client, answered))
+            await answered.wait()
+            front.shutdown.begin()
+        await asyncio.gather(*(client.channel.close() for client in clients))
+    assert codes == {grpc.StatusCode.UNAVAILABLE: 3 * 16}
+
+
+def answer_soon(job: Job) -> None:
+    asyncio.get_running_loop().call_soon(job.succeed, InferenceResponse(b"7"))
+
+
+async def test_no_call_is_answered_after_the_stop() -> None:
+    async with asyncio.timeout(60), serving_grpc() as front:
+        pass
+    front.inference = front.client("inference")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await front.infer("Ping")
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    await front.inference.channel.close()
 
 
 async def stopping(front: GrpcFront, watch: Any) -> AsyncIterator[int]:
@@ -246,8 +285,9 @@ async def test_call_that_takes_longer_than_the_stop_may_is_abandoned() -> None:
         calling = asyncio.create_task(front.infer("Predictions", model_name="tiny"))
         await came.wait()
         front.shutdown.begin()
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
             await calling
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         (job,) = front.engine.jobs
         with pytest.raises(asyncio.CancelledError):
             await asyncio.shield(job.answer)

@@ -13,10 +13,12 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError
 
+from torchserve_lite.core.requests import Headers
 from torchserve_lite.errors import BadRequest, ServingError, ShuttingDown
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.protocols.errors import ErrorForm, grpc_reply_to
 from torchserve_lite.protocols.grpc.messages import Messages
+from torchserve_lite.protocols.grpc.metadata import ClientMetadata, client_metadata, told_to_client
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.answers import new_request_id
 
@@ -46,30 +48,32 @@ def log_unexpected(what: str, error: Exception) -> None:
 
 
 class Call:
-    """One call of a client."""
+    """One call of a client. ``metadata`` is what it says besides its message, ``trailing`` what it is told so."""
 
     def __init__(
         self, context: grpc.aio.ServicerContext[Any, Any], request_class: Any, stopping: asyncio.Event
     ) -> None:
         self.request_id = new_request_id()
+        self.metadata: ClientMetadata = client_metadata(context.invocation_metadata())
+        self.trailing = [("x-request-id", self.request_id)]
         self._context = context
         self._request_class = request_class
         self._stopping = stopping
-        self._sending = asyncio.Lock()
+        self._sending: asyncio.Lock | None = None  # made for those who stream
 
     @property
     def timeout(self) -> float | None:
-        """Seconds until the client's deadline, for the job, which is not begun after it. That the call itself ends
-        then, gRPC sees to."""
+        """Seconds that the client is ready to wait, for the job, which is not begun after them: until its deadline, or
+        as many as it says by ``x-request-timeout-ms``, as over HTTP. That the call itself ends at the deadline, gRPC
+        sees to."""
         remaining: float | None = self._context.time_remaining()
-        return remaining
+        said = self.metadata.seconds
+        return said if remaining is None or (said is not None and said < remaining) else remaining
 
-    @property
-    def authorization(self) -> str:
-        for name, value in self._context.invocation_metadata() or ():
-            if name == "authorization":
-                return value if isinstance(value, str) else value.decode("latin-1")
-        return ""
+    def tell_headers(self, headers: Headers) -> None:
+        """Those that the handler set, with the end of the call."""
+        if headers:
+            self.trailing += told_to_client(headers)
 
     @property
     def stopping(self) -> asyncio.Event:
@@ -94,6 +98,8 @@ class Call:
 
         Once the client has gone, the call is cancelled; whoever sends just before that hears the same.
         """
+        if self._sending is None:
+            self._sending = asyncio.Lock()
         async with self._sending:
             try:
                 await self._context.write(message.SerializeToString())
@@ -137,6 +143,21 @@ class Calls:
         self._access_log = access_log
         self._stopping = stopping
         self._shared = shared
+        self._running: set[asyncio.Task[Any]] = set()  # gRPC's: they end when the client has been sent the last of it
+        self._refusing = False
+
+    async def end(self, patience: Callable[[], float]) -> None:
+        """Waits for the calls that have begun, ``patience()`` seconds at most. New ones are answered meanwhile, since
+        clients on open connections know no other server yet; then they are refused."""
+        await self._ended(patience())
+        self._refusing = True
+        await self._ended(patience())
+        await self._ended(patience())  # those that were refused
+
+    async def _ended(self, patience: float) -> None:
+        """All that run now."""
+        if self._running:
+            await asyncio.wait(set(self._running), timeout=patience)
 
     def handlers(self, service: Service) -> grpc.GenericRpcHandler:
         """Requests and answers pass through gRPC as bytes, so that a request that is none is answered by us, too."""
@@ -162,12 +183,18 @@ class Calls:
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
             begun = perf_counter()
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
             call = Call(context, request_class, self._stopping)
             code = grpc.StatusCode.OK
             try:
-                self._access.check(door, call.authorization, shared=self._shared)
-                context.set_trailing_metadata((("x-request-id", call.request_id),))
+                if self._refusing:
+                    raise ShuttingDown
+                self._access.check(door, call.metadata.authorization, shared=self._shared)
                 answered = await method(call.parse(request) if isinstance(request, bytes) else call.requests(), call)
+                context.set_trailing_metadata(tuple(call.trailing))
                 return None if answered is None else answered.SerializeToString()
             except asyncio.CancelledError:  # the client has gone, its deadline has passed, or a stop took too long
                 code = grpc.StatusCode.CANCELLED
@@ -177,11 +204,10 @@ class Calls:
                     log_unexpected(asked, error)
                 reply = grpc_reply_to(error, service.form)
                 code = grpc.StatusCode[reply.code]
-                metadata = [("x-request-id", call.request_id)]
                 if reply.retry_after is not None:
-                    metadata.append(("retry-after", str(reply.retry_after)))
+                    call.trailing.append(("retry-after", str(reply.retry_after)))
                 details = reply.details if service.form is ErrorForm.TORCHSERVE else reply.message
-                await context.abort(code, details, tuple(metadata))
+                await context.abort(code, details, tuple(call.trailing))
             finally:
                 self._access_log.add(call.peer, asked, code.value[0], perf_counter() - begun)
 

@@ -60,6 +60,7 @@ class InferenceService:
 
     async def predictions(self, request: Any, call: Call) -> Any:
         response = await self._plane.infer(_inference_request(request, call))
+        call.tell_headers(response.headers)
         if response.stream is None:
             return self._answer(prediction=bytes(response.body))
         whole = bytearray()
@@ -74,6 +75,7 @@ class InferenceService:
 
     async def stream_predictions(self, request: Any, call: Call) -> None:
         response = await self._plane.infer(_inference_request(request, call))
+        call.tell_headers(response.headers)
         async for piece in _pieces(response):
             await call.send(self._answer(prediction=bytes(piece)))
 
@@ -143,17 +145,24 @@ class _Sequences:
 
 
 def _inference_request(request: Any, call: Call) -> InferenceRequest:
-    """The handler sees no headers but the sequence's id, as in TorchServe, and each input as bytes."""
+    """The handler gets each input as bytes. The sequence's id is a header, as it is over HTTP."""
     if not request.model_name:
         raise BadRequest("Parameter model_name is required.")
+    said = call.metadata
+    headers, encoded = said.headers, said.encoded_headers
+    if request.sequence_id:
+        others = tuple([pair for pair in headers if pair[0] != _SEQUENCE_ID])
+        headers, encoded = (*others, (_SEQUENCE_ID, request.sequence_id)), b""
     return InferenceRequest(
         call.request_id,
         request.model_name,
         request.model_version or None,
         Verb.PREDICT,
-        tuple(Part(name, data) for name, data in request.input.items()),
-        ((_SEQUENCE_ID, request.sequence_id),) if request.sequence_id else (),
+        tuple([Part(name, data) for name, data in request.input.items()]),
+        headers,
         timeout=call.timeout,
+        trace_context=said.trace_context,
+        encoded_headers=encoded,
     )
 
 

@@ -91,7 +91,9 @@ class OpenInference:
         return self._new("ModelMetadataResponse", name=name, versions=versions, platform="pytorch")
 
     async def model_infer(self, request: Any, call: Call) -> Any:
-        answer = await self._answer_to(request, call, call.request_id)
+        answer = await self._ask(request, call, call.request_id)
+        call.tell_headers(answer.headers)
+        _check_status(answer)
         if answer.stream is not None:
             answer.stream.close()
             raise AnswerInPieces(request.model_name)
@@ -107,7 +109,8 @@ class OpenInference:
 
                 async def begin(request: Any) -> InferenceResponse | ServingError:
                     try:
-                        answer = await self._answer_to(request, call, new_request_id())
+                        answer = await self._ask(request, call, new_request_id())
+                        _check_status(answer)
                     except ServingError as error:
                         return error
                     if answer.stream is not None:
@@ -185,20 +188,14 @@ class OpenInference:
         await self._repository.unload(name)
         return self._new("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
 
-    async def _answer_to(self, request: Any, call: Call, request_id: str) -> InferenceResponse:
+    async def _ask(self, request: Any, call: Call, request_id: str) -> InferenceResponse:
         name, version = request.model_name, request.model_version or None
         await self._plane.check_known(name, version)
         part = Part("body", json_of(request), JSON)
-        asked = InferenceRequest(
-            request_id, name, version, Verb.PREDICT, (part,), envelope=Envelope.KSERVE_V2, timeout=call.timeout
-        )
-        answer = await self._plane.infer(asked)
-        if answer.status < 400:
-            return answer
-        if answer.stream is not None:
-            answer.stream.close()
-        text = bytes(answer.body[:_LONGEST_DETAIL]).decode(errors="replace")
-        raise HandlerError(f"The handler answered with the status {answer.status}: {text}", answer.status)
+        said = call.metadata
+        facts = (Envelope.KSERVE_V2, call.timeout, said.trace_context, said.encoded_headers)
+        asked = InferenceRequest(request_id, name, version, Verb.PREDICT, (part,), said.headers, *facts)
+        return await self._plane.infer(asked)
 
     def _response_of(self, request: Any, body: Buffer) -> Any:
         return fill_response(self._new("ModelInferResponse"), body, raw=bool(request.raw_input_contents))
@@ -214,6 +211,15 @@ class OpenInference:
 
     def _new(self, message: str, /, **fields: Any) -> Any:
         return self._messages.named(f"{_KSERVE}.{message}")(**fields)
+
+
+def _check_status(answer: InferenceResponse) -> None:
+    if answer.status < 400:
+        return
+    if answer.stream is not None:
+        answer.stream.close()
+    text = bytes(answer.body[:_LONGEST_DETAIL]).decode(errors="replace")
+    raise HandlerError(f"The handler answered with the status {answer.status}: {text}", answer.status)
 
 
 def _model_named(request: Any) -> str:

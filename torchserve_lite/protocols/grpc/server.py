@@ -25,6 +25,7 @@ from torchserve_lite.protocols.grpc.management import ManagementService
 from torchserve_lite.protocols.grpc.messages import Messages, load_messages
 from torchserve_lite.protocols.grpc.oip import OpenInference
 from torchserve_lite.protocols.grpc.reflection import VERSIONS, ReflectionService
+from torchserve_lite.protocols.grpc.sockets import cut_off
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 
@@ -76,6 +77,8 @@ class GrpcFrontEnd:
         self._health = Health(plane)
         self._stopping = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
+        self._calls: list[Calls] = []
+        self._ports: list[int] = []
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
@@ -101,13 +104,15 @@ class GrpcFrontEnd:
                 self._access_log.flush()
 
     async def _stop_with_the_server(self) -> None:
-        """Not ready any more; still accepting, while load balancers learn of it; then no new calls, and what has begun
-        is finished before the deadline of the stop, at which it is cancelled."""
+        """Not ready any more; still accepting, while load balancers learn of it; then what has begun is finished before
+        the deadline of the stop, and all connections are closed."""
         await self._shutdown.begun.wait()
         self._health.stopping = True
         await asyncio.sleep(min(self._limits.linger, self._shutdown.remaining()))
         self._stopping.set()
-        await asyncio.gather(*(server.stop(self._shutdown.remaining()) for server in self._servers))
+        await asyncio.gather(*(calls.end(self._shutdown.remaining) for calls in self._calls))
+        cut_off(self._ports)
+        await asyncio.gather(*(server.stop(None) for server in self._servers))
 
     def _listeners(self) -> Sequence[_Listener]:
         """One for both when they have the same address."""
@@ -144,6 +149,7 @@ class GrpcFrontEnd:
         server = grpc.aio.server(options=options)
         shared = len(listener.roles) > 1
         calls = Calls(messages, self._access, self._access_log, self._stopping, shared=shared)
+        self._calls.append(calls)
         services = self._services(listener.roles, messages)
         server.add_generic_rpc_handlers(tuple(calls.handlers(service) for service in services))
         return server
@@ -177,6 +183,7 @@ class GrpcFrontEnd:
             raise ConfigurationError(
                 f"grpc_{role}_port={listener.port} of grpc_{role}_address={listener.host} cannot be used: {why}"
             ) from error
+        self._ports.append(port)
         for role in listener.roles:
             self.addresses[role] = f"{'grpcs' if self._config.tls else 'grpc'}://{host}:{port}"
 

@@ -281,7 +281,7 @@ async def stop_accepting(server: asyncio.Server, connect: Callable[[], asyncio.P
     """
     holds = [socket.socket(fileno=os.dup(listening.fileno())) for listening in server.sockets]
     for hold in holds:
-        _ignore_new_clients(hold)
+        ignore_new_clients(hold)
     server.close()
     await asyncio.sleep(_HANDSHAKE)
     accepted = []
@@ -293,7 +293,7 @@ async def stop_accepting(server: asyncio.Server, connect: Callable[[], asyncio.P
         await asyncio.get_running_loop().connect_accepted_socket(connect, client)
 
 
-def _ignore_new_clients(listening: socket.socket) -> None:
+def ignore_new_clients(listening: socket.socket) -> None:
     """Drops SYN packets that come for a TCP socket, and lets handshakes go on that have begun. Linux only: elsewhere,
     and for a Unix socket, nothing is done."""
     program = b"".join(struct.pack("HBBI", *step) for step in _DROP_SYN)
