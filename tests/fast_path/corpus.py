@@ -17,6 +17,7 @@ HOST = b"Host: x\r\n"
 TOKEN = b"the-token-for-this-server"
 ECHO = b"/predictions/echo"
 ACTS = b"/predictions/acts"
+EVENTS = b"Accept: text/event-stream"
 
 
 @dataclass(frozen=True)
@@ -679,6 +680,7 @@ ACTIONS = (
     "stream-status 201",
     "stream-status 204",
     "stream-header X-Own: 1",
+    "stream-header Content-Type: text/event-stream",
     "stream-break 0",
     "stream-break 1",
     "stream-break 5",
@@ -693,6 +695,8 @@ def answered() -> Iterator[Case]:
         yield one(f"handler does {action!r}", post(ACTS, body))
         yield one(f"handler does {action!r}, and the client closes", post(ACTS, body, b"Connection: close"))
         yield in_turn(f"handler does {action!r} between plain requests", PLAIN, post(ACTS, body), PLAIN)
+        if action.startswith("stream"):
+            yield in_turn(f"handler does {action!r} as events", post(ACTS, body, EVENTS), PLAIN)
     for action in ("status 404", "header X-Own: 1", "text 7", "number", "raise", "refuse 404 no", "stream 3", "none"):
         instances = json.dumps({"instances": [action]}).encode()
         yield one(f"V1 handler does {action!r}", post(b"/v1/models/acts:predict", instances))

@@ -107,6 +107,7 @@ _TABLE = (
     _key("slow_client_seconds", seconds, "30", "http.slow_client_seconds"),
     _key("slow_header_seconds", seconds, "30", "http.slow_header_seconds"),
     _key("slow_client_bytes_per_second", number(), "500", "http.slow_client_rate"),
+    _key("sse_heartbeat", number(), "15", "http.sse_heartbeat"),
     _key("cors_allowed_origin", header_value, "", "http.cors.access-control-allow-origin"),
     _key("cors_allowed_methods", header_value, "", "http.cors.access-control-allow-methods"),
     _key("cors_allowed_headers", header_value, "", "http.cors.access-control-allow-headers"),

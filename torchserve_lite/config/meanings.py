@@ -16,6 +16,7 @@ MEANINGS: Mapping[str, str] = {
     "slow_client_seconds": "Seconds over which a client's pace is looked at.",
     "slow_header_seconds": "Seconds that the head of a request may take.",
     "slow_client_bytes_per_second": "The minimum pace of a client's body or of its taking an answer.",
+    "sse_heartbeat": "Seconds of silence after which a stream of Server-Sent Events gets a comment; 0: never.",
     "cors_allowed_origin": "Sent as access-control-allow-origin with every response.",
     "cors_allowed_methods": "Sent as access-control-allow-methods with every response.",
     "cors_allowed_headers": "Sent as access-control-allow-headers with every response.",

@@ -61,7 +61,7 @@ class Client(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.asked = False  # it has sent a request
-        self.written = 0  # bytes of answers' bodies; heads are too short to matter
+        self.written = 0  # bytes of answers' bodies, with what frames them; heads are too short to matter
         self.goal = 0.0  # how many of them its client should have taken by the end of this window
         self._peer = ""
 

@@ -19,11 +19,12 @@ from torchserve_lite.protocols.http.access_log import AccessLog, request_line
 from torchserve_lite.protocols.http.answers import JSON, common_headers, new_request_id
 from torchserve_lite.protocols.http.bodies import awaits_continue, check_expectation
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients
+from torchserve_lite.protocols.http.events import Pieces, accepts_events, pieces_of
 from torchserve_lite.protocols.http.heads import check_head
 from torchserve_lite.protocols.http.raw_response import Heads, RawResponse, one_line
-from torchserve_lite.protocols.http.requests import REQUEST_ID
+from torchserve_lite.protocols.http.requests import REQUEST_ID, header
 from torchserve_lite.protocols.http.routing import Handler
-from torchserve_lite.protocols.http.streams import in_chunks, stream
+from torchserve_lite.protocols.http.streams import in_chunks, stream, until_closed
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Exchange:
         self._clients = clients
         self.heads = Heads(common_headers(config))
         self._largest_body = config.max_request_size
+        self._heartbeat = config.sse_heartbeat or None
 
     def begin(self, client: Client) -> None:
         """A request's head has been read."""
@@ -75,6 +77,12 @@ class Exchange:
         reply = reply_to(outcome, form)
         return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
+    def streamed(
+        self, answer: InferenceResponse, form: ErrorForm, *, wants_events: bool
+    ) -> tuple[InferenceResponse, Pieces]:
+        """A streamed answer as this client gets it, and how its pieces are sent."""
+        return pieces_of(answer, form, self._heartbeat, wants_events=wants_events)
+
     async def answer(self, request: web.Request, handler: Handler, form: ErrorForm) -> web.StreamResponse:
         """A request that aiohttp has read, from the moment its head is there until its answer has been written."""
         response: web.StreamResponse
@@ -95,7 +103,7 @@ class Exchange:
                 outcome = error
             answer = self.answer_to(outcome, form, asked)
             try:
-                response = await self._send(request, client, answer, close=isinstance(outcome, _UNREAD))
+                response = await self._send(request, client, answer, form, close=isinstance(outcome, _UNREAD))
             except ConnectionError:  # the client has gone, and nobody else has to hear of it
                 response = RawResponse(answer.status, keep_alive=False)
             finally:
@@ -107,17 +115,19 @@ class Exchange:
         return response
 
     async def _send(
-        self, request: web.Request, client: Client, answer: InferenceResponse, *, close: bool
+        self, request: web.Request, client: Client, answer: InferenceResponse, form: ErrorForm, *, close: bool
     ) -> web.StreamResponse:
         close = close or self.health.stopping or awaits_continue(request) or request.content.exception() is not None
         status = answer.status
-        streamed = answer.stream if status not in raw_response.WITHOUT_A_BODY else None
+        pieces: Pieces | None = None
+        if answer.stream is not None and status not in raw_response.WITHOUT_A_BODY:
+            answer, pieces = self.streamed(answer, form, wants_events=accepts_events(header(request, "Accept")))
         if raw_response.fits(request):
             keep_alive = request.keep_alive and not close
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the client has gone")
             head = self.heads.head(answer, request[REQUEST_ID], close=not keep_alive)
-            if streamed is None:
+            if pieces is None:
                 body = b"" if status in raw_response.WITHOUT_A_BODY else answer.body
                 client.written += len(body)
                 request.transport.writelines((head, body))
@@ -125,21 +135,21 @@ class Exchange:
             else:
                 request.transport.write(head)
                 request.writer.output_size = len(head)  # what aiohttp looks at when it wonders whether to say more
-                write = in_chunks(request.transport, request.writer.drain)
-                await stream(client, write, answer.body, streamed, request[REQUEST_ID])
+                write = in_chunks(client, request.transport, request.writer.drain)
+                await stream(client, write, answer, pieces, request[REQUEST_ID])
             return RawResponse(status, keep_alive)
         own = self.heads.own_headers(answer)
         headers = [*own, *self.heads.common_beside(own), ("x-request-id", request[REQUEST_ID])]
         reason, fields = one_line(answer.reason) or None, CIMultiDict(headers)
-        if streamed is None:
+        if pieces is None:
             response: web.StreamResponse = web.Response(body=answer.body, status=status, reason=reason, headers=fields)
         else:  # a client of HTTP/1.0 reads until the connection is closed
             response = web.StreamResponse(status=status, reason=reason, headers=fields)
         if close:
             response.force_close()
         await response.prepare(request)
-        if streamed is not None:
-            await stream(client, response.write, answer.body, streamed, request[REQUEST_ID])
+        if pieces is not None:
+            await stream(client, until_closed(client, response.write), answer, pieces, request[REQUEST_ID])
         else:
             client.written += len(answer.body)
         await response.write_eof()

@@ -19,7 +19,7 @@ from typing import cast
 from torchserve_lite.core.jobs import Job, Outcome
 from torchserve_lite.core.memory import unfilled
 from torchserve_lite.core.requests import InferenceResponse
-from torchserve_lite.core.streams import AnswerStream, Buffer
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import TooManyConnections
 from torchserve_lite.protocols.http import raw_response
@@ -287,14 +287,12 @@ class Connection(Client):
             return  # connection_lost does the rest
         close = exchange.health.stopping  # then every answer is the last on its connection
         answer = exchange.answer_to(outcome, head.form, head.asked)
-        head_of_answer = exchange.heads.head(answer, self._id, close=close)
         if answer.stream is not None and answer.status not in raw_response.WITHOUT_A_BODY:
-            streaming = self._stream(head_of_answer, answer, answer.stream, close)
-            self._streaming = asyncio.get_running_loop().create_task(streaming)
+            self._streaming = asyncio.get_running_loop().create_task(self._stream(head, answer, close))
             return
         if answer.stream is not None:
             answer.stream.close()
-        self._front.send_soon(self, head_of_answer, answer, close=close)
+        self._front.send_soon(self, exchange.heads.head(answer, self._id, close=close), answer, close=close)
 
     def give_up(self) -> None:
         """An error in our own code is the end of this connection, and harms no other."""
@@ -320,12 +318,13 @@ class Connection(Client):
         elif self._held:
             self._take_held()
 
-    async def _stream(self, head: bytes, answer: InferenceResponse, pieces: AnswerStream, close: bool) -> None:
+    async def _stream(self, head: Head, answer: InferenceResponse, close: bool) -> None:
         assert self.transport is not None
-        assert self._head is not None
+        exchange = self._front.exchange
         try:
-            self.transport.write(head)
-            await stream(self, in_chunks(self.transport, self._drain), answer.body, pieces, self._id)
+            answer, pieces = exchange.streamed(answer, head.form, wants_events=head.wants_events)
+            self.transport.write(exchange.heads.head(answer, self._id, close=close))
+            await stream(self, in_chunks(self, self.transport, self._drain), answer, pieces, self._id)
             self.answered(answer.status, close=close or self.transport.is_closing())
         except Exception:
             self.give_up()

@@ -72,9 +72,12 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """``events``: of a handler that streams, and a client that accepts Server-Sent Events."""
+
     description: str
     schema: Schema | Named | None = None
     content_type: str = "application/json"
+    events: Schema | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +156,13 @@ MODEL_INPUT = Body(
         "application/x-www-form-urlencoded": _FORM,
     },
 )
-MODEL_OUTPUT = Answer("What the model's handler returned, in the content type that it chose.", ANYTHING, "*/*")
+MODEL_OUTPUT = Answer(
+    "What the model's handler returned, in the content type that it chose. If it streams: in chunks, or as Server-Sent "
+    "Events, one a piece, for clients whose Accept names them.",
+    ANYTHING,
+    "*/*",
+    events=TEXT,
+)
 STATUS = Named("Status", objects({"status": TEXT}))
 
 _PATH_PARAMETERS = {
@@ -344,6 +353,8 @@ class _Components:
         if answer.schema is None:
             return {"description": answer.description}
         content = {answer.content_type: {"schema": self.schema(answer.schema)}}
+        if answer.events is not None:
+            content["text/event-stream"] = {"schema": answer.events}
         return {"description": answer.description, "content": content}
 
     def error(self, status: int, form: ErrorForm) -> Mapping[str, object]:

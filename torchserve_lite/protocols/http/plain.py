@@ -20,6 +20,7 @@ from torchserve_lite.errors import ServingError
 from torchserve_lite.ipc.messages import encoded_headers
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.http.access_log import request_line
+from torchserve_lite.protocols.http.events import accepts_events
 from torchserve_lite.protocols.http.heads import HOST
 from torchserve_lite.protocols.http.requests import Target, timeout_of
 from torchserve_lite.protocols.http.routing import PlainRoute
@@ -70,6 +71,7 @@ class Head(NamedTuple):
     timeout: float | None
     trace_context: str
     authorization: str
+    wants_events: bool  # where the answer streams
     asked: str  # for the log
 
     def request(self, request_id: str, body: Buffer) -> InferenceRequest:
@@ -124,7 +126,8 @@ class PlainHeads:
         trace_context = values.get("traceparent", "")
         size = len(raw)
         facts = (target, form, content_type, headers, encoded_headers(headers), timeout, trace_context)
-        return Head(raw, size, size + length, *facts, values.get("authorization", ""), asked)
+        wants_events = accepts_events(values.get("accept", ""))
+        return Head(raw, size, size + length, *facts, values.get("authorization", ""), wants_events, asked)
 
     def _read_line(self, line: str) -> tuple[Target, ErrorForm, str] | None:
         """What the first line asks for, in which form errors are told, and how it is logged."""

@@ -6,40 +6,74 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import ServingError
 from torchserve_lite.protocols.http.connections import Client
+from torchserve_lite.protocols.http.events import HEARTBEAT, Pieces
 
 log = logging.getLogger(__name__)
 
 Write = Callable[[Buffer], Awaitable[None]]
 
 
-async def stream(client: Client, write: Write, first: Buffer, pieces: AnswerStream, request_id: str) -> None:
-    """``write`` waits while the client is behind, and gets an empty piece at the end. A failure after the first piece
-    can only be told by ending the body without its end mark."""
+async def stream(client: Client, write: Write, answer: InferenceResponse, pieces: Pieces, request_id: str) -> None:
+    """``write`` waits while the client is behind, and gets an empty piece at the end. A failure that ``pieces`` cannot
+    tell ends the body without its end mark."""
+    assert answer.stream is not None
     try:
-        async with pieces:
-            if first:
-                client.written += len(first)
-                await write(first)
-            async for piece in pieces:
-                if piece:
-                    client.written += len(piece)
-                    await write(piece)
+        async with answer.stream as coming:
+            piece: Buffer | None = answer.body
+            try:
+                while piece is not None:
+                    if ready := pieces.piece(piece):
+                        await write(ready)
+                    piece = await _next_piece(coming, pieces, write)
+                last = pieces.rest()
+            except ServingError as error:
+                log.error("The streamed answer to %s broke off: %s", request_id, error)
+                told = pieces.failure(error)
+                if told is None:
+                    client.cut()
+                    return
+                last = told
+        if last:
+            await write(last)
         await write(b"")
     except ConnectionError:
         log.info("The reader of the streamed answer to %s has gone", request_id)
-    except ServingError as error:
-        log.error("The streamed answer to %s broke off: %s", request_id, error)
-        client.cut()
 
 
-def in_chunks(transport: asyncio.WriteTransport, drain: Callable[[], Awaitable[None]]) -> Write:
+async def _next_piece(coming: AnswerStream, pieces: Pieces, write: Write) -> Buffer | None:
+    """None at the end. While nothing comes, heartbeats are written where ``pieces`` wants them."""
+    if pieces.heartbeat is None:
+        return await anext(coming, None)
+    while True:
+        try:
+            async with asyncio.timeout(pieces.heartbeat):
+                return await anext(coming, None)
+        except TimeoutError:
+            if pieces.may_beat:
+                await write(HEARTBEAT)
+
+
+def until_closed(client: Client, send: Write) -> Write:
+    """For a body whose end is that of the connection."""
+
+    async def write(piece: Buffer) -> None:
+        client.written += len(piece)
+        await send(piece)
+
+    return write
+
+
+def in_chunks(client: Client, transport: asyncio.WriteTransport, drain: Callable[[], Awaitable[None]]) -> Write:
     async def write(piece: Buffer) -> None:
         if transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        transport.write(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
+        chunk = b"".join((b"%x\r\n" % len(piece), piece, b"\r\n"))
+        client.written += len(chunk)  # as it is on the wire: the chunk of a short piece is several times as long
+        transport.write(chunk)
         await drain()
 
     return write
