@@ -14,8 +14,9 @@ from ts.torch_handler.base_handler import BaseHandler
 class TRTLLMHandler(BaseHandler):
     def initialize(self, context: Any) -> None:
         raise RuntimeError(
-            "torchserve-lite does not drive TensorRT-LLM. Run its own server (trtllm-serve), or write an asynchronous "
-            "handler around tensorrt_llm.LLM (asyncCommunication: true in model-config.yaml)."
+            "torchserve-lite does not drive TensorRT-LLM. Archive the model with --handler vllm_handler or "
+            "llm_handler, run TensorRT-LLM's own server (trtllm-serve), or write an asynchronous handler around "
+            "tensorrt_llm.LLM (asyncCommunication: true and openai: true in model-config.yaml)."
         )
 
 

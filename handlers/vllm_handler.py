@@ -1,22 +1,216 @@
-"""Default handler `vllm_handler`: a name kept for archives that use it; not served here.
+"""Default handler `vllm_handler`: language models in vLLM's engine, in OpenAI's protocol.
 
-Without vLLM loading it fails with the package's own ImportError, with it by saying what to use instead.
+A request goes to vLLM's own application (an ASGI one, in this process and without a socket), which knows chats, tools,
+adapters and streams, and answers with status and body as `vllm serve` would. What it is made of changes with every
+release of vLLM; how it is made, and asked, does not.
+
+model-config.yaml needs `asyncCommunication: true`. Its `handler` section:
+
+    model_path: a folder in the archive, any folder, or an id of the Hugging Face hub
+    vllm_engine_config: {max_model_len: 4096, ...}   # what `vllm serve` takes, with underscores
+    adapters: {name: folder}                         # of LoRA; clients ask for them as models
+    chat_template: a file in the archive, or the template itself
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import difflib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import vllm  # noqa: F401 -- the missing package should say so itself
 from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException
+from vllm.entrypoints.openai import api_server
+
+_METHODS = {
+    "v1/chat/completions": "POST",
+    "v1/completions": "POST",
+    "v1/embeddings": "POST",
+    "v1/models": "GET",
+}
 
 
 class VLLMHandler(BaseHandler):
+    """A coroutine handler: each request waits for its own answer, and vLLM batches what is under way."""
+
     def initialize(self, context: Any) -> None:
-        raise RuntimeError(
-            "torchserve-lite does not drive vLLM. Run vLLM's own OpenAI-compatible server (vllm serve), or write an "
-            "asynchronous handler around vllm.AsyncLLMEngine (asyncCommunication: true in model-config.yaml)."
+        os.environ.pop("VLLM_API_KEY", None)  # the server has asked for its own key
+        self._parts = AsyncExitStack()  # closed with the process: vLLM's own processes end with it
+        asyncio.get_event_loop().run_until_complete(self._start(vllm_arguments(context)))
+        self.initialized = True
+
+    async def _start(self, arguments: argparse.Namespace) -> None:
+        engine_args = api_server.AsyncEngineArgs.from_cli_args(arguments)
+        starting = api_server.build_async_engine_client_from_engine_args(engine_args)
+        self._engine = await self._parts.enter_async_context(starting)
+        config = getattr(self._engine, "vllm_config", None) or await self._engine.get_vllm_config()
+        facts = {
+            "args": arguments,
+            "engine_client": self._engine,
+            "vllm_config": config,
+            "model_config": config.model_config,
+            "supported_tasks": await self._engine.get_supported_tasks(),
+        }
+        self._app = _call(api_server.build_app, facts)
+        self._app.state.server = SimpleNamespace(should_exit=False)  # which vLLM stops when its engine has died
+        await _call(api_server.init_app_state, {**facts, "state": self._app.state})
+
+    async def handle(self, data: list[Any], context: Any) -> list[Any]:
+        try:
+            return list(await asyncio.gather(*(self._answer(row, index, context) for index, row in enumerate(data))))
+        finally:
+            if self._engine.errored:
+                sys.exit("vLLM's engine has died.")  # another worker starts another one
+
+    async def _answer(self, row: Mapping[str, Any], index: int, context: Any) -> bytes | Exchange:
+        path = (context.get_request_header(index, "url_path") or "").strip("/")
+        if path not in _METHODS:
+            known = ", ".join(_METHODS)
+            raise PredictionException(
+                f"Unknown API endpoint: {path or 'none'}. Ask at /predictions/MODEL/VERSION/PATH, where PATH is one of "
+                f"{known}; or at /openai/PATH.",
+                404,
+            )
+        exchange = Exchange(self._app, _METHODS[path], f"/{path}", _payload(row), context.get_request_id(index) or "")
+        try:
+            status, kind = await exchange.begin()
+            context.set_response_status(status, idx=index)
+            context.set_response_content_type(index, kind)
+            if kind.startswith("text/event-stream"):
+                return exchange  # its pieces go out as they come
+            return b"".join([piece async for piece in exchange])
+        except BaseException:
+            exchange.close()
+            raise
+
+
+class Exchange:
+    """One request to an ASGI application; iterating gives the body of the answer. Closed before the end, or when its
+    client has left, the application is cancelled, whereupon vLLM gives the request up."""
+
+    def __init__(self, app: Any, method: str, path: str, body: bytes, request_id: str) -> None:
+        headers = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body))}
+        if request_id:
+            headers["x-request-id"] = request_id  # of which vLLM makes its own
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 0),
+            "server": ("localhost", 80),
+        }
+        self._request: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+        self._sent: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)  # vLLM waits while the client is behind
+        self._running = asyncio.create_task(self._run(app, scope))
+
+    async def _run(self, app: Any, scope: Mapping[str, Any]) -> None:
+        try:
+            await app(scope, self._receive, self._sent.put)
+        except Exception as error:
+            await self._sent.put(error)
+        else:
+            await self._sent.put(None)
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._request:
+            await asyncio.Event().wait()  # a client that leaves is told by cancelling
+        return self._request.pop()
+
+    async def begin(self) -> tuple[int, str]:
+        """Status and content type."""
+        message = await self._next()
+        headers = {name.lower(): value for name, value in message["headers"]}
+        return message["status"], headers.get(b"content-type", b"application/json").decode("latin-1")
+
+    def __aiter__(self) -> Exchange:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not (body := (await self._next()).get("body")):
+            pass
+        return bytes(body)
+
+    async def _next(self) -> Mapping[str, Any]:
+        message = await self._sent.get()
+        if message is None:
+            raise StopAsyncIteration
+        if isinstance(message, Exception):
+            raise message
+        found: Mapping[str, Any] = message
+        return found
+
+    def close(self) -> None:
+        self._running.cancel()
+
+
+def vllm_arguments(context: Any) -> argparse.Namespace:
+    """What `vllm serve` would be started with."""
+    settings = (context.model_yaml_config or {}).get("handler") or {}
+    engine = dict(settings.get("vllm_engine_config") or {})
+    folder = Path(context.system_properties["model_dir"])
+    model = engine.pop("model", None) or settings.get("model_path")
+    if not model:
+        raise ValueError(
+            "No model is named: model-config.yaml needs model_path, or model in vllm_engine_config, in its handler "
+            "section."
         )
+    names = engine.pop("served_model_name", None) or []
+    names = [*([names] if isinstance(names, str) else names), context.model_name, model]
+    flags = ["--served-model-name", *dict.fromkeys(names)]
+    if adapters := settings.get("adapters"):
+        engine.setdefault("enable_lora", True)
+        modules = [{"name": name, "path": _found(folder, path)} for name, path in adapters.items()]
+        flags += ["--lora-modules", *map(json.dumps, modules)]
+    arguments = api_server.make_arg_parser(api_server.FlexibleArgumentParser()).parse_args(flags)
+    arguments.model = _found(folder, model)
+    if template := settings.get("chat_template"):
+        arguments.chat_template = _found(folder, template)
+    for name, value in engine.items():
+        if not hasattr(arguments, name):
+            close = difflib.get_close_matches(name, vars(arguments), n=1)
+            advice = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f"vllm_engine_config: this version of vLLM has no option {name}.{advice}")
+        setattr(arguments, name, value)
+    api_server.validate_parsed_serve_args(arguments)
+    return arguments
+
+
+def _found(folder: Path, name: str) -> str:
+    """The file or folder of the archive of that name, where there is one."""
+    try:
+        inside = folder / name
+        return str(inside) if inside.exists() else name
+    except OSError:  # a template is no name, and longer than one may be
+        return name
+
+
+def _payload(row: Mapping[str, Any]) -> bytes:
+    """The body as it was sent; the server has parsed JSON already."""
+    body = row.get("body", row.get("data")) or b""
+    if isinstance(body, bytes | bytearray):
+        return bytes(body)
+    return (body if isinstance(body, str) else json.dumps(body)).encode()
+
+
+def _call(function: Callable[..., Any], facts: Mapping[str, Any]) -> Any:
+    """With those of the facts that this version of it takes."""
+    return function(**{name: facts[name] for name in inspect.signature(function).parameters if name in facts})
 
 
 __all__ = ["VLLMHandler"]
