@@ -90,7 +90,7 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
         start_preloading()  # before the limit is raised: workers are to find it as the operator set it
         importing = asyncio.create_task(asyncio.to_thread(_import_grpc))
-        clients = raise_descriptor_limit().for_clients
+        descriptors = raise_descriptor_limit()
         shutdown = Shutdown(config.http.shutdown_grace)
         certificates = Certificates(config.tls, (*config.http.encrypted_hosts, *config.grpc.encrypted_hosts))
         await stack.enter_async_context(certificates.kept_fresh())
@@ -105,12 +105,12 @@ async def serve(config: Config, progress: StartupProgress) -> None:
             log_lines,
             shutdown,
             access=access,
-            most_clients=clients,
+            most_clients=descriptors.for_http,
             workflows=core.workflows,
             certificates=certificates,
         )
         await importing
-        grpc = _grpc_front_end(config, core, log_lines, shutdown, access, certificates)
+        grpc = _grpc_front_end(config, core, log_lines, shutdown, access, certificates, descriptors.for_grpc)
         await stack.enter_async_context(grpc.serving())
         await stack.enter_async_context(front.serving())
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
@@ -206,7 +206,13 @@ def _import_grpc() -> None:
 
 
 def _grpc_front_end(
-    config: Config, core: Core, log_lines: AccessLog, shutdown: Shutdown, access: Access, certificates: Certificates
+    config: Config,
+    core: Core,
+    log_lines: AccessLog,
+    shutdown: Shutdown,
+    access: Access,
+    certificates: Certificates,
+    most_clients: int,
 ) -> GrpcFrontEnd:
     from torchserve_lite.protocols.grpc.server import GrpcFrontEnd, Limits
 
@@ -214,6 +220,8 @@ def _grpc_front_end(
         max_request_size=config.http.max_request_size,
         max_response_size=config.workers.max_response_size,
         linger=config.http.shutdown_linger,
+        most_clients=most_clients,
+        handshake=config.http.slow_header_seconds,
     )
     return GrpcFrontEnd(
         config.grpc,

@@ -25,6 +25,15 @@ class DescriptorLimits:
         """A quarter is kept back: a worker has about ten, a restart needs as many again, and files are opened too."""
         return self.usable - max(self.usable // 4, min(_KEPT_BACK, self.usable // 2))
 
+    @property
+    def for_grpc(self) -> int:
+        """A quarter of those, apart from HTTP's: gRPC counts its own, and its clients send many calls over one."""
+        return self.for_clients // 4
+
+    @property
+    def for_http(self) -> int:
+        return self.for_clients - self.for_grpc
+
 
 def raise_descriptor_limit() -> DescriptorLimits:
     """Lifts the soft limit to the hard one. The usual soft limit is 1024, which some idle clients fill up.

@@ -54,7 +54,9 @@ def test_soft_limit_becomes_the_hard_one(
     ("usable", "for_clients"), [(64, 32), (128, 64), (256, 192), (1024, 768), (20_000, 15_000), (1024**2, 786_432)]
 )
 def test_descriptors_are_kept_back_from_clients(usable: int, for_clients: int) -> None:
-    assert DescriptorLimits((usable, usable), usable).for_clients == for_clients
+    limits = DescriptorLimits((usable, usable), usable)
+    assert limits.for_clients == for_clients
+    assert limits.for_http == 3 * limits.for_grpc == for_clients * 3 // 4
 
 
 @pytest.mark.parametrize(("hard", "said"), [(1024, True), (4095, True), (4096, False)])

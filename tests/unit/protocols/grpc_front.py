@@ -58,6 +58,7 @@ class GrpcFront:
         self.front = grpc_front
         self.shutdown = shutdown
         self.messages = messages
+        self.certificates: Certificates
         self.inference: GrpcClient
         self.management: GrpcClient
 
@@ -91,16 +92,19 @@ async def serving_grpc(
     config: GrpcConfig | None = None,
     tls: TlsConfig | None = None,
     grace: float = 25.0,
+    **limits: Any,
 ) -> AsyncIterator[GrpcFront]:
+    """``limits``: in place of those that no test meets."""
     config = config or GrpcConfig(inference_port=0, management_port=0)
     shutdown = Shutdown(grace)
-    limits = Limits(max_request_size=LIMIT, max_response_size=LIMIT, linger=0.0)
+    sizes = {"max_request_size": LIMIT, "max_response_size": LIMIT}
+    facts = {**sizes, "linger": 0.0, "most_clients": 100, "handshake": 30.0, **limits}
     certificates = Certificates(tls or TlsConfig(), config.encrypted_hosts)
     async with listening(access=access) as http, certificates.kept_fresh():
         manager: Any = http.manager
         front = GrpcFrontEnd(
             config,
-            limits,
+            Limits(**facts),
             http.plane,
             manager,
             http.access_log,
@@ -110,6 +114,7 @@ async def serving_grpc(
         )
         async with front.serving():
             made = GrpcFront(http, front, shutdown, load_messages())
+            made.certificates = certificates
             made.inference, made.management = made.client("inference"), made.client("management")
             try:
                 yield made

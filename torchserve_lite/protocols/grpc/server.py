@@ -30,15 +30,24 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 
 _INFERENCE, _MANAGEMENT = "inference", "management"
+_LEAST_BETWEEN_PINGS = 5000  # milliseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What both protocols share. ``linger``: seconds for which a server that stops goes on accepting calls."""
+    """``linger``: seconds for which a server that stops goes on accepting calls. ``most_clients``: how many connections
+    both listeners may have, of which management has a quarter. A new one has ``handshake`` seconds to begin; one
+    without a call for ``idle`` seconds is ended; after ``keep_alive`` silent ones the client is asked whether it is
+    there, and has ``patience`` seconds to say so."""
 
     max_request_size: int
     max_response_size: int
     linger: float
+    most_clients: int
+    handshake: float
+    idle: float = 300.0
+    keep_alive: float = 60.0
+    patience: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +146,23 @@ class GrpcFrontEnd:
         return inference, management
 
     def _make_server(self, listener: _Listener, messages: Messages) -> grpc.aio.Server:
+        limits = self._limits
+        of_management = max(1, limits.most_clients // 4)
+        shares = {_INFERENCE: limits.most_clients - of_management, _MANAGEMENT: of_management}
         options: list[tuple[str, int]] = [
             ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the calls
-            ("grpc.max_receive_message_length", self._limits.max_request_size),
+            ("grpc.max_receive_message_length", limits.max_request_size),
             ("grpc.max_send_message_length", -1),  # workers' answers are bounded by max_response_size
+            ("grpc.max_allowed_incoming_connections", sum(shares[role] for role in listener.roles)),
+            ("grpc.server_handshake_timeout_ms", round(limits.handshake * 1000)),
+            ("grpc.max_connection_idle_ms", round(limits.idle * 1000)),
+            ("grpc.keepalive_time_ms", round(limits.keep_alive * 1000)),
+            ("grpc.keepalive_timeout_ms", round(limits.patience * 1000)),
+            ("grpc.http2.ping_timeout_ms", round(limits.patience * 1000)),  # else that counts, which is a minute
+            ("grpc.http2.max_pings_without_data", 0),  # any number: a handler may take its time
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Clients may ask us as often; by default they are cut off who do so more than once in five minutes
+            ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_BETWEEN_PINGS),
         ]
         if listener.max_age is not None:
             options.append(("grpc.max_connection_age_ms", round(listener.max_age * 1000)))
