@@ -25,12 +25,13 @@ from torchserve_lite.protocols.grpc.management import ManagementService
 from torchserve_lite.protocols.grpc.messages import Messages, load_messages
 from torchserve_lite.protocols.grpc.oip import OpenInference
 from torchserve_lite.protocols.grpc.reflection import VERSIONS, ReflectionService
-from torchserve_lite.protocols.grpc.sockets import cut_off
+from torchserve_lite.protocols.grpc.sockets import cut_off, has_clients
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 
 _INFERENCE, _MANAGEMENT = "inference", "management"
 _LEAST_BETWEEN_PINGS = 5000  # milliseconds
+_TIME_TO_READ = 0.1  # seconds for the last answers: when its connection ends, a client that is sending may lose them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,8 @@ class GrpcFrontEnd:
         await asyncio.sleep(min(self._limits.linger, self._shutdown.remaining()))
         self._stopping.set()
         await asyncio.gather(*(calls.end(self._shutdown.remaining) for calls in self._calls))
+        if has_clients(self._ports):
+            await asyncio.sleep(min(_TIME_TO_READ, self._shutdown.remaining()))
         cut_off(self._ports)
         await asyncio.gather(*(server.stop(None) for server in self._servers))
 

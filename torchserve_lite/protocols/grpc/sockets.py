@@ -10,22 +10,31 @@ from contextlib import suppress
 from torchserve_lite.protocols.http.connections import ignore_new_clients
 
 
+def has_clients(ports: Collection[int]) -> bool:
+    """Whether anybody is connected to ``ports``."""
+    return any(not _listens(found) for found in _sockets_on(ports))
+
+
 def cut_off(ports: Collection[int]) -> None:
-    """Ends every connection to ``ports`` after what has been written to it, and lets nobody in any more.
+    """Ends every connection to ``ports``, and lets nobody in any more.
 
     gRPC, when it is stopped, tells CANCELLED to calls that came in and have not begun, and to those that cross its
     GOAWAY. Clients try again on UNAVAILABLE only, which is what a connection that ends means.
     """
     for found in _sockets_on(ports):
-        with found, suppress(OSError):  # its client has gone
-            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                ignore_new_clients(found)
-            else:
+        if _listens(found):
+            ignore_new_clients(found)
+        else:
+            with suppress(OSError):  # its client has gone
                 found.shutdown(socket.SHUT_RDWR)
 
 
+def _listens(found: socket.socket) -> bool:
+    return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def _sockets_on(ports: Collection[int]) -> Iterator[socket.socket]:
-    """Second holds on them: closing one closes nothing."""
+    """Second holds on them, each for one turn: closing one closes nothing."""
     try:
         descriptors = sorted(map(int, os.listdir("/proc/self/fd")))  # listeners came before their connections
     except OSError:  # not Linux
@@ -38,7 +47,6 @@ def _sockets_on(ports: Collection[int]) -> Iterator[socket.socket]:
             except OSError:
                 os.close(hold)
                 raise
-            if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] in ports:
-                yield found
-            else:
-                found.close()
+            with found:
+                if found.family in (socket.AF_INET, socket.AF_INET6) and found.getsockname()[1] in ports:
+                    yield found
