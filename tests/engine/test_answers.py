@@ -59,7 +59,7 @@ async def test_each_request_of_a_batch_gets_its_own_answer(steady: Served) -> No
         pytest.param(b"generator_exit", PredictionFailed, "Prediction failed", id="GeneratorExit"),
         pytest.param(b"untellable", PredictionFailed, "Prediction failed", id="exception without a text"),
         pytest.param(b"half_a_character", PredictionFailed, "Prediction failed", id="message that is no UTF-8"),
-        pytest.param(b"no_length", HandlerError, "The request could not be answered; " + LOG, id="results of a liar"),
+        pytest.param(b"no_length", PredictionFailed, "Prediction failed", id="results of a liar"),
         pytest.param(
             b"untellable_header", HandlerError, "The request has a result that could not be sent; " + LOG, id="header"
         ),

@@ -5,12 +5,15 @@ Imported when ``compat.install`` has made ``ts`` importable, and not before.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ts.context import Context
@@ -18,7 +21,7 @@ from ts.torch_handler.request_envelope.base import calls_of, owners_of, requests
 from ts.utils.util import InvalidRow, PredictionException
 
 from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply
-from torchserve_lite.worker import steps
+from torchserve_lite.worker import steps, streaming
 from torchserve_lite.worker.failures import Failures, chosen, failed, refused
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import row_of
@@ -29,6 +32,35 @@ from torchserve_lite.worker.requests import Request
 from torchserve_lite.worker.tracebacks import class_name
 
 Emit = Callable[[Sequence[Answer]], None]
+Room = Callable[[int], Awaitable[Any] | None]
+"""What to wait for before a call's next piece is made; None when its client keeps up."""
+
+
+class _Unusable(Exception):
+    """What the handler returned is no list of results; the text is for the client, and the log has said why."""
+
+
+def _always_room(index: int) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Delivery:
+    """How the answers of one batch leave, and what is known of its clients. ``concurrent``: other batches run on the
+    same event loop."""
+
+    emit: Emit
+    is_cancelled: Callable[[int], bool]
+    room: Room = _always_room
+    concurrent: bool = False
+
+    def emit_known(self, requests: Sequence[Request]) -> None:
+        """The replies that there are, and that have not gone out."""
+        known = [request for request in requests if request.reply is not None and not request.emitted]
+        for request in known:
+            request.emitted = True
+        if known:
+            self.emit([Answer(request.index, request.reply) for request in known if request.reply is not None])
 
 
 class BatchRunner:
@@ -40,6 +72,7 @@ class BatchRunner:
 
     def __init__(self, handler: Handler, load: Load, mark_stage: StageMark) -> None:
         self.handler = handler
+        self.max_response_size = load.max_response_size
         self._load = load
         self._mark_stage = mark_stage
         self._envelopes = Envelopes(load.v2_output_names)
@@ -52,32 +85,31 @@ class BatchRunner:
 
         ``arrived``: the reading of the monotonic clock from which the calls' remaining seconds count; None: now.
         """
-        return steps.run(self._batch(calls, emit, is_cancelled, arrived, concurrent=False))
+        return steps.run(self._batch(calls, Delivery(emit, is_cancelled), arrived))
 
     async def predict_concurrently(
-        self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool], arrived: float | None = None
+        self,
+        calls: Sequence[Call],
+        emit: Emit,
+        is_cancelled: Callable[[int], bool],
+        arrived: float | None = None,
+        room: Room = _always_room,
     ) -> Sequence[Answer]:
         """As ``predict``, for a handler whose entry point is a coroutine function: many batches may be under way.
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
-        return await steps.run_concurrently(self._batch(calls, emit, is_cancelled, arrived, concurrent=True))
+        delivery = Delivery(emit, is_cancelled, room, concurrent=True)
+        return await steps.run_concurrently(self._batch(calls, delivery, arrived))
 
-    def _batch(
-        self,
-        calls: Sequence[Call],
-        emit: Emit,
-        is_cancelled: Callable[[int], bool],
-        arrived: float | None,
-        *,
-        concurrent: bool,
-    ) -> steps.Steps:
+    def _batch(self, calls: Sequence[Call], delivery: Delivery, arrived: float | None) -> steps.Steps:
         """One batch: the same text for handlers that are awaited and for those that are not."""
         arrived = time.monotonic() if arrived is None else arrived
+        is_cancelled = delivery.is_cancelled
         requests = [Request(index, call, arrived) for index, call in enumerate(calls) if not is_cancelled(index)]
         try:
             context = self.handler.context
-            if concurrent:
+            if delivery.concurrent:
                 context = copy.copy(context)
                 context.metrics = copy.copy(context.metrics)
             self._mark_stage("unpacking", -1)
@@ -87,9 +119,9 @@ class BatchRunner:
             for group in calls_of([request for request in requests if request.reply is None]):
                 group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
                 if group:
-                    _emit_known(requests, emit)
+                    delivery.emit_known(requests)
                 while group:
-                    group = yield from self._call_handler(group, context, emit)
+                    group = yield from self._call_handler(group, context, delivery)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # in our own code, which a handler or its envelope has led astray
@@ -130,13 +162,13 @@ class BatchRunner:
             request.reply = self._failures.of_ours(call.id, "could not be prepared for the handler", error)
 
     def _call_handler(
-        self, group: list[Request], context: Context, emit: Emit
+        self, group: list[Request], context: Context, delivery: Delivery
     ) -> Generator[Awaitable[Any], Any, list[Request]]:
         """One call for all rows of the group, whose replies it makes. When the handler refuses a row, only that row's
         request is answered, and the others are returned: nothing has been inferred yet, so they may start again."""
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
-        context.send = piece_sender(owners, emit, self._load.max_response_size)
+        context.send = piece_sender(owners, delivery.emit, self.max_response_size, delivery.is_cancelled)
         self._mark_stage("handle", 0 if len(rows) == 1 else -1)
         try:
             with requests_shown(owners, context):
@@ -144,44 +176,62 @@ class BatchRunner:
                 results = self.handler.entry_point(rows, context)
                 if type(results) is not list and inspect.isawaitable(results):
                     results = yield results
+                if type(results) is not list and streaming.is_generator(results):
+                    readers, steps_of_all = self._readers(owners, context, delivery), results
+                    check = partial(_listed, rows=len(rows), alone=False)
+                    yield from streaming.read_together(steps_of_all, readers, check, give_way=delivery.concurrent)
+                    results = [reader.result for reader in readers]
+                results = _listed(results, len(rows), alone=group[0].alone)
+                if streaming.any_in_steps(results):
+                    readers = self._readers(owners, context, delivery)
+                    yield from streaming.read(results, readers, give_way=delivery.concurrent)
+                    results = [
+                        reader.result if streaming.comes_in_steps(result) else result
+                        for reader, result in zip(readers, results, strict=False)
+                    ]
         except PredictionException as error:
             row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
             if type(row) is int and 0 <= row < len(owners):
                 owner = owners[row]
                 where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
                 owner.reply = refused(error, where)
-                _emit_known([owner], emit)
+                delivery.emit_known([owner])
                 return [request for request in group if request is not owner]
-            _answer_all(group, chosen(error))
+            _answer_all(group, self.failure_of(group, error, delivery))
+        except _Unusable as error:
+            _answer_all(group, failed(str(error)))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
-            _answer_all(group, self._failures.of_handler([request.call.id for request in group], error))
+            _answer_all(group, self.failure_of(group, error, delivery))
         else:
             self._mark_stage("packing", -1)
-            self._pack(group, results, len(rows), context)
+            self._pack(group, results, context)
         return []
 
-    def _pack(self, group: list[Request], results: Any, rows: int, context: Context) -> None:
-        kind = class_name(results)
-        if not issubclass(type(results), list):
-            report(logging.ERROR, f"The handler returned {kind}, not a list with one result a row.")
-            _answer_all(group, failed("Invalid model predict output"))
-            return
-        results = list(results)
-        enough = 0 < len(results) <= rows if group[0].alone else len(results) == rows
-        if not enough:
-            report(logging.ERROR, f"The handler returned {len(results)} results for {rows} rows.")
-            _answer_all(group, failed("number of batch response mismatched"))
-            return
+    def _readers(self, owners: Sequence[Request], context: Context, delivery: Delivery) -> list[_RowReader]:
+        return [_RowReader(self, row, owner, context, delivery) for row, owner in enumerate(owners)]
+
+    def failure_of(self, group: Sequence[Request], error: BaseException, delivery: Delivery) -> Reply:
+        if isinstance(error, PredictionException):
+            return chosen(error)
+        if isinstance(error, asyncio.CancelledError) and all(delivery.is_cancelled(one.index) for one in group):
+            return failed("The client has left.")  # for nobody: that is why the handler was stopped
+        return self._failures.of_handler([request.call.id for request in group], error)
+
+    def _pack(self, group: list[Request], results: list[Any], context: Context) -> None:
         with _requests_kept(context):
             for request, own in results_of(group, results):
-                try:
-                    request.reply = self._reply(request, own, context)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    request.reply = self._failures.of_result(request.call.id, error)
+                if request.reply is None:  # else its result came in steps, and has ended
+                    self.answer(request, own, context)
+
+    def answer(self, request: Request, results: list[Any], context: Context) -> None:
+        try:
+            request.reply = self._reply(request, results, context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            request.reply = self._failures.of_result(request.call.id, error)
 
     def _reply(self, request: Request, results: list[Any], context: Context) -> Reply:
         if request.envelope is None:
@@ -190,8 +240,51 @@ class BatchRunner:
             _show_alone(request, context)
             packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
-        too_large = excess_of(reply, self._load.max_response_size)
+        too_large = excess_of(reply, self.max_response_size)
         return failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
+
+
+class _RowReader:
+    """Takes the pieces of one row's result. Each goes to the client as it comes; but an envelope's answer is one
+    document, for which they are kept in ``result`` until all are there."""
+
+    def __init__(self, runner: BatchRunner, row: int, owner: Request, context: Context, delivery: Delivery) -> None:
+        self._runner = runner
+        self._row = row
+        self._owner = owner
+        self._context = context
+        self._delivery = delivery
+        self._kept: list[Any] = []
+        self._room_for_kept = runner.max_response_size
+        self.result: Any = b""
+
+    def wants_more(self) -> bool:
+        return self._owner.reply is None and not self._delivery.is_cancelled(self._owner.index)
+
+    def room(self) -> Awaitable[Any] | None:
+        return self._delivery.room(self._owner.index)
+
+    def piece(self, value: Any) -> None:
+        if self._owner.envelope is None:
+            assert self._context.send is not None
+            self._context.send(self._row, value, "")
+            return
+        self._room_for_kept -= len(value) if isinstance(value, str | bytes | bytearray) else 1
+        if self._room_for_kept < 0:
+            raise ValueError(f"The answer has more than max_response_size={self._runner.max_response_size} bytes.")
+        self._kept.append(value)
+
+    def end(self, value: Any) -> None:
+        if self._owner.envelope is not None:
+            self.result = streaming.joined(self._kept if value is None else [*self._kept, value])
+        elif self._owner.reply is None:
+            self._runner.answer(self._owner, [self.result if value is None else value], self._context)
+            self._delivery.emit_known([self._owner])
+
+    def fail(self, error: BaseException) -> None:
+        if self._owner.reply is None:
+            self._owner.reply = self._runner.failure_of([self._owner], error, self._delivery)
+            self._delivery.emit_known([self._owner])
 
 
 def _has_expired(request: Request) -> bool:
@@ -218,12 +311,17 @@ def _show_alone(request: Request, context: Context) -> None:
     context.request_processor = [request.processor]
 
 
-def _emit_known(requests: Sequence[Request], emit: Emit) -> None:
-    known = [request for request in requests if request.reply is not None and not request.emitted]
-    for request in known:
-        request.emitted = True
-    if known:
-        emit([Answer(request.index, request.reply) for request in known if request.reply is not None])
+def _listed(results: Any, rows: int, *, alone: bool) -> list[Any]:
+    """The handler's results, one for each row; requests that are ``alone`` may have fewer."""
+    kind = class_name(results)
+    if not issubclass(type(results), list):
+        report(logging.ERROR, f"The handler returned {kind}, not a list with one result a row.")
+        raise _Unusable("Invalid model predict output")
+    listed: list[Any] = list(results)
+    if not (0 < len(listed) <= rows if alone else len(listed) == rows):
+        report(logging.ERROR, f"The handler returned {len(listed)} results for {rows} rows.")
+        raise _Unusable("number of batch response mismatched")
+    return listed
 
 
 def _answer_all(group: Sequence[Request], reply: Reply) -> None:

@@ -34,7 +34,7 @@ class Handler:
     @property
     def is_async(self) -> bool:
         """Its requests run concurrently, on one event loop."""
-        return inspect.iscoroutinefunction(self.entry_point)
+        return inspect.iscoroutinefunction(self.entry_point) or inspect.isasyncgenfunction(self.entry_point)
 
 
 def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, own_process: bool) -> Handler:

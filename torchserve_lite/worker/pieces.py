@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -18,9 +19,13 @@ class Receiver(Protocol):
 
 
 def piece_sender(
-    owners: Sequence[Receiver], emit: Callable[[Sequence[Answer]], None], max_response_size: int
+    owners: Sequence[Receiver],
+    emit: Callable[[Sequence[Answer]], None],
+    max_response_size: int,
+    is_cancelled: Callable[[int], bool],
 ) -> Callable[[int, Any, str], None]:
-    """What a handler streams with. What is wrong with a piece is raised where the handler sends it.
+    """What a handler streams with. What is wrong with a piece is raised where the handler sends it, and when all its
+    clients have left CancelledError, as a coroutine's that nobody waits for: a handler that goes on works for nobody.
 
     It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
     batch finds the next batch on the context, and what it has must not go to the client of that.
@@ -38,6 +43,8 @@ def piece_sender(
         if too_large := excess_of(reply, max_response_size):
             raise ValueError(too_large)
         emit([Answer(owner.index, reply, last=False)])
+        if is_cancelled(owner.index) and all(is_cancelled(other.index) for other in owners):
+            raise asyncio.CancelledError("Nobody waits for the answer any more: the client has left.")
 
     return send
 

@@ -354,7 +354,6 @@ def test_piece_beyond_the_limit_fails_where_the_handler_sends_it() -> None:
         pytest.param(io.BytesIO(b"x"), id="file"),
         pytest.param(torch.float32, id="type of tensors"),
         pytest.param([10**5000], id="number without a text"),
-        pytest.param(iter([1]), id="iterator"),
     ],
 )
 def test_result_that_cannot_be_sent_is_told_as_such_in_every_envelope(envelope: str, result: Any) -> None:

@@ -1,0 +1,198 @@
+"""Results that come in steps: generators as answers, alone and in batches, with and without an envelope."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.conftest import spec_of
+from torchserve_lite import testing
+from torchserve_lite.core.models import ModelKey
+from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, SentPart
+from torchserve_lite.worker.batch import BatchRunner
+from torchserve_lite.worker.handlers import Handler
+
+EntryPoint = Callable[[list[Any], Any], Any]
+Told = dict[int, list[Any]]
+
+
+class Asked:
+    """Runs one batch. ``pieces``: what each call was told so far, a last answer in a tuple; calls in ``left`` have no
+    client any more."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+        self.pieces: Told = {}
+        self.left: set[int] = set()
+        self.failures: list[str] = []
+        self.order: list[int] = []
+        self.room: Callable[[int], Any] = lambda index: None
+
+    def hear(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            body = answer.reply.body
+            self.order.append(answer.index)
+            if answer.reply.failure:
+                self.failures.append(answer.reply.failure)
+            self.pieces.setdefault(answer.index, []).append((body,) if answer.last else body)
+
+    def __call__(self, entry_point: EntryPoint, *bodies: bytes, **facts: Any) -> Told:
+        load = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h"), model_dir=".", max_response_size=1000)
+        context = testing.context(manifest={"model": {}}, model_yaml_config={})
+        runner = BatchRunner(Handler(entry_point, context), load, lambda stage, row: None)
+        calls = [Call(str(n), "predict", (SentPart("body", body),), (), **facts) for n, body in enumerate(bodies)]
+        is_left = self.left.__contains__
+        if self.way == "in turn":
+            with asyncio.Runner() as loop:  # a worker's thread has one that does not run
+                asyncio.set_event_loop(loop.get_loop())
+                last = runner.predict(calls, self.hear, is_left)
+        else:
+            last = asyncio.run(runner.predict_concurrently(calls, self.hear, is_left, room=lambda i: self.room(i)))
+        self.hear(last)
+        return self.pieces
+
+
+@pytest.fixture(params=["in turn", "concurrently"])
+def ask(request: pytest.FixtureRequest) -> Asked:
+    return Asked(request.param)
+
+
+def words(row: Any) -> Iterator[str]:
+    yield from bytes(row["body"]).decode().split()
+
+
+async def awaited_words(row: Any) -> AsyncIterator[str]:
+    for word in words(row):
+        await asyncio.sleep(0)
+        yield word
+
+
+@pytest.mark.parametrize("steps", [words, awaited_words, lambda row: iter(bytes(row["body"]).decode().split())])
+def test_generators_of_a_batch_take_a_step_each_in_turn(ask: Asked, steps: Callable[[Any], Any]) -> None:
+    told = ask(lambda rows, context: [steps(row) for row in rows], b"a b c", b"d")
+    assert told == {0: [b"a", b"b", b"c", (b"",)], 1: [b"d", (b"",)]}
+    assert ask.order[:4] == [0, 1, 0, 1]
+
+
+def test_value_that_a_generator_returns_is_its_last_piece(ask: Asked) -> None:
+    def steps() -> Generator[str, None, dict[str, int]]:
+        yield "one"
+        return {"n": 2}
+
+    assert ask(lambda rows, context: [steps()], b"") == {0: [b"one", (b'{\n  "n": 2\n}',)]}
+
+
+def test_results_that_come_at_once_may_stand_beside_generators(ask: Asked) -> None:
+    assert ask(lambda rows, context: [words(rows[0]), "whole"], b"a", b"") == {0: [b"a", (b"",)], 1: [(b"whole",)]}
+
+
+def test_handler_that_is_a_generator_gives_a_piece_for_each_row_at_each_step(ask: Asked) -> None:
+    def handle(rows: list[Any], context: Any) -> Iterator[list[Any]]:
+        yield ["a", "b"]
+        yield [None, "c"]
+
+    assert ask(handle, b"", b"") == {0: [b"a", (b"",)], 1: [b"b", b"c", (b"",)]}
+
+
+def test_handler_that_is_an_async_generator_does_likewise(ask: Asked) -> None:
+    async def handle(rows: list[Any], context: Any) -> AsyncIterator[list[Any]]:
+        yield [str(await asyncio.sleep(0, 7))]
+
+    assert ask(handle, b"") == {0: [b"7", (b"",)]}
+
+
+def test_step_with_too_few_pieces_is_told_as_a_batch_with_too_few_results(ask: Asked) -> None:
+    def handle(rows: list[Any], context: Any) -> Iterator[list[Any]]:
+        yield ["a"]
+
+    assert ask(handle, b"", b"")[0] == [(b"number of batch response mismatched",)]
+
+
+def test_generator_that_fails_breaks_its_own_answer_off(ask: Asked) -> None:
+    def broken() -> Iterator[str]:
+        yield "a"
+        raise ValueError("planted")
+
+    told = ask(lambda rows, context: [broken(), words(rows[1])], b"", b"x y z")
+    assert told == {0: [b"a", (b"Prediction failed",)], 1: [b"x", b"y", b"z", (b"",)]}
+    assert ask.failures == [FailureKind.HANDLER]
+
+
+def test_generator_may_set_headers_before_its_first_piece(ask: Asked) -> None:
+    """It runs while the context still shows its request."""
+    kinds: list[str] = []
+    ask.hear = lambda answers: kinds.extend(one.reply.content_type for one in answers)  # type: ignore[method-assign]
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        def steps(row: int) -> Iterator[str]:
+            context.set_response_content_type(row, f"text/{context.get_request_id(row)}")
+            yield "a"
+
+        return [steps(0), steps(1)]
+
+    ask(handle, b"", b"")
+    assert kinds[:2] == ["text/0", "text/1"]
+
+
+def test_generator_whose_client_has_left_is_closed_before_its_next_step(ask: Asked) -> None:
+    closed: list[bool] = []
+
+    def endless() -> Iterator[str]:
+        try:
+            while True:
+                yield "again"
+                ask.left.add(0)
+        finally:
+            closed.append(True)
+
+    assert ask(lambda rows, context: [endless(), words(rows[1])], b"", b"a b c d")[1][-1] == (b"",)
+    assert closed == [True]
+    assert len(ask.pieces[0]) < 4
+
+
+def test_helper_raises_when_all_clients_of_the_batch_have_left(ask: Asked) -> None:
+    from ts.handler_utils.utils import send_intermediate_predict_response
+
+    steps: list[int] = []
+
+    def handle(rows: list[Any], context: Any) -> list[str]:
+        for step in range(10):
+            ask.left |= {step} if step < 2 else set()
+            steps.append(step)
+            send_intermediate_predict_response(["a", "b"], context.request_ids, "", 200, context)
+        return ["", ""]
+
+    async def awaited(rows: list[Any], context: Any) -> list[str]:
+        return handle(rows, context)
+
+    ask(handle if ask.way == "in turn" else awaited, b"", b"")
+    assert steps == [0, 1]
+
+
+@pytest.mark.parametrize("steps", [words, awaited_words])
+def test_generator_waits_for_a_reader_that_is_behind(steps: Callable[[Any], Any]) -> None:
+    ask = Asked("concurrently")
+    waited: list[int] = []
+
+    async def behind() -> None:
+        waited.append(len(ask.pieces.get(0, ())))
+
+    ask.room = lambda index: behind() if len(ask.pieces.get(0, ())) == 1 else None
+    assert ask(lambda rows, context: [steps(rows[0])], b"a b c") == {0: [b"a", b"b", b"c", (b"",)]}
+    assert waited == [1]
+
+
+def test_envelope_gets_the_whole_of_what_comes_in_steps(ask: Asked) -> None:
+    """Its answer is one document."""
+    told = ask(lambda rows, context: [iter(["a", "b"]), iter([1, 2])], b'{"instances": [1, 2]}', envelope="kserve")
+    (((body,),),) = told.values()
+    assert json.loads(body) == {"predictions": ["ab", [1, 2]]}
+
+
+def test_envelope_is_not_given_more_than_an_answer_may_have(ask: Asked) -> None:
+    ask(lambda rows, context: [iter(lambda: "x" * 100, None)], b'{"instances": [1]}', envelope="kserve")
+    assert ask.failures == [FailureKind.HANDLER]
