@@ -37,6 +37,7 @@ ServingError
 │   ├── ModelFailed            they are tried no more
 │   └── ModelNotRegistered     its archive cannot be used
 ├── DeadlineExceeded           the client's own time limit passed
+├── ReaderTooSlow              so much of a streamed answer waits for its client that the rest is not kept
 ├── OutOfMemory                the handler ran out of memory, its process lives on
 ├── PredictionFailed           the handler failed, or its result cannot be sent
 │   ├── HandlerError           with an error code of the handler's own
@@ -343,6 +344,14 @@ class DeadlineExceeded(ServingError):
     def __init__(self, timeout: float | None = None) -> None:
         limit = "" if timeout is None else f" of {timeout:g} s"
         super().__init__(f"No answer within the request's time limit{limit}.")
+
+
+class ReaderTooSlow(ServingError):
+    def __init__(self) -> None:
+        super().__init__(
+            "The client reads its streamed answer too slowly: too much of it has been waiting, and the handler makes "
+            "more without waiting. Read faster, or let the handler return a generator, which waits for its reader."
+        )
 
 
 class OutOfMemory(ServingError):

@@ -22,6 +22,7 @@ from torchserve_lite import errors
         (errors.WorkerRestarting("m", "no such weights"), ['"m"', "tried again", "no such weights"]),
         (errors.SlotFailed(ValueError("planted")), ["ValueError", "planted", "scaling"]),
         (errors.WorkerDied("It was shot."), ["Worker died.", "It was shot."]),
+        (errors.ReaderTooSlow(), ["too slowly", "generator"]),
         (errors.ResponseTimeout(120.0, "inference"), ["Worker died.", "responseTimeout=120 s", "inference"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -141,6 +141,11 @@ class Job:
         """The reader of its streamed answer does not keep up."""
         return self._stream is not None and self._stream.full
 
+    @property
+    def far_behind(self) -> bool:
+        """More of its answer waits for the reader than should be kept for one."""
+        return self._stream is not None and self._stream.overflowing
+
     def when_read(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called once when a reader who is ``behind`` has caught up, or has gone."""
         assert self._stream is not None

@@ -13,6 +13,8 @@ Buffer = bytes | bytearray | memoryview
 
 _MOST_BYTES = 256 * 1024  # that wait for a slow reader, besides the piece that goes over it
 _MOST_PIECES = 64
+_FAR_TOO_MANY_BYTES = 16 * 1024 * 1024  # a writer that cannot wait may not be ahead of its reader by more,
+_FAR_TOO_MANY_PIECES = 16 * 1024  # nor by more pieces
 
 
 class AnswerStream:
@@ -41,6 +43,11 @@ class AnswerStream:
     def full(self) -> bool:
         """The reader is behind: a writer that keeps the bound waits until it is told otherwise."""
         return self._full
+
+    @property
+    def overflowing(self) -> bool:
+        """So much waits that nobody should keep it, besides a last piece of any size."""
+        return len(self._pieces) > _FAR_TOO_MANY_PIECES or (self._bytes > _FAR_TOO_MANY_BYTES and len(self._pieces) > 1)
 
     def when_read(self, tell: Callable[[], None]) -> None:
         """Has ``tell`` called once when the reader of a full stream has caught up, or has gone."""

@@ -118,6 +118,10 @@ class Worker(JobHolder, Protocol):
 
     def resume(self) -> None: ...
 
+    def hold(self, job: Job, on: bool) -> None:
+        """Asks it to wait before it makes the next piece of this job's answer, or to go on. What it runs beside it
+        goes on in any case; whether a handler can wait is its own affair."""
+
     def never_began(self, job: Job) -> bool:
         """Whether it died before it took up the batch of this job, which may therefore run elsewhere. To be asked when
         it is gone."""

@@ -12,7 +12,7 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.engine.interface import Worker
 from torchserve_lite.engine.slot import Slot
-from torchserve_lite.errors import ResponseTimeout
+from torchserve_lite.errors import ReaderTooSlow, ResponseTimeout
 from torchserve_lite.ipc.messages import Answers
 
 _BATCHES = 2  # that a worker has which runs one at a time: the second waits in it, so that it need not wait for us
@@ -97,10 +97,8 @@ class Seat:
                     self.batches[0].begun = self.batches[0].since = batch.since
             self._answered(self, batch, update)
             for answer in update.answers:
-                if not answer.last and (job := batch.jobs[answer.index]).behind and job not in self._behind:
-                    self._behind.add(job)
-                    job.when_read(partial(self._caught_up, job))
-                    self.worker.pause()
+                if not answer.last and (job := batch.jobs[answer.index]).behind:
+                    self._slow_down(job)
             if self._retired:
                 self._leave_if_nobody_waits()
         except Exception as error:
@@ -108,25 +106,51 @@ class Seat:
                 self.batches.insert(0, batch)
             self.fail(error)
 
+    def _slow_down(self, job: Job) -> None:
+        """Its reader is behind. A worker that runs one batch waits as a whole; of one that runs many, only this job's
+        answer waits, if its handler can. One that cannot may be ahead of the reader by so much, and no further."""
+        if job not in self._behind:
+            self._behind.add(job)
+            job.when_read(partial(self._caught_up, job))
+            if self._lanes == 1:
+                self.worker.pause()
+            else:
+                self.worker.hold(job, True)
+        elif self._lanes > 1 and job.far_behind:
+            job.fail(ReaderTooSlow())
+
     def _caught_up(self, job: Job) -> None:
         self._behind.discard(job)
-        if not self._behind and not self.left.done():
-            for batch in self.batches:  # it was not the worker that was late
-                batch.since = self._loop.time()
-            self._watch()
+        if self.left.done():
+            return
+        if self._lanes > 1:
+            self.worker.hold(job, False)
+        elif not self._behind:
             self.worker.resume()
+        now = self._loop.time()
+        for batch in self._owing():  # it was not the worker that was late
+            if self._lanes == 1 or job in batch.jobs:
+                batch.since = now
+        self._watch()
+
+    def _owing(self) -> Sequence[RunningBatch]:
+        """The batches that the worker runs, and that it is not kept from by their readers."""
+        running = self.batches[: self._lanes]
+        if not self._behind:
+            return running
+        return [batch for batch in running if self._lanes > 1 and self._behind.isdisjoint(batch.jobs)]
 
     def _watch(self) -> None:
         """One timer for all batches, set anew only when it has run out: most batches end long before."""
-        if self._watchdog is None and self.batches and not self._behind:
-            due = min(batch.since for batch in self.batches[: self._lanes]) + self._timeout
+        if self._watchdog is None and (owing := self._owing()):
+            due = min(batch.since for batch in owing) + self._timeout
             self._watchdog = self._loop.call_at(due, self._look_after)
 
     def _look_after(self) -> None:
         self._watchdog = None
         late = self._loop.time() - self._timeout
-        hung = [batch for batch in self.batches[: self._lanes] if batch.since <= late]
-        if self._behind or not hung:
+        hung = [batch for batch in self._owing() if batch.since <= late]
+        if not hung:
             self._watch()
             return
         error = ResponseTimeout(self._timeout, self.worker.doing())

@@ -90,6 +90,16 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     index: int
 
 
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Parent -> child: whoever reads the answer to call ``index`` of ``batch`` is behind, and the handler should wait
+    before it makes the next piece; not ``on``: it may go on. For workers that run other calls meanwhile: one that runs
+    nothing else is made to wait by not reading what it sends."""
+
+    batch: int
+    index: int
+    on: bool
+
+
 class Metric(msgspec.Struct, frozen=True, array_like=True):
     """One update of a handler's own metric; ``kind`` is counter, gauge or histogram."""
 
@@ -161,7 +171,7 @@ class Answers(msgspec.Struct, tag=True):
     done: BatchDone | None = None
 
 
-ToWorker = Load | Predict | Cancel
+ToWorker = Load | Predict | Cancel | Hold
 FromWorker = Loaded | LoadFailure | Answers
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,17 +8,18 @@ import socket
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
     BatchDone,
     Cancel,
     FromWorker,
+    Hold,
     Load,
     Loaded,
     LoadFailure,
@@ -49,6 +50,32 @@ def run(link: socket.socket, stage_fd: int, *, own_process: bool = True, forks: 
         WorkerLoop(BlockingFrames(link), marker, own_process=own_process, fork_server=fork_server).run()
 
 
+class _OpenBatch:
+    """One of many that run concurrently. ``wanted``: its calls that somebody waits for."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        self.wanted = wanted
+        self.task: asyncio.Task[None] | None = None  # once it has begun
+        self._held: dict[int, asyncio.Event] = {}
+
+    def is_cancelled(self, index: int) -> bool:
+        return index not in self.wanted
+
+    def room(self, index: int) -> Awaitable[Any] | None:
+        """To be awaited before the next piece of this call's answer is made, when its reader is behind."""
+        return self._held[index].wait() if index in self._held else None
+
+    def hear(self, message: Cancel | Hold) -> None:
+        if isinstance(message, Cancel):
+            self.wanted.discard(message.index)
+            if not self.wanted and self.task is not None:
+                self.task.cancel()
+        elif message.on:
+            self._held[message.index] = asyncio.Event()
+        elif message.index in self._held:
+            self._held.pop(message.index).set()
+
+
 class WorkerLoop:
     """One handler, one thread. One batch at a time, or many at once for a handler that is a coroutine function."""
 
@@ -60,7 +87,7 @@ class WorkerLoop:
         self._own_process = own_process
         self._fork_server = fork_server
         self._cancelled: defaultdict[int, set[int]] = defaultdict(set)  # calls, by the number of their batch
-        self._open: set[int] = set()  # batches that run concurrently
+        self._open: dict[int, _OpenBatch] = {}  # those that run concurrently
         self._waiting: deque[tuple[Predict, float]] = deque()  # with the time at which they were read
         self._metrics = CollectedMetrics()
         self._load_metrics: tuple[Metric, ...] = ()
@@ -152,10 +179,10 @@ class WorkerLoop:
             async with asyncio.TaskGroup() as batches:
                 while (message := await receive()) is not None:
                     if isinstance(message, Predict):
-                        self._open.add(message.batch)
+                        self._open[message.batch] = _OpenBatch(set(range(len(message.calls))))
                         batches.create_task(self._answer_concurrently(runner, message))
-                    elif isinstance(message, Cancel) and message.batch in self._open:
-                        self._note(message)
+                    elif isinstance(message, Cancel | Hold) and message.batch in self._open:
+                        self._open[message.batch].hear(message)
         finally:
             receiver.shutdown(wait=False)  # a handler's sys.exit leaves it waiting
 
@@ -163,12 +190,12 @@ class WorkerLoop:
         self._use_threads(predict.threads)
         self._marker.begin(predict.batch)
         begun = time.monotonic()
-        is_cancelled = self._cancelled[predict.batch].__contains__
-        outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled)
-        answers = await runner.predict_concurrently(predict.calls, outgoing.send, is_cancelled)
+        batch = self._open[predict.batch]
+        batch.task = asyncio.current_task()
+        outgoing = OutgoingAnswers(predict.batch, self._frames, batch.is_cancelled)
+        answers = await runner.predict_concurrently(predict.calls, outgoing.send, batch.is_cancelled, room=batch.room)
+        del self._open[predict.batch]
         outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
-        self._open.discard(predict.batch)
-        del self._cancelled[predict.batch]
 
     def _batches(self) -> Iterator[tuple[Predict, float]]:
         """Each batch with the time at which it was read.

@@ -27,6 +27,8 @@ class FakeWorker:
         self.load_metrics: tuple[Metric, ...] = (Metric("Loads", "counter", "Count", 1, ()),)
         self.batches: list[list[Buffer]] = []
         self.cancelled: list[Buffer] = []
+        self.held: list[Buffer] = []
+        self.released = asyncio.Event()
         self.running: set[Job] = set()
         self.began = True
         self.begun: Sequence[Job] | None = None  # the last batch that it took up, where a script says so
@@ -55,6 +57,12 @@ class FakeWorker:
 
     def resume(self) -> None:
         self._may_send.set()
+
+    def hold(self, job: Job, on: bool) -> None:
+        if on:
+            self.held.append(body_of(job))
+        else:
+            self.released.set()
 
     def close(self) -> None:
         for task in self._tasks:

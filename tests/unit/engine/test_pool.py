@@ -31,6 +31,7 @@ from torchserve_lite.errors import (
     ModelFailed,
     NoWorkers,
     QueueFull,
+    ReaderTooSlow,
     ResponseTimeout,
     ServingError,
     WorkerDied,
@@ -853,6 +854,44 @@ async def test_reader_that_is_slow_makes_the_worker_wait(new_job: NewJob) -> Non
         await asyncio.sleep(60)  # longer than a worker may be silent: it is not the worker who is late
         assert len(sent) < 10
         assert len(await stream(job)) == 101
+
+
+@virtual_time
+async def test_slow_reader_of_one_of_many_batches_holds_up_nobody_else(new_job: NewJob) -> None:
+    """And it is not the worker that is late: its own batch may take longer than a worker may be silent."""
+
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        if body_of(batch[0]) == b"slow":
+            for _ in range(4):
+                yield chunk(b"x" * 100_000)
+            await worker.released.wait()
+        yield result(body_of(batch[0]))
+
+    async with pool_of(launcher := FakeLauncher(script), response_timeout=20, lanes=4) as pool:
+        (slow,) = asked(pool, new_job(b"slow"))
+        await slow.answer
+        await asyncio.sleep(60)
+        assert await body(asked(pool, new_job(b"other"))[0]) == b"other"
+        assert len(await stream(slow)) == 5
+        assert launcher.workers[0].held == [b"slow"]
+        assert launcher.workers[0].death is None
+
+
+@virtual_time
+async def test_reader_who_is_far_behind_a_handler_that_cannot_wait_loses_its_stream_alone(new_job: NewJob) -> None:
+    """Else the server would keep for it whatever the handler makes."""
+
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        while body_of(batch[0]) == b"slow" and batch[0].wanted:
+            yield chunk(b"x" * 1_000_000)
+        yield result(body_of(batch[0]))
+
+    async with pool_of(launcher := FakeLauncher(script), lanes=4) as pool:
+        slow, other = asked(pool, new_job(b"slow"), new_job(b"other"))
+        assert await body(other) == b"other"
+        with pytest.raises(ReaderTooSlow):
+            await stream(slow)
+        assert launcher.workers[0].cancelled == [b"slow"]
 
 
 @virtual_time

@@ -24,6 +24,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.MethodNotAllowed: errors.MethodNotAllowed(("GET", "PUT")),
     errors.ModelApiOff: errors.ModelApiOff(),
     errors.InvalidToken: errors.InvalidToken("Authorization"),
+    errors.ReaderTooSlow: errors.ReaderTooSlow(),
     errors.ModelNotFound: errors.ModelNotFound("m"),
     errors.ModelVersionNotFound: errors.ModelVersionNotFound("m", "2.0"),
     errors.UnknownDefault: errors.UnknownDefault("m", "2.0"),

@@ -18,6 +18,7 @@ from torchserve_lite.ipc.messages import (
     Answers,
     Call,
     Cancel,
+    Hold,
     Load,
     Loaded,
     LoadFailure,
@@ -107,11 +108,22 @@ class ProcessWorker:
         if self._process.running:
             self._frames.resume()
 
+    def hold(self, job: Job, on: bool) -> None:
+        for number, index in self._places(job):
+            self._frames.send(encode(Hold(number, index, on)))
+
     def unwanted(self, job: Job) -> None:
         """As the holder of running jobs: the worker need not go on for this one."""
-        for number, running in self._running.items():
-            if job in running.jobs and (index := running.jobs.index(job)) in running.unanswered:
-                self._frames.send(encode(Cancel(number, index)))
+        for number, index in self._places(job):
+            self._frames.send(encode(Cancel(number, index)))
+
+    def _places(self, job: Job) -> Sequence[tuple[int, int]]:
+        """The number of its batch and its index there, while the worker works at it."""
+        return [
+            (number, running.jobs.index(job))
+            for number, running in self._running.items()
+            if job in running.jobs and running.jobs.index(job) in running.unanswered
+        ]
 
     def never_began(self, job: Job) -> bool:
         if self._last_begun is None:
