@@ -9,6 +9,7 @@ BUILT_IN_HANDLERS = {
     "densenet_handler": "",
     "image_classifier": "",
     "image_segmenter": "",
+    "llm_handler": "transformers",
     "object_detector": "",
     "text_classifier": "",
     "text_handler": "",
