@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +78,18 @@ NEEDS = {
 }
 
 LIGHT = [name for name in SURFACE if not name.startswith("ts.torch_handler.") or "request_envelope" in name]
+
+
+def test_our_ts_comes_before_that_of_another_package(tmp_path: Path) -> None:
+    """A wheel puts ours last on the path, for ``python -m ts.llm_launcher``."""
+    (tmp_path / "ts").mkdir()
+    (tmp_path / "ts" / "__init__.py").touch()
+    ours = Path(compat.__file__).parent
+    script = "from torchserve_lite import compat; compat.install(); import ts; print(ts.__file__)"
+    path = os.pathsep.join([str(tmp_path), str(ours)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(ours / "ts" / "__init__.py")
 
 
 @pytest.mark.parametrize(("module", "names"), [*SURFACE.items(), *OURS.items()])

@@ -41,9 +41,17 @@ def test_wheel_holds_the_descriptors_of_grpc(wheel: dict[str, int]) -> None:
     assert wheel["torchserve_lite/protocols/grpc/generated/services.binpb"] > 0
 
 
+def test_ts_is_found_by_programs_of_the_environment(wheel: dict[str, int]) -> None:
+    """For ``python -m ts.llm_launcher``: a file whose line is a folder beside it."""
+    assert "torchserve_lite_ts.pth" in wheel
+    assert "torchserve_lite/compat/ts/llm_launcher.py" in wheel
+
+
 def test_wheel_holds_no_weights_and_no_training_data(wheel: dict[str, int]) -> None:
     """MNIST's weights made it 5 MB."""
     assert [
-        name for name in wheel if not name.endswith((".py", ".typed", ".yaml", ".binpb")) and ".dist-info/" not in name
+        name
+        for name in wheel
+        if not name.endswith((".py", ".pth", ".typed", ".yaml", ".binpb")) and ".dist-info/" not in name
     ] == []
     assert sum(wheel.values()) < 2_000_000

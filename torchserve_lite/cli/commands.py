@@ -14,6 +14,7 @@ from torchserve_lite.errors import ServingError
 
 COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and run(arguments)
     "start": "serve the models that a configuration names",
+    "llm": "serve one language model, from its folder or the Hugging Face hub",
     "stop": "stop the server, letting requests in flight finish",
     "config": "show the effective configuration, and where each value comes from",
     "archive": "pack a model into a .mar archive",
@@ -78,5 +79,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             package = "torchserve_lite.cli.operators" if name in OPERATORS else "torchserve_lite.cli"
             module = import_module(f"{package}.{name.replace('-', '_')}")
             module.add_arguments(command)
+            families = getattr(module, "FAMILIES", ())  # of flags that have any name after these beginnings
+            for flag in {word.partition("=")[0] for word in argv if word.startswith(families)}:
+                command.add_argument(flag, nargs="?", const="true")
             command.set_defaults(run=module.run)
     return parser

@@ -16,6 +16,9 @@ from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler
 if TYPE_CHECKING:
     from torchserve_lite.cli.terminal_display import TerminalDisplay
 
+Example = Callable[[Config, Mapping[str, str], str], str]
+"""What to try first: for a configuration, the addresses by role and the name of a model. Empty: nothing."""
+
 _HOSTS_TO_DIAL = {"://0.0.0.0": "://127.0.0.1", "://[::]": "://[::1]"}  # bound to all: reached through loopback
 
 
@@ -26,24 +29,30 @@ class Display(StartupProgress, Protocol):
     def log_lines(self) -> logging.Handler: ...
 
 
-def display_for(config: Config, output: Sink | TextIO) -> PlainDisplay | TerminalDisplay:
-    """rich is imported only where its drawing can be seen."""
+def display_for(
+    config: Config, output: Sink | TextIO, example: Example | None = None
+) -> PlainDisplay | TerminalDisplay:
+    """rich is imported only where its drawing can be seen. ``example``: in place of ``example_request``."""
+    example = example or example_request
     if not output.isatty():
-        return PlainDisplay(config, output)
+        return PlainDisplay(config, output, example)
     from rich.console import Console
 
     from torchserve_lite.cli.terminal_display import TerminalDisplay
 
     console = Console(file=output)  # type: ignore[arg-type]  # a sink has the part of TextIO that rich uses
-    return PlainDisplay(config, output) if console.is_dumb_terminal else TerminalDisplay(config, console)
+    if console.is_dumb_terminal:
+        return PlainDisplay(config, output, example)
+    return TerminalDisplay(config, console, example)
 
 
 class PlainDisplay:
     """A ``StartupProgress`` of one line per event."""
 
-    def __init__(self, config: Config, output: Sink | TextIO) -> None:
+    def __init__(self, config: Config, output: Sink | TextIO, example: Example | None = None) -> None:
         self.log_lines: logging.Handler = SinkHandler(output)
         self._config = config
+        self._example = example or example_request
         self._output = output
         self._addresses: Mapping[str, str] = {}
         self._ready: list[str] = []
@@ -78,7 +87,7 @@ class PlainDisplay:
         self._line(f"failed: {model}: {message}")
 
     def started(self, seconds: float) -> None:
-        if self._ready and (request := example_request(self._config, self._addresses, self._ready[0])):
+        if self._ready and (request := self._example(self._config, self._addresses, self._ready[0])):
             self._line(f"try: {request}")
         self._line(final_line(len(self._ready), len(self._failed), seconds))
 
@@ -139,9 +148,14 @@ def example_request(config: Config, addresses: Mapping[str, str], model: str) ->
         return f"{curl} --unix-socket {socket} http://localhost/predictions/{model} -T FILE"
     if address.startswith("https:"):
         curl += " -k"  # the certificate is hardly made out to this address
+    return f"{curl} {to_dial(address)}/predictions/{model} -T FILE"
+
+
+def to_dial(address: str) -> str:
+    """Where a client on this machine reaches it."""
     for bound, dialled in _HOSTS_TO_DIAL.items():
         address = address.replace(bound, dialled)
-    return f"{curl} {address}/predictions/{model} -T FILE"
+    return address
 
 
 def final_line(ready: int, failed: int, seconds: float) -> str:

@@ -52,19 +52,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
     """Serves until a signal comes; the result is the exit code. Only a start in the background has a ``displaying``."""
-    check_folders(environ)
-    check_descriptors()
-    preload()
+    prepare(environ)
     config = read_configuration(arguments, environ)
     if getattr(arguments, "watch", False):
         config = replace(config, models=replace(config.models, watch=True))
-    check_configured(config, environ)
     from torchserve_lite.cli.display import display_for
+
+    return serve_configured(config, environ, displaying or display_for, in_background=displaying is not None)
+
+
+def prepare(environ: Mapping[str, str]) -> None:
+    """What comes before everything else."""
+    check_folders(environ)
+    check_descriptors()
+    preload()
+
+
+def serve_configured(
+    config: Config, environ: Mapping[str, str], displaying: Displaying, *, in_background: bool = False
+) -> int:
+    check_configured(config, environ)
     from torchserve_lite.telemetry.log_sinks import written_to
 
-    with registered(pid_file(), required=displaying is not None) as notices, written_to(sys.stdout) as output:
+    with registered(pid_file(), required=in_background) as notices, written_to(sys.stdout) as output:
         config = replace(config, notices=(*config.notices, *notices))
-        with (displaying or display_for)(config, output) as display:
+        with displaying(config, output) as display:
             from torchserve_lite.server import run as run_server
 
             return run_server(config, display, display.log_lines)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchserve_lite.cli.display import (
+    Example,
     example_request,
     final_line,
     headline,
@@ -29,9 +30,10 @@ class TerminalDisplay:
     ``log_lines`` shows warnings, errors, and all that handlers print or log; the rest is in the log files.
     """
 
-    def __init__(self, config: Config, console: Console) -> None:
+    def __init__(self, config: Config, console: Console, example: Example = example_request) -> None:
         self._config = config
         self._console = console
+        self._example = example
         self._bars = _bars(console)
         self._tasks: dict[str, TaskID] = {}
         self._addresses: Mapping[str, str] = {}
@@ -83,7 +85,7 @@ class TerminalDisplay:
             self._console.print(self._models)
         for model, message in self._failures.items():
             self._print(f"failed: {model}: {message}", "red")
-        if self._ready and (request := example_request(self._config, self._addresses, self._ready[0])):
+        if self._ready and (request := self._example(self._config, self._addresses, self._ready[0])):
             self._print(f"try: {request}", "cyan")
         self._print(final_line(len(self._ready), len(self._failures), seconds), "bold green")
 

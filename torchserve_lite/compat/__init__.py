@@ -23,8 +23,9 @@ def install() -> None:
             f"Another package named 'ts' is already imported (from {origin}). "
             "Import it after torchserve_lite.compat.install(), or uninstall it: it is probably torchserve itself."
         )
-    if str(_HERE) not in sys.path:
-        sys.path.insert(0, str(_HERE))
+    if loaded is None:
+        # First: a wheel puts the folder last on every program's path, where the ts of another package would win.
+        sys.path[:] = [str(_HERE), *(folder for folder in sys.path if folder != str(_HERE))]
     package = importlib.import_module("ts.torch_handler")
     folder = str(handlers_folder())
     if folder not in package.__path__:

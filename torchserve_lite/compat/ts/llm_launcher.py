@@ -1,19 +1,17 @@
-"""TorchServe's start of a server for one language model. Here: an archive with ``vllm_handler``, started as any."""
+"""``python -m ts.llm_launcher``: a server for one language model, as ``torchserve-lite llm`` starts it."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
-_ADVICE = (
-    "ts.llm_launcher starts TorchServe's Java server, which is not there. Make a folder with a model-config.yaml "
-    "(handler: model_path: ...; asyncCommunication: true), archive it with "
-    "`torch-model-archiver --handler vllm_handler`, and serve it with `torchserve-lite start`."
-)
 
-
-def main(args: object = None) -> NoReturn:
-    sys.exit(_ADVICE)
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """``args``: the command line's. This process becomes the server."""
+    arguments = sys.argv[1:] if args is None else args
+    os.execv(sys.executable, [sys.executable, "-m", "torchserve_lite", "llm", *arguments])
 
 
 if __name__ == "__main__":
