@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.archive.manifest import Manifest
+from torchserve_lite.archive.tensor_signature import read_signature
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 from torchserve_lite.archive.yaml_guard import read_yaml
+from torchserve_lite.core.models import Signature
 from torchserve_lite.core.options import ServingOptions, Torchrun
 from torchserve_lite.errors import InvalidArchive
 
@@ -24,9 +26,10 @@ _LONGEST_SHOWN = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """``options``: what the file says about serving. ``raw`` is the whole file."""
+    """``options``: what the file says about serving; ``signature``: about its tensors. ``raw`` is the whole file."""
 
     options: ServingOptions = field(default_factory=ServingOptions)
+    signature: Signature | None = None
     raw: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -68,7 +71,8 @@ class ModelConfig:
         least, most = values.get("min_workers"), values.get("max_workers")
         if least and most and least > most:
             raise ArchiveError(f"has minWorkers: {least} above maxWorkers: {most}. Raise maxWorkers or leave it out")
-        return cls(options=ServingOptions(**values), raw=raw, warnings=warnings)
+        signature = read_signature(raw["tensorSignature"]) if raw.get("tensorSignature") is not None else None
+        return cls(options=ServingOptions(**values), signature=signature, raw=raw, warnings=warnings)
 
 
 class _WrongType(Exception):

@@ -45,6 +45,24 @@ class RecoveryPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A tensor that a model takes or gives. ``datatype``: as the V2 protocol names it; -1 is a size that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a model config says of a model's tensors, for those who ask for its metadata."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    platform: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """All an engine needs to serve one model version.
 
@@ -75,6 +93,7 @@ class ModelSpec:
     intra_op_threads: int | None = None  # torch threads a worker, when the model config fixes them
     manifest: Mapping[str, Any] | None = None
     model_config: Mapping[Any, Any] = field(default_factory=dict)
+    signature: Signature | None = None
     autoscale: bool = True  # the number of workers follows the load between min_workers and max_workers
     loaded_at_startup: bool = False
     openai: bool = False  # its handler answers OpenAI's requests

@@ -97,6 +97,7 @@ def build_spec(
         parallel_level=options.parallel_level or 0,
         manifest=archive.manifest.raw,
         model_config=archive.config.raw,
+        signature=archive.config.signature,
         loaded_at_startup=wanted.loaded_at_startup is not False,
         openai=_module(handler) in OPENAI_HANDLERS if options.openai is None else options.openai,
     )

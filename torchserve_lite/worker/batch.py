@@ -75,7 +75,7 @@ class BatchRunner:
         self.max_response_size = load.max_response_size
         self._load = load
         self._mark_stage = mark_stage
-        self._envelopes = Envelopes(load.v2_output_names)
+        self._envelopes = Envelopes(load.v2_output_names, load.spec.signature)
         self._failures = Failures(load.spec.key.name, load.model_dir)
 
     def predict(
@@ -238,6 +238,7 @@ class BatchRunner:
             reply = reply_of(results[0], request.processor)
         else:
             _show_alone(request, context)
+            request.envelope.answer_begun = request.answer_begun
             packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
         too_large = excess_of(reply, self.max_response_size)

@@ -18,6 +18,7 @@ from typing import Any
 from torchserve_lite.archive.config_message import from_message
 from torchserve_lite.compat import install as install
 from torchserve_lite.core.metrics import MetricDefinition
+from torchserve_lite.core.models import Signature
 from torchserve_lite.ipc.messages import Load
 
 MetricSink = Callable[[str, str, str, float, list[tuple[str, str]], str], None]
@@ -54,8 +55,9 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
 class Envelopes:
     """Makes a fresh envelope (``ts.torch_handler.request_envelope``) for each request, by name."""
 
-    def __init__(self, v2_output_names: str) -> None:
+    def __init__(self, v2_output_names: str, signature: Signature | None = None) -> None:
         self._v2_output_names = v2_output_names
+        self._signature = signature
         self._classes: dict[str, Any] = {}
 
     def new(self, name: str) -> Any:
@@ -67,7 +69,8 @@ class Envelopes:
         if envelope is None:
             from ts.model_loader import find_envelope
 
-            find_envelope("kservev2").output_names = self._v2_output_names  # V1 routes answer V2 bodies, too
+            v2 = find_envelope("kservev2")  # V1 routes answer V2 bodies, too
+            v2.output_names, v2.signature = self._v2_output_names, self._signature
             envelope = self._classes[name] = find_envelope(name)
         return envelope
 

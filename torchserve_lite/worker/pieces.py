@@ -16,6 +16,7 @@ class Receiver(Protocol):
     index: int
     request_id: str | None
     processor: Any
+    answer_begun: bool
 
 
 def piece_sender(
@@ -42,6 +43,7 @@ def piece_sender(
         reply = reply_of(value, owner.processor)
         if too_large := excess_of(reply, max_response_size):
             raise ValueError(too_large)
+        owner.answer_begun = True
         emit([Answer(owner.index, reply, last=False)])
         if is_cancelled(owner.index) and all(is_cancelled(other.index) for other in owners):
             raise asyncio.CancelledError("Nobody waits for the answer any more: the client has left.")

@@ -41,9 +41,10 @@ class CallProcessor(RequestProcessor):
 
 
 class Request(OpenedRequest):
-    """``emitted``: its reply has gone out before the batch's end. ``deadline``: on this process' monotonic clock."""
+    """``emitted``: its reply has gone out before the batch's end; ``answer_begun``: pieces of it have. ``deadline``: on
+    this process' monotonic clock."""
 
-    __slots__ = ("call", "deadline", "emitted", "index", "reply")
+    __slots__ = ("answer_begun", "call", "deadline", "emitted", "index", "reply")
 
     def __init__(self, index: int, call: Call, arrived: float) -> None:
         super().__init__(call.id, CallProcessor(call), None)
@@ -52,3 +53,4 @@ class Request(OpenedRequest):
         self.deadline = None if call.remaining is None else arrived + call.remaining
         self.reply: Reply | None = None
         self.emitted = False
+        self.answer_begun = False

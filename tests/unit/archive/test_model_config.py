@@ -12,6 +12,8 @@ from torchserve_lite.archive import yaml_guard
 from torchserve_lite.archive.config_message import from_message, to_message
 from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
+from torchserve_lite.archive.unpacking.entries import ArchiveError
+from torchserve_lite.core.models import Signature, TensorSpec
 from torchserve_lite.core.options import ServingOptions, Torchrun
 from torchserve_lite.errors import InvalidArchive
 
@@ -312,3 +314,41 @@ def test_aliases_in_reason_are_fine(tmp_path: Path) -> None:
 
     assert config.raw["first"] == {"lr": 1, "n": 1}
     assert config.raw["second"] == {"lr": 1}
+
+
+def test_signature_is_what_the_config_says_of_tensors() -> None:
+    config = ModelConfig.parse(
+        b"""
+        tensorSignature:
+          platform: pytorch_torchscript
+          inputs: [{name: image, datatype: FP32, shape: [-1, 28, 28]}]
+          outputs: [{name: digit, datatype: INT64, shape: []}]
+        """
+    )
+    assert config.signature == Signature(
+        platform="pytorch_torchscript",
+        inputs=(TensorSpec(name="image", datatype="FP32", shape=(-1, 28, 28)),),
+        outputs=(TensorSpec(name="digit", datatype="INT64", shape=()),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("signature", "problem"),
+    [
+        pytest.param("7", "tensorSignature: 7 where a mapping", id="no mapping"),
+        pytest.param("{input: []}", "input, which is not known", id="unknown key"),
+        pytest.param("{platform: 7}", "platform: 7 where text", id="platform"),
+        pytest.param("{inputs: 7}", "inputs that is no list", id="no list"),
+        pytest.param("{outputs: [7]}", "outputs: 0: 7 where a mapping", id="no tensor"),
+        pytest.param("{inputs: [{datatype: FP32, shape: []}]}", "without a name", id="no name"),
+        pytest.param("{inputs: [{name: a, datatype: FP33, shape: []}]}", "FP33, which is none of BF16", id="datatype"),
+        pytest.param("{inputs: [{name: a, datatype: FP32}]}", "shape: None where a list", id="no shape"),
+        pytest.param("{inputs: [{name: a, datatype: FP32, shape: [-2]}]}", "shape: [-2] where a list", id="below -1"),
+        pytest.param("{inputs: [{name: a, datatype: FP32, shape: [true]}]}", "shape: [True]", id="size is no number"),
+        pytest.param("{inputs: [&t {name: a, datatype: FP32, shape: []}, *t]}", "two tensors of one name", id="twice"),
+    ],
+)
+def test_signature_that_is_wrong_is_told(signature: str, problem: str) -> None:
+    with pytest.raises(ArchiveError) as raised:
+        ModelConfig.parse(f"tensorSignature: {signature}".encode())
+    assert problem in str(raised.value)

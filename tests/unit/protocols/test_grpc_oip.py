@@ -30,6 +30,7 @@ from torchserve_lite.errors import (
     WorkerDied,
 )
 from torchserve_lite.management.access import Access, Door
+from torchserve_lite.protocols.tensors import TENSORS
 
 from .grpc_front import GrpcFront, serving_grpc
 
@@ -49,9 +50,11 @@ CODES = {
 
 
 def echo_tensors(job: Job) -> None:
-    document = json.loads(bytes(job.request.parts[0].data))
+    body, tensors = job.request.parts
+    document = json.loads(bytes(body.data))
     answer = {"model_name": KEY.name, "model_version": "1.0", "id": document.get("id"), "outputs": document["inputs"]}
-    job.succeed(InferenceResponse(json.dumps(answer).encode()))
+    head = json.dumps(answer).encode()
+    job.succeed(InferenceResponse(head + bytes(tensors.data), headers=((TENSORS, str(len(head))),)))
 
 
 @pytest.fixture
@@ -96,18 +99,21 @@ async def test_raw_tensors_are_answered_with_raw_ones(front: GrpcFront, package:
 async def test_job_is_that_of_the_twin(front: GrpcFront) -> None:
     """But for the client's headers."""
     await ask(front, "ModelInfer", model_name="tiny", model_version="2.0", id="42", inputs=[TENSOR])
-    body = json.dumps({"inputs": [SAME], "id": "42"})
-    await front.http.post("/v2/models/tiny/versions/2.0/infer", data=body)
+    tensor = {"name": "x", "datatype": "INT32", "shape": [2], "parameters": {"binary_data_size": 8}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}, "id": "42"}).encode()
+    body, headers = head + struct.pack("<2i", 7, 8), {TENSORS: str(len(head))}
+    await front.http.post("/v2/models/tiny/versions/2.0/infer", data=body, headers=headers)
     ours, twins = (job.request for job in front.engine.jobs)
     assert json.loads(bytes(ours.parts[0].data)) == json.loads(bytes(twins.parts[0].data))
     assert (ours.model, ours.version, ours.verb) == (twins.model, twins.version, twins.verb)
     assert ours.envelope == twins.envelope == Envelope.KSERVE_V2
+    assert ours.parts[1] == twins.parts[1]
     assert ours.parts[0].content_type == twins.parts[0].content_type
 
 
 async def test_request_with_a_bad_tensor_never_reaches_a_queue(front: GrpcFront) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await ask(front, "ModelInfer", model_name="tiny", inputs=[{**TENSOR, "shape": [3]}])
+        await ask(front, "ModelInfer", model_name="tiny", inputs=[{**TENSOR, "datatype": "INT64"}])
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert 'Tensor "x"' in str(refused.value.details())
     assert front.engine.jobs == []
@@ -234,7 +240,8 @@ async def test_requests_of_a_stream_are_answered_in_their_order(front: GrpcFront
 def in_pieces(job: Job) -> None:
     for text in (b"to", b"ken"):
         job.add_piece(InferenceResponse(text))
-    echo_tensors(job)
+    answer = {"model_name": KEY.name, "id": "1", "outputs": [SAME]}  # in JSON: it can have no headers any more
+    job.succeed(InferenceResponse(json.dumps(answer).encode()))
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from torchserve_lite import __version__
-from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Part, Verb
+from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import AnswerInPieces, HandlerError, InvalidAnswer, ModelLoading, ServingError
@@ -15,9 +15,10 @@ from torchserve_lite.management.repository import ModelRepository
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.grpc.calls import Call, Service
 from torchserve_lite.protocols.grpc.messages import Messages
-from torchserve_lite.protocols.grpc.oip_codec import fill_piece, fill_response, json_of
+from torchserve_lite.protocols.grpc.oip_codec import fill_piece, fill_response, parts_of
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.answers import JSON, new_request_id
+from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.protocols.tensors import TENSORS
 
 _KSERVE = "inference"
 _PACKAGES = (_KSERVE, "org.pytorch.serve.grpc.openinference")
@@ -92,12 +93,12 @@ class OpenInference:
 
     async def model_infer(self, request: Any, call: Call) -> Any:
         answer = await self._ask(request, call, call.request_id)
-        call.tell_headers(answer.headers)
+        call.tell_headers(tuple((name, value) for name, value in answer.headers if name != TENSORS))
         _check_status(answer)
         if answer.stream is not None:
             answer.stream.close()
             raise AnswerInPieces(request.model_name)
-        return self._response_of(request, answer.body)
+        return self._response_of(request, answer)
 
     async def model_stream_infer(self, requests: Any, call: Call) -> None:
         """The requests of a stream run concurrently, so that they may share a batch, and are answered in their order.
@@ -142,7 +143,7 @@ class OpenInference:
             if isinstance(outcome, ServingError):
                 raise outcome
             if outcome.stream is None:
-                await self._send_response(call, self._response_of(request, outcome.body))
+                await self._send_response(call, self._response_of(request, outcome))
                 return
             async with outcome.stream:
                 await self._send_response(call, self._piece_of(request, outcome.body))
@@ -191,19 +192,19 @@ class OpenInference:
     async def _ask(self, request: Any, call: Call, request_id: str) -> InferenceResponse:
         name, version = request.model_name, request.model_version or None
         await self._plane.check_known(name, version)
-        part = Part("body", json_of(request), JSON)
+        parts = parts_of(request)
         said = call.metadata
         facts = (Envelope.KSERVE_V2, call.timeout, said.trace_context, said.encoded_headers)
-        asked = InferenceRequest(request_id, name, version, Verb.PREDICT, (part,), said.headers, *facts)
+        asked = InferenceRequest(request_id, name, version, Verb.PREDICT, parts, said.headers, *facts)
         return await self._plane.infer(asked)
 
-    def _response_of(self, request: Any, body: Buffer) -> Any:
-        return fill_response(self._new("ModelInferResponse"), body, raw=bool(request.raw_input_contents))
+    def _response_of(self, request: Any, answer: InferenceResponse) -> Any:
+        return fill_response(self._new("ModelInferResponse"), answer, raw=bool(request.raw_input_contents))
 
     def _piece_of(self, request: Any, piece: Buffer) -> Any:
         """What a handler sends before its result is in no envelope."""
         try:
-            return self._response_of(request, piece)
+            return self._response_of(request, InferenceResponse(piece))
         except InvalidAnswer:
             named = {"model_name": request.model_name, "model_version": request.model_version, "id": request.id}
             raw = bool(request.raw_input_contents)

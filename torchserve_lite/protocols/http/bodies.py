@@ -11,8 +11,10 @@ from aiohttp.http import HttpProcessingError
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.memory import unfilled
 from torchserve_lite.core.requests import Part
+from torchserve_lite.core.streams import Buffer
 from torchserve_lite.errors import BodyTooLarge, BodyTooSlow, ExpectationFailed, MalformedRequest
 from torchserve_lite.protocols.http import forms
+from torchserve_lite.protocols.http.codings import unpacked
 from torchserve_lite.protocols.http.requests import header, media_type
 
 _LARGE_FORM = 64 * 1024  # bytes
@@ -80,6 +82,11 @@ class Bodies:
             raise MalformedRequest(f"The request body cannot be read: {reason}.") from error
         del body[filled:]
         return body
+
+    async def unpacked(self, request: web.Request) -> Buffer:
+        """The body without its Content-Encoding, within the same limit."""
+        body = await self.read(request)
+        return await unpacked(body, header(request, "Content-Encoding"), self._limit)
 
     async def parts(self, request: web.Request) -> Sequence[Part]:
         """The parts of a form, or one part ``body``."""

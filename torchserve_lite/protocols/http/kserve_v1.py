@@ -105,7 +105,7 @@ class KServeV1Routes:
             raise RouteNotFound
         check_method(request)
         await self._plane.check_known(target.model, None)
-        body = Part("body", await self._bodies.read(request), JSON)
+        body = Part("body", await self._bodies.unpacked(request), JSON)
         return await self._plane.infer(make_request(request, target, (body,)))
 
 

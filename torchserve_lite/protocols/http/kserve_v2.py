@@ -1,6 +1,7 @@
-"""KServe's V2 protocol (Open Inference Protocol) over REST with JSON tensors, and TorchServe's ``/explain``.
+"""KServe's V2 protocol (Open Inference Protocol) over REST, and TorchServe's ``/explain``.
 
-The body goes to the worker as it came; the ``kservev2`` envelope there reads the tensors.
+The body goes to the worker as it came, JSON and binary tensors; the ``kservev2`` envelope there reads them, and makes
+the answer in the form that is asked for.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from aiohttp import web
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.codings import packed
 from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
 from torchserve_lite.protocols.http.openapi import (
     ANYTHING,
@@ -35,10 +36,10 @@ from torchserve_lite.protocols.http.openapi import (
     lists,
     objects,
 )
-from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, make_request
+from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, header, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
+from torchserve_lite.protocols.tensors import TENSORS, tensor_parts
 
-_BINARY = "Inference-Header-Content-Length"
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
 _TAG = "KServe V2"
@@ -181,10 +182,12 @@ class KServeV2Routes:
         check_method(request)
         target = call(request.match_info)
         await self._plane.check_known(target.model, target.version)
-        if _BINARY in request.headers:
-            raise BadRequest(f"Binary tensors ({_BINARY}) are not understood by this version: send the data as JSON.")
-        body = Part("body", await self._bodies.read(request), JSON)
-        return await self._plane.infer(make_request(request, target, (body,)))
+        body = await self._bodies.unpacked(request)
+        parts: tuple[Part, ...] = (Part("body", body, JSON),)
+        if TENSORS in request.headers:
+            parts = tensor_parts(body, header(request, TENSORS))
+        answer = await self._plane.infer(make_request(request, target, parts))
+        return await packed(answer, header(request, "Accept-Encoding"))
 
 
 def call(match: Mapping[str, str]) -> Target:

@@ -27,6 +27,7 @@ from ts.utils.util import PredictionException
 Row = dict[str, Any]
 
 _JSON_TEXT = (bytes, bytearray, str)
+_CLOUD_EVENT = {"specversion", "id", "source", "type", "data"}
 _MOST_ROWS = 500_000
 _UNSUPPORTED = "Unsupported model output data type."
 
@@ -36,9 +37,11 @@ class BaseEnvelope:
     ``format_output`` over a list of requests, works too: it gets lists of one.
 
     ``alone``: set by ``unpack`` when this request's rows must have a call of the handler for themselves.
+    ``answer_begun``: pieces of the answer have gone out before ``pack``, so that it can have no headers any more.
     """
 
     alone = False
+    answer_begun = False
     parse_input: Callable[[list[Row]], Iterable[Any]]
     format_output: Callable[[list[Any]], Sequence[Any]]
 
@@ -196,6 +199,15 @@ def json_object(row: Row) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise bad_request(f"The body must be a JSON object, not {json_kind(document)}.")
     return document
+
+
+def unwrap_event(document: dict[str, Any]) -> dict[str, Any]:
+    """The ``data`` of a CloudEvent in structured mode; any other document itself."""
+    if not document.keys() >= _CLOUD_EVENT:
+        return document
+    if not isinstance(document["data"], dict):
+        raise bad_request(f'The CloudEvent\'s "data" must be a JSON object, not {json_kind(document["data"])}.')
+    return document["data"]
 
 
 def parse_json(text: bytes | bytearray | str) -> Any:

@@ -16,10 +16,9 @@ from ts.torch_handler.request_envelope.base import (
     keys_of,
     listed,
     unsendable_told,
+    unwrap_event,
 )
 from ts.torch_handler.request_envelope.kservev2 import KServev2Envelope, holds_tensors
-
-_CLOUD_EVENT = {"specversion", "id", "source", "type", "data"}
 
 
 class KServeEnvelope(BaseEnvelope):
@@ -41,8 +40,9 @@ class KServeEnvelope(BaseEnvelope):
         self._count = len(rows)
         return rows
 
-    def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
+    def pack(self, results: list[Any], context: Any, index: int) -> Any:
         if self._tensors is not None:
+            self._tensors.answer_begun = self.answer_begun
             return self._tensors.pack(results, context, index)
         expect_count(results, self._count)
         with unsendable_told():
@@ -55,15 +55,6 @@ class KServeEnvelope(BaseEnvelope):
     def after_call(self, context: Any) -> None:
         if self._tensors is not None:
             self._tensors.after_call(context)
-
-
-def unwrap_event(document: dict[str, Any]) -> dict[str, Any]:
-    """The ``data`` of a CloudEvent in structured mode; any other document itself."""
-    if not document.keys() >= _CLOUD_EVENT:
-        return document
-    if not isinstance(document["data"], dict):
-        raise bad_request(f'The CloudEvent\'s "data" must be a JSON object, not {json_kind(document["data"])}.')
-    return document["data"]
 
 
 def instances_of(document: dict[str, Any]) -> list[Any]:

@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ts.torch_handler.request_envelope.base import (
@@ -25,6 +25,16 @@ from ts.torch_handler.request_envelope.base import (
     shown,
     text_of,
     unsendable_told,
+    unwrap_event,
+)
+from ts.torch_handler.request_envelope.binary_tensors import (
+    PART,
+    BytesBehind,
+    elements_in,
+    numbers_in,
+    packed_elements,
+    packed_numbers,
+    with_tensors,
 )
 from ts.utils.util import PredictionException
 
@@ -66,16 +76,22 @@ class KServev2Envelope(BaseEnvelope):
     Several inputs belong together, and a model of two inputs takes its two rows in one call: the request is ``alone``.
     ``output_names``: "predict" gives one input's output that name (``explain`` for an explanation) and the result's
     true shape; "inputs" names every output after an input and flattens it, as TorchServe 0.12 does.
+    ``signature``: what the model config says of the model's tensors, each with name, datatype and shape. The outputs of
+    a prediction have its names, where there are as many.
     """
 
     output_names = "predict"
+    signature: Any = None
 
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
-        document = json_object(row)
+        behind = BytesBehind(row.get(PART))
+        is_raw = PART in row and not row["body"]
+        document = self._around_raw(behind) if is_raw else unwrap_event(json_object(row))
         tensors: list[list[Row]] = []
         for i, tensor in enumerate(_inputs_of(document)):
-            tensors.append(tensor_rows(tensor, f"inputs[{i}]"))
+            tensors.append(tensor_rows(tensor, f"inputs[{i}]", behind))
             expect_few_rows(sum(map(len, tensors)))
+        behind.expect_end()
         self._names = [rows[0]["name"] for rows in tensors]
         self._counts = [len(rows) for rows in tensors]
         if len(set(self._names)) < len(self._names):
@@ -86,12 +102,16 @@ class KServev2Envelope(BaseEnvelope):
             raise bad_request(f'"id" must be a string, not {json_kind(given_id)}.')
         self._id = given_id if given_id and given_id.strip() else context.get_request_id(index) or ""
         self._verb = "explain" if header_is_true(context, index, "explain") else "predict"
-        self._wanted = _wanted_outputs(document, {self._verb, *self._names})
-        self._parameters = _object_at(document, "parameters", "The body")
+        outputs = self.signature.outputs if self.signature is not None and self._verb == "predict" else ()
+        self._declared = [output.name for output in outputs]
+        self._parameters = dict(_object_at(document, "parameters", "The body"))
+        self._binary = _flag(self._parameters.pop("binary_data_output", False), "binary_data_output", "The body")
+        possible = {*(self._declared or [self._verb]), *self._names}
+        self._wanted = _wanted_outputs(document, possible, self._binary)
         self.alone = len(tensors) > 1
         return [row for rows in tensors for row in rows]
 
-    def pack(self, results: list[Any], context: Any, index: int) -> dict[str, Any]:
+    def pack(self, results: list[Any], context: Any, index: int) -> Any:
         """An output is made of all rows of an input or, where the handler made one of them, of a result of its own."""
         expect_count(results, sum(self._counts), alone=self.alone)
         if len(results) == sum(self._counts):
@@ -101,20 +121,58 @@ class KServev2Envelope(BaseEnvelope):
             groups = [[result] for result in results]
         if len(groups) > len(self._names):
             expect_count(results, len(self._names))
-        names = [self._verb] if self.output_names == "predict" and len(groups) == 1 else self._names
-        outputs = []
-        for name, group in zip(names, groups, strict=False):
+        made = dict(zip(self._names_of(groups), groups, strict=False))
+        if len(groups) == 1 and len(self._declared) > 1 and _have_keys(groups[0], self._declared):
+            made = {name: [result[name] for result in groups[0]] for name in self._declared}
+        if missing := [name for name in self._wanted if name not in made]:
+            raise _no_such_outputs(missing, made)
+        outputs: list[dict[str, Any]] = []
+        tensors: list[bytes] = []
+        for name in self._wanted or made:
+            group = made[name]
+            value = group[0] if len(group) == 1 else group
+            is_binary = self._wanted.get(name, self._binary) and not self.answer_begun and context.request_processor
             with unsendable_told():
-                datatype, shape, data = encode_tensor(group[0] if len(group) == 1 else group)
-            shape = [len(data)] if self.output_names == "inputs" else shape
-            outputs.append({"name": name, "shape": shape, "datatype": datatype, "data": data})
+                if is_binary:
+                    datatype, shape, packed = pack_tensor(value)
+                    tensors.append(packed)
+                    content: dict[str, Any] = {"parameters": {"binary_data_size": len(packed)}}
+                else:
+                    datatype, shape, data = encode_tensor(value)
+                    content = {"data": data}
+            shape = [math.prod(shape)] if self.output_names == "inputs" else shape
+            outputs.append({"name": name, "shape": shape, "datatype": datatype, **content})
         model = (context.manifest or {}).get("model") or {}
-        return {
+        answer = {
             "id": self._id,
             "model_name": context.model_name or model.get("modelName"),  # what it is served as
             "model_version": context.model_version or model.get("modelVersion") or "1.0",
-            "outputs": self._asked_for(outputs),
+            "outputs": outputs,
         }
+        return with_tensors(answer, tensors, context, index) if tensors else answer
+
+    def _names_of(self, groups: list[list[Any]]) -> list[str]:
+        if self.output_names == "inputs":
+            return self._names
+        if len(groups) == len(self._declared):
+            return self._declared
+        return [self._verb] if len(groups) == 1 else self._names
+
+    def _around_raw(self, behind: BytesBehind) -> dict[str, Any]:
+        """The document that stands for a body without JSON, which is all data of the model's only input."""
+        inputs: Sequence[Any] = () if self.signature is None else self.signature.inputs
+        if len(inputs) != 1 or inputs[0].shape.count(-1) > 1:
+            raise bad_request(
+                "A body without JSON (Inference-Header-Content-Length: 0) is for models whose model config names one "
+                "input tensor, with at most one -1 in its shape (tensorSignature); send the JSON before the data."
+            )
+        [declared] = inputs
+        tensor: dict[str, Any] = {"name": declared.name, "datatype": declared.datatype, "shape": list(declared.shape)}
+        if declared.datatype == "BYTES":  # one element, without its length
+            tensor |= {"shape": [1], "data": [bytes(behind.take(behind.left, declared.name))]}
+        else:
+            tensor["parameters"] = {"binary_data_size": behind.left}
+        return {"inputs": [tensor], "parameters": {"binary_data_output": True}}
 
     def before_call(self, context: Any) -> None:
         context.input_names = self._names
@@ -125,13 +183,6 @@ class KServev2Envelope(BaseEnvelope):
         for name in ("input_names", "input_request_id", "input_parameters"):  # the handler may have removed them
             vars(context).pop(name, None)
 
-    def _asked_for(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """In the order in which they were asked for; all of them where none was."""
-        made = {output["name"]: output for output in outputs}
-        if missing := [name for name in self._wanted if name not in made]:
-            raise _no_such_outputs(missing, made)
-        return [made[name] for name in self._wanted] or outputs
-
 
 def holds_tensors(document: dict[str, Any]) -> bool:
     """Whether the body's ``inputs`` are meant as V2 tensors, right or wrong in detail."""
@@ -141,8 +192,9 @@ def holds_tensors(document: dict[str, Any]) -> bool:
     )
 
 
-def tensor_rows(tensor: Any, where: str) -> list[Row]:
-    """An input tensor as rows for the handler, checked: a wrong one is a 400 that names it."""
+def tensor_rows(tensor: Any, where: str, behind: BytesBehind) -> list[Row]:
+    """An input tensor as rows for the handler, checked: a wrong one is a 400 that names it. What came as bytes is what
+    would have come as JSON, but for elements of BYTES, which are bytes, and for NaN."""
     if not isinstance(tensor, dict):
         raise bad_request(f"{where} must be an object with name, shape, datatype and data, not {json_kind(tensor)}.")
     name = tensor.get("name")
@@ -154,14 +206,26 @@ def tensor_rows(tensor: Any, where: str) -> list[Row]:
     if datatype not in _KNOWN:
         raise bad_request(f"{label} has the unknown datatype {shown(given)}; the known ones are {', '.join(_KNOWN)}.")
     shape = _shape_of(tensor, label)
-    if tensor.get("data") is None:
+    parameters = _object_at(tensor, "parameters", label)
+    if any(key.startswith("shared_memory") for key in parameters):
+        raise bad_request(f"{label} lies in shared memory, which this server does not read: send its data.")
+    data, is_binary = tensor.get("data"), "binary_data_size" in parameters
+    if data is None and not is_binary:
         raise bad_request(f'{label} has no "data".')
+    if data is not None and is_binary:
+        raise bad_request(f'{label} has "data" and "binary_data_size"; send one of them.')
     if len(tensor) > _MOST_OTHER_KEYS + 4:
         raise bad_request(f'{label} has {len(tensor)} keys; put what the model needs into its "parameters".')
+    if is_binary:
+        raw = behind.take(parameters["binary_data_size"], label)
+        data = elements_in(raw, shape, label) if datatype == "BYTES" else numbers_in(raw, datatype, shape, label)
+        rest = {key: value for key, value in parameters.items() if key != "binary_data_size"}
+        tensor = {key: value for key, value in tensor.items() if key != "parameters"}
+        tensor |= {"parameters": rest} if rest else {}
     if datatype == "BYTES":
-        elements = _bytes_elements(tensor["data"], shape, label)
+        elements = _bytes_elements(data, shape, label)
         return [{**tensor, "shape": [1], "datatype": datatype, "data": element} for element in elements]
-    shape, data = _nested_numbers(tensor["data"], shape, datatype, label)
+    shape, data = _nested_numbers(data, shape, datatype, label)
     return [{**tensor, "shape": shape, "datatype": datatype, "data": data}]
 
 
@@ -173,23 +237,31 @@ def encode_tensor(value: Any) -> tuple[str, list[int], list[Any]]:
 
     array = _as_array(value)
     kind = array.dtype.kind
-    if kind == "f" and array.dtype.name not in _DATATYPES:  # more than 64 bits
-        array = array.astype("float64")
     shape = list(array.shape) or [1]
-    values = (array.astype(str) if kind in "mM" else array).ravel().tolist()
+    values = array.ravel().tolist()
     if kind == "f":
         if not np.isfinite(array).all():
             values = [value if math.isfinite(value) else None for value in values]
         return "FP32" if array.dtype.name == "float16" else _to_datatype(array.dtype), shape, values
     if kind in "biu":
         return _to_datatype(array.dtype), shape, values
-    if kind in "mM":
-        return "BYTES", shape, values
-    if kind in "OUS":
-        if any(isinstance(element, str) for element in values):
-            values = [str(element) if isinstance(element, int | float) else element for element in values]
-        return "BYTES", shape, [plain(element) for element in values]
-    raise PredictionException(f"Unsupported model output data type. V2 has no {array.dtype}.", 503)
+    return "BYTES", shape, [plain(element) for element in _texts_among(values)]
+
+
+def pack_tensor(value: Any) -> tuple[str, list[int], bytes]:
+    """The same as bytes: NaN, half precision and bytes stay what they are."""
+    array = _as_array(value, keep_bytes=True)
+    shape = list(array.shape) or [1]
+    if array.dtype.kind in "biuf":
+        datatype = "BF16" if _is_bfloat16(value) else _to_datatype(array.dtype)
+        return datatype, shape, packed_numbers(array, datatype)
+    return "BYTES", shape, packed_elements(_texts_among(array.ravel().tolist()))
+
+
+def _texts_among(values: list[Any]) -> list[Any]:
+    if any(isinstance(element, str) for element in values):
+        return [str(element) if isinstance(element, int | float) else element for element in values]
+    return values
 
 
 def _to_dtype(datatype: str) -> np.dtype:
@@ -202,6 +274,16 @@ def _to_datatype(dtype: np.dtype) -> str:
     return "BYTES" if dtype.kind in "OU" else _DATATYPES[dtype.name]
 
 
+def _flag(value: Any, key: str, owner: str) -> bool:
+    if not isinstance(value, bool):
+        raise bad_request(f'{owner} has "{key}" that is {json_kind(value)}; it must be true or false.')
+    return value
+
+
+def _have_keys(results: list[Any], keys: Collection[str]) -> bool:
+    return all(isinstance(result, dict) and result.keys() >= set(keys) for result in results)
+
+
 def _object_at(document: Row, key: str, owner: str) -> dict[str, Any]:
     """An optional object; null is none."""
     found = document.get(key)
@@ -210,23 +292,27 @@ def _object_at(document: Row, key: str, owner: str) -> dict[str, Any]:
     return found or {}
 
 
-def _wanted_outputs(document: dict[str, Any], possible: Collection[str]) -> list[str]:
-    """The names of the outputs that are asked for. Those that cannot be are refused before anything is inferred."""
+def _wanted_outputs(document: dict[str, Any], possible: Collection[str], binary: bool) -> dict[str, bool]:
+    """The names of the outputs that are asked for, and whether as bytes; ``binary``: where an output does not say it.
+    Those that cannot be are refused before anything is inferred."""
     outputs = document.get("outputs") or []
     if not isinstance(outputs, list) or not all(
         isinstance(one, dict) and isinstance(one.get("name"), str) for one in outputs
     ):
         raise bad_request(f'"outputs" must be a list of objects with a "name", not {shown(outputs, 80)}.')
-    names = [one["name"] for one in outputs]
-    if len(set(names)) < len(names):
-        raise bad_request('"outputs" asks for an output more than once.')
-    if missing := [name for name in names if name not in possible]:
-        raise _no_such_outputs(missing, possible)
+    wanted = {}
     for one in outputs:
-        for key in _object_at(one, "parameters", f'Output "{one["name"]:.80}"'):
+        owner = f'Output "{one["name"]:.80}"'
+        parameters = _object_at(one, "parameters", owner)
+        for key in parameters:
             if key == "classification" or key.startswith("shared_memory"):
-                raise bad_request(f'Output "{one["name"]:.80}" asks for {key}, which is not there.')
-    return names
+                raise bad_request(f"{owner} asks for {key}, which is not there.")
+        wanted[one["name"]] = _flag(parameters.get("binary_data", binary), "binary_data", owner)
+    if len(wanted) < len(outputs):
+        raise bad_request('"outputs" asks for an output more than once.')
+    if missing := [name for name in wanted if name not in possible]:
+        raise _no_such_outputs(missing, possible)
+    return wanted
 
 
 def _no_such_outputs(missing: Collection[str], there: Collection[str]) -> PredictionException:
@@ -364,23 +450,43 @@ def _limits(datatype: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if datatype.startswith("U") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _as_array(value: Any) -> np.ndarray:
-    """An array of numbers where there are only numbers; else one of Python objects."""
+def _as_array(value: Any, *, keep_bytes: bool = False) -> np.ndarray:
+    """An array of numbers that the protocol has, where there are only numbers; else one of Python objects. Dates and
+    durations are texts; so are bytes, unless they are kept."""
     import numpy as np
 
-    value = [_to_array(entry) for entry in value] if isinstance(value, list | tuple) else _to_array(value)
+    if isinstance(value, list | tuple):
+        value = [_to_array(entry, keep_bytes) for entry in value]
+    else:
+        value = _to_array(value, keep_bytes)
     if isinstance(value, np.ndarray):
-        return value
-    try:
-        objects = np.array(value, dtype=object)
-        # Numpy's arrays of texts take the longest one's room for each, and cut zero bytes off.
-        return objects if str in set(map(type, objects.ravel().tolist())) else np.array(value)
-    except ValueError:  # parts of different shapes
-        return np.fromiter(value, dtype=object, count=len(value))
+        array = value
+    else:
+        try:
+            array = np.array(value, dtype=object)
+            # Numpy's arrays of texts take the longest one's room for each, and cut zero bytes off.
+            if not {str, bytes, bytearray} & set(map(type, array.ravel().tolist())):
+                array = np.array(value)
+        except ValueError:  # parts of different shapes
+            array = np.fromiter(value, dtype=object, count=len(value))
+    kind = array.dtype.kind
+    if kind == "f" and array.dtype.name not in _DATATYPES:  # more than 64 bits
+        return array.astype("float64")
+    if kind in "mM":
+        return array.astype(str).astype(object)
+    if kind not in "biufOUS":
+        raise PredictionException(f"Unsupported model output data type. V2 has no {array.dtype}.", 503)
+    return array
 
 
-def _to_array(value: Any) -> Any:
-    """A tensor as an array, bytes as text, anything else as it is."""
+def _to_array(value: Any, keep_bytes: bool) -> Any:
+    """A tensor as an array, bytes as text unless they are kept, anything else as it is."""
     if isinstance(value, bytes | bytearray):
-        return text_of(value)
+        return bytes(value) if keep_bytes else text_of(value)
     return on_the_cpu(value).numpy() if is_tensor(value) else value
+
+
+def _is_bfloat16(value: Any) -> bool:
+    """Of whatever became an array of FP32."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return bool(values) and all(str(getattr(entry, "dtype", "")) == "torch.bfloat16" for entry in values)
