@@ -50,6 +50,8 @@ def log_unexpected(what: str, error: Exception) -> None:
 class Call:
     """One call of a client. ``metadata`` is what it says besides its message, ``trailing`` what it is told so."""
 
+    __slots__ = ("_context", "_request_class", "_sending", "_stopping", "metadata", "request_id", "trailing")
+
     def __init__(
         self, context: grpc.aio.ServicerContext[Any, Any], request_class: Any, stopping: asyncio.Event
     ) -> None:
@@ -83,8 +85,11 @@ class Call:
     @property
     def peer(self) -> str:
         """As the access log has it."""
-        kind, _, address = unquote(self._context.peer()).partition(":")
-        return f"/{address.replace('[', '').replace(']', '')}" if kind in ("ipv4", "ipv6") else "127.0.0.1"
+        peer = self._context.peer()
+        if peer.startswith("ipv4:"):
+            return f"/{peer[5:]}"
+        kind, _, address = unquote(peer).partition(":")
+        return f"/{address.replace('[', '').replace(']', '')}" if kind == "ipv6" else "127.0.0.1"
 
     def parse(self, request: bytes) -> Any:
         try:
@@ -181,7 +186,7 @@ class Calls:
         door = Door.OPEN if name in service.open_methods else service.doors.get(name, service.door)
         asked = f"gRPC {service.name}/{name} HTTP/2.0"
 
-        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:  # noqa: RET503
             begun = perf_counter()
             task = asyncio.current_task()
             assert task is not None
@@ -207,8 +212,8 @@ class Calls:
                 if reply.retry_after is not None:
                     call.trailing.append(("retry-after", str(reply.retry_after)))
                 details = reply.details if service.form is ErrorForm.TORCHSERVE else reply.message
-                await context.abort(code, details, tuple(call.trailing))
-            finally:
+            finally:  # before the client knows
                 self._access_log.add(call.peer, asked, code.value[0], perf_counter() - begun)
+            await context.abort(code, details, tuple(call.trailing))
 
         return answer

@@ -148,7 +148,7 @@ def _inference_request(request: Any, call: Call) -> InferenceRequest:
     """The handler gets each input as bytes. The sequence's id is a header, as it is over HTTP."""
     if not request.model_name:
         raise BadRequest("Parameter model_name is required.")
-    said = call.metadata
+    said, inputs = call.metadata, request.input
     headers, encoded = said.headers, said.encoded_headers
     if request.sequence_id:
         others = tuple([pair for pair in headers if pair[0] != _SEQUENCE_ID])
@@ -158,7 +158,7 @@ def _inference_request(request: Any, call: Call) -> InferenceRequest:
         request.model_name,
         request.model_version or None,
         Verb.PREDICT,
-        tuple([Part(name, data) for name, data in request.input.items()]),
+        tuple([Part(name, inputs[name]) for name in inputs]),  # items() costs twice as much
         headers,
         timeout=call.timeout,
         trace_context=said.trace_context,
