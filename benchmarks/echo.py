@@ -1,6 +1,6 @@
 """The least a server in Python can do: reads a body and answers with it, or with a constant.
 
-``python echo.py aiohttp|httptools PORT [ANSWER]``, on uvloop. What these two do in front of no model at all, no server
+``python echo.py aiohttp|httptools|grpc PORT [ANSWER]``, on uvloop. What these do in front of no model at all, no server
 on the same libraries exceeds.
 """
 
@@ -57,10 +57,29 @@ async def serve_httptools(port: int, answer: bytes) -> None:
     await server.serve_forever()
 
 
+async def serve_grpc(port: int, answer: bytes) -> None:
+    """Any method of one message and one answer."""
+    import grpc
+
+    async def reply(request: bytes, context: object) -> bytes:
+        return answer or request
+
+    class Methods(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: object) -> grpc.RpcMethodHandler[bytes, bytes]:
+            return handler
+
+    handler = grpc.unary_unary_rpc_method_handler(reply)
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Methods(),))
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
 if __name__ == "__main__":
     library, number, *answers = sys.argv[1:]
     constant = "".join(answers).encode()
     if library == "aiohttp":
         serve_aiohttp(int(number), constant)
     else:
-        uvloop.run(serve_httptools(int(number), constant))
+        uvloop.run({"httptools": serve_httptools, "grpc": serve_grpc}[library](int(number), constant))
