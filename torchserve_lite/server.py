@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LOOK_AGAIN = 0.1  # seconds between two looks at what is not ready yet
 _SCRATCH = "torchserve-lite-models-"
 
 
@@ -118,11 +119,15 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         stack.callback(progress.stopping)
         async with asyncio.TaskGroup() as tasks:
             autoscaling = tasks.create_task(core.autoscaler.run())
-            await _load_unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
+            await _unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
             progress.started(time.time() - psutil.Process().create_time())
             gc.collect()
             gc.freeze()  # what start-up made stays; collections then look at requests only
             watching = tasks.create_task(_watch(config, core.manager))
+            if config.http.kserve is not None or config.grpc.kserve_port is not None:
+                await _unless_stopped(_first_readiness(core.plane), stop)
+                if not stop.is_set():
+                    await _open_for_kserve(config, front, grpc)
             await stop.wait()
             shutdown.begin()
             watching.cancel()
@@ -235,18 +240,52 @@ def _grpc_front_end(
     )
 
 
-async def _load_unless_stopped(loading: Coroutine[object, object, None], stop: asyncio.Event) -> None:
+async def _unless_stopped(work: Coroutine[object, object, None], stop: asyncio.Event) -> None:
     """A stop signal must not wait for a model that takes minutes to load."""
-    load = asyncio.ensure_future(loading)
+    doing = asyncio.ensure_future(work)
     stopped = asyncio.ensure_future(stop.wait())
     try:
-        await asyncio.wait([load, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([doing, stopped], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
-        if not load.done():
-            load.cancel()
+        if not doing.done():
+            doing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await load
+        await doing
+
+
+async def _first_readiness(plane: DataPlane) -> None:
+    """Returns when every model is ready; at once when there is none, since a neighbour in the pod then brings them.
+
+    Nothing tells of readiness, which is made up from many states, so it is looked at again and again.
+    """
+    told = False
+    while not (found := await plane.server_ready()).ready:
+        if found.models and not told:
+            causes = " ".join(str(cause) for cause in found.models.values())
+            log.warning("KServe's ports stay closed until every model is ready: %s", causes)
+            told = True
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
+async def _open_for_kserve(config: Config, front: HttpFrontEnd, grpc: GrpcFrontEnd) -> None:
+    """To a probe that only connects, as KServe's is by default, an open port is a ready server: so not before.
+
+    What another container of the pod has is left to it: a transformer, on port 8080.
+    """
+    for listener in (front, grpc):
+        try:
+            await listener.open_for_kserve()
+        except ConfigurationError as error:
+            log.warning(
+                "%s. If another container of this pod has the port, all is well, and it reaches this server by %s; "
+                "otherwise name another port.",
+                error,
+                listener.addresses["inference"],
+            )
+        else:
+            if address := listener.addresses.get("kserve"):
+                log.info("Every model is ready: KServe's requests are taken on %s.", address)
 
 
 @contextmanager

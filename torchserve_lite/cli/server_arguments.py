@@ -21,6 +21,9 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--disable-token-auth", "--dt", action="store_true", help="clients need no token")
     parser.add_argument("--enable-model-api", action="store_true", help="let clients register and remove models")
+    parser.add_argument(
+        "--kserve", action="store_true", help="also serve on KServe's ports 8080 and 8081, once every model is ready"
+    )
     parser.add_argument("--python", metavar="PROGRAM", help="interpreter of workers; default: the server's own")
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
@@ -63,14 +66,18 @@ class FoundConfiguration:
 
 def find_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> FoundConfiguration:
     """Where no configuration file is named, the last snapshot comes before the ``config.properties`` of the folder."""
+    from torchserve_lite.config.kserve import file_in_pod, reason_for_pod
     from torchserve_lite.config.loading import snapshot_folder
     from torchserve_lite.config.snapshots import last_snapshot, restore_notice
     from torchserve_lite.config.sources import find_config_file, gather_settings
 
     command_line = command_line_settings(arguments)
-    file = find_config_file(arguments.ts_config, environ)
+    named = arguments.ts_config
+    if named is None and reason_for_pod("true" if arguments.kserve else "auto", environ):
+        named = file_in_pod(environ)
+    file = find_config_file(named, environ)
     without = FoundConfiguration(file=file, command_line=command_line, environ=environ)
-    if environ.get("TS_CONFIG_FILE") or arguments.ts_config:
+    if environ.get("TS_CONFIG_FILE") or named:
         return without
     settings = gather_settings(file, command_line, environ)
     wanted = settings.get("config_snapshots")

@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torchserve_lite.cli.first_process import behind_first_process
 from torchserve_lite.cli.pidfile import pid_file, registered, running_server
 from torchserve_lite.cli.server_arguments import add_server_arguments, read_configuration
-from torchserve_lite.cli.start_checks import check_configured, check_descriptors, check_folders, preload
+from torchserve_lite.cli.start_checks import await_models, check_configured, check_descriptors, check_folders, preload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.background:
-        return serve(arguments, os.environ)
+        return behind_first_process(lambda: serve(arguments, os.environ))
     from torchserve_lite.cli.background import serve_in_background
     from torchserve_lite.config.loading import log_folder
 
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
     """Serves until a signal comes; the result is the exit code. Only a start in the background has a ``displaying``."""
     prepare(environ)
+    await_models(arguments, environ)
     config = read_configuration(arguments, environ)
     if getattr(arguments, "watch", False):
         config = replace(config, models=replace(config.models, watch=True))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import resource
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from torchserve_lite.errors import ConfigurationError
 if TYPE_CHECKING:
     from torchserve_lite.config.settings import Config
 
+_MODELS_COME_IN = 300.0  # seconds; an image with a large model takes its time to be fetched
 _FEWEST_DESCRIPTORS = 64  # what an idle server and one worker need, and some clients
 
 
@@ -52,6 +55,23 @@ def check_descriptors() -> None:
             f"Only {hard} files and connections may be open at once; a server needs {_FEWEST_DESCRIPTORS} at least. "
             "Raise the hard limit: ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of docker."
         )
+
+
+def await_models(arguments: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Where KServe brings the models as an image (``oci://``), their folder is a link that is made while we start.
+
+    Returns when what the arguments name is there, or a while later: who looks for it then says what is missing.
+    """
+    if environ.get("MODEL_INIT_MODE") != "async":
+        return
+    named = [Path(path) for path in (arguments.ts_config, arguments.model_store) if path]
+    deadline = time.monotonic() + _MODELS_COME_IN
+    missing: list[Path] = []
+    while (still := [path for path in named if not path.exists()]) and time.monotonic() < deadline:
+        if still != missing:
+            missing = still
+            print(f"waiting: {', '.join(str(path) for path in missing)} (MODEL_INIT_MODE=async)", flush=True)
+        time.sleep(0.1)
 
 
 def preload() -> None:

@@ -35,10 +35,11 @@ def _start(arguments: argparse.Namespace) -> int:
     if running_server(pid_file()):
         print("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
         return 1
-    if arguments.foreground:
+    if arguments.foreground or os.getpid() == 1:  # a container ends with its process 1
+        from torchserve_lite.cli.first_process import behind_first_process
         from torchserve_lite.cli.start import serve
 
-        return serve(arguments, os.environ)
+        return behind_first_process(lambda: serve(arguments, os.environ))
     from torchserve_lite.cli.background import serve_in_background
 
     return serve_in_background(arguments, os.environ)

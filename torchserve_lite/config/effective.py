@@ -21,7 +21,7 @@ class EffectiveSetting:
 
     name: str
     text: str
-    origin: str  # default, file, command line, environment
+    origin: str  # default, KServe, file, command line, environment
     place: str = ""
     note: str = ""
     problem: str = ""

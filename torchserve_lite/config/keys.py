@@ -124,6 +124,10 @@ _TABLE = (
     _key("grpc_inference_max_connection_age_grace_ms", milliseconds, "", "grpc.inference_max_age_grace"),
     _key("grpc_management_max_connection_age_grace_ms", milliseconds, "", "grpc.management_max_age_grace"),
     _key("enable_grpc_ssl", boolean, "false", "grpc.tls"),
+    # Where KServe sends requests. In its pods the two have values: see kserve.py
+    _key("kserve", choice("auto", "true", "false"), "auto", flag="--kserve"),
+    _key("kserve_address", address(80, 443), "", "http.kserve"),
+    _key("kserve_grpc_port", port, "", "grpc.kserve_port"),
     # The certificate of https:// addresses
     _key("keystore", path, "", "tls.keystore"),
     _key("keystore_pass", text, "changeit", "tls.keystore_password", secret=True),

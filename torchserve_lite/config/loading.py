@@ -44,6 +44,8 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     pieces = _pieces(values)
     if values.get("debug") and not values.get("worker_launcher"):
         pieces["workers"]["launcher"] = "inline"  # TorchServe waits for a worker that is started by hand
+    if (kserve := pieces["http"].get("kserve")) is not None and not kserve.path:
+        pieces["grpc"]["kserve_host"] = kserve.host
     read = ConfigurationFile.read(file)
     models = _models(values, pieces["models"], read.original)
     server_metrics, model_metrics = _metrics(settings, read.original)

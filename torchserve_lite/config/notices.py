@@ -30,6 +30,7 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
     yield from _urls(settings)
     yield from _certificates(settings)
+    yield from _kserve(settings)
     idle = list(_changed(settings, Support.NONE))
     if names := [key.name for key in idle if not key.instead]:
         yield f"Accepted, but nothing here depends on them: {', '.join(names)}."
@@ -47,7 +48,9 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             f"{', '.join(variables)} in the environment: not read, "
             "because nothing says enable_envvars_config=true (config.properties, or TS_ENABLE_ENVVARS_CONFIG)."
         )
-    for name in ("management_address", "grpc_management_address"):
+    tokens = settings.get("disable_token_authorization")
+    guarded = tokens is not None and tokens.origin == "KServe"  # by the platform
+    for name in () if guarded else ("management_address", "grpc_management_address"):
         said = _value(settings, name)
         is_local = (said if isinstance(said, Address) else Address(host=said)).is_local
         if not is_local and not _value(settings, "disable_token_authorization"):
@@ -99,6 +102,29 @@ def _overruled(settings: Settings) -> Iterator[str]:
         yield f"python={python} is not used: worker_launcher=inline runs handlers inside the server."
     elif python and launcher in ("forked", "shared"):
         yield f"worker_launcher={launcher} is not used: python={python} starts workers by exec."
+
+
+def _kserve(settings: Settings) -> Iterator[str]:
+    """What a file that is right for TorchServe's image has to change, to be right for KServe."""
+    wanted = {}
+    if address := _value(settings, "kserve_address"):
+        wanted[address.port] = "requests"
+    if grpc_port := _value(settings, "kserve_grpc_port"):
+        wanted[grpc_port] = "gRPC calls"
+    for name in (*_ADDRESSES, "grpc_inference_port", "grpc_management_port"):
+        value = _value(settings, name)
+        port = value.port if isinstance(value, Address) else value
+        if port and (kind := wanted.get(port)):
+            better = "http://0.0.0.0:8085" if name in _ADDRESSES else KEYS[name].default
+            yield (
+                f"{name}={value} has the port that KServe sends {kind} to, and has it before the models are loaded. "
+                f"Write {name}={better}: KServe's own port is opened by itself."
+            )
+    if wanted and not _text(settings, "model_snapshot") and not _text(settings, "load_models"):
+        yield (
+            "Neither model_snapshot nor load_models names a model, so none is served until a call loads one. "
+            "Write load_models=all to serve whatever is in the model store."
+        )
 
 
 def _certificates(settings: Settings) -> Iterator[str]:

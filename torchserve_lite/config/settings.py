@@ -44,6 +44,7 @@ class HttpConfig:
     inference: Address = Address(port=8080)
     management: Address = Address(port=8081)
     metrics: Address = Address(port=8082)
+    kserve: Address | None = None  # KServe's, opened once every model is ready; None: not at all
     enable_metrics_api: bool = True
     fast_path: bool = True  # plain inference requests are answered without aiohttp
     max_request_size: int = 6553500
@@ -61,12 +62,13 @@ class HttpConfig:
     def encrypted_hosts(self) -> tuple[str, ...]:
         """Those of the listeners that speak TLS."""
         addresses = [self.inference, self.management, *([self.metrics] if self.enable_metrics_api else [])]
+        addresses += [self.kserve] if self.kserve is not None else []
         return tuple(dict.fromkeys(address.host for address in addresses if address.tls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrpcConfig:
-    """The two gRPC listeners. An age None: connections may last as long as they like."""
+    """The gRPC listeners. An age None: connections may last as long as they like."""
 
     inference_host: str = "127.0.0.1"
     inference_port: int = 7070
@@ -76,11 +78,16 @@ class GrpcConfig:
     management_port: int = 7071
     management_max_age: float | None = None
     management_max_age_grace: float | None = None
+    kserve_host: str = "0.0.0.0"
+    kserve_port: int | None = None  # KServe's, opened once every model is ready; None: not at all
     tls: bool = False
 
     @property
     def encrypted_hosts(self) -> tuple[str, ...]:
-        return (self.inference_host, self.management_host) if self.tls else ()
+        if not self.tls:
+            return ()
+        hosts = (self.inference_host, self.management_host)
+        return hosts if self.kserve_port is None else (*hosts, self.kserve_host)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

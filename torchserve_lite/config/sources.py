@@ -1,4 +1,5 @@
-"""Collects what was configured, with its place of origin: file, then command line, then environment; later wins."""
+"""Collects what was configured, with its place of origin: file, then command line, then environment; later wins. In a
+pod of KServe some of what nobody has said has defaults of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite.config.keys import KEYS, Key, Support
+from torchserve_lite.config.kserve import kserve_defaults
 from torchserve_lite.config.properties import with_variables
 from torchserve_lite.config.snapshots import ConfigurationFile
 from torchserve_lite.config.values import Unacceptable, boolean
@@ -20,7 +22,7 @@ _LONGEST_SHOWN = 80
 @dataclass(frozen=True, slots=True)
 class Setting:
     """The text somebody gave a property; ``source`` is where, in words for a message, and ``origin`` which of
-    "file", "command line" and "environment" that is."""
+    "file", "command line", "environment" and "KServe" (its pods' defaults) that is."""
 
     name: str
     text: str
@@ -93,6 +95,9 @@ def gather_settings(file: Path | None, command_line: Mapping[str, str], environ:
     if "metrics_mode" not in settings and "metrics_format" in settings:
         # TorchServe's old name of it, which KServe's guide still writes.
         settings["metrics_mode"] = settings["metrics_format"]
+    kserve = settings["kserve"].value if "kserve" in settings else KEYS["kserve"].default_value
+    for name, (text, reason) in kserve_defaults(kserve, environ).items():
+        settings.setdefault(name, Setting(name, text, f"KServe, {reason}", "KServe"))
     return settings
 
 

@@ -24,6 +24,7 @@ _LONGEST_LISTING = 1024 * 1024
 _GPU_LINE = re.compile(rb"^GPU \d+:", re.MULTILINE)
 _NO_GPU = re.compile(rb"no devices", re.IGNORECASE)  # a machine with the driver's tools and without a GPU
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds per period (cgroup v2)
+_CPU_QUOTA_OF_V1 = tuple(Path("/sys/fs/cgroup/cpu") / f"cpu.cfs_{name}_us" for name in ("quota", "period"))  # or "-1"
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,11 @@ def usable_cores() -> int:
 def cpu_quota() -> float | None:
     """How many cores' worth of time the container has; None when it has all of it."""
     try:
-        quota, period = _CPU_QUOTA.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
+        if _CPU_QUOTA.exists():
+            quota, period = _CPU_QUOTA.read_text().split()
+        else:
+            quota, period = (file.read_text() for file in _CPU_QUOTA_OF_V1)
+        return int(quota) / int(period) if quota != "max" and int(quota) > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
 

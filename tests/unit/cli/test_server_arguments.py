@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from torchserve_lite.cli.server_arguments import add_server_arguments, command_line_settings, read_configuration
+from torchserve_lite.cli.start_checks import await_models
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.properties import properties_text
 from torchserve_lite.config.settings import Config
@@ -62,6 +64,20 @@ def test_kserves_arguments_are_taken(folder: Path) -> None:
     )
     assert (config.models.store, config.workers.queue_size) == (folder / "store", 7)
     assert config.access.model_api
+
+
+def test_file_in_a_pod_is_found_where_the_wrapper_looks_for_it(folder: Path) -> None:
+    (folder / "c.properties").write_text("job_queue_size=7\nmodel_store=store")
+    assert _configured(PROTOCOL_VERSION="v2", CONFIG_PATH="c.properties").workers.queue_size == 7
+
+
+def test_models_that_come_as_an_image_are_waited_for(folder: Path) -> None:
+    """KServe mounts such a volume as a link that appears while the server starts."""
+    link = threading.Timer(0, lambda: (folder / "models").symlink_to("store"))
+    link.start()
+    await_models(_parsed("--model-store", "models"), {"MODEL_INIT_MODE": "async"})
+    link.join()
+    assert (folder / "models").is_dir()
 
 
 def test_usual_file_of_the_folder_is_read(folder: Path) -> None:

@@ -39,6 +39,18 @@ def test_quota_of_the_container_limits_the_cores(
     assert usable_cores() == cores
 
 
+@pytest.mark.parametrize(("quota", "cores"), [("-1", 8), ("200000", 2)])
+def test_quota_is_read_from_the_first_version_of_cgroups_too(
+    quota: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quota").write_text(quota + "\n")
+    (tmp_path / "period").write_text("100000\n")
+    monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine, "_CPU_QUOTA_OF_V1", (tmp_path / "quota", tmp_path / "period"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert usable_cores() == cores
+
+
 def test_without_a_quota_file_the_affinity_mask_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_CPU_QUOTA", tmp_path / "missing")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False)

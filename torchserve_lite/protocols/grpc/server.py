@@ -29,7 +29,7 @@ from torchserve_lite.protocols.grpc.sockets import cut_off, has_clients
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 
-_INFERENCE, _MANAGEMENT = "inference", "management"
+_INFERENCE, _MANAGEMENT, _KSERVE = "inference", "management", "kserve"
 _LEAST_BETWEEN_PINGS = 5000  # milliseconds
 _TIME_TO_READ = 0.1  # seconds for the last answers: when its connection ends, a client that is sending may lose them
 
@@ -37,9 +37,9 @@ _TIME_TO_READ = 0.1  # seconds for the last answers: when its connection ends, a
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """``linger``: seconds for which a server that stops goes on accepting calls. ``most_clients``: how many connections
-    both listeners may have, of which management has a quarter. A new one has ``handshake`` seconds to begin; one
-    without a call for ``idle`` seconds is ended; after ``keep_alive`` silent ones the client is asked whether it is
-    there, and has ``patience`` seconds to say so."""
+    the listeners may have, of which management has a quarter; inference and KServe's port share the rest. A new one has
+    ``handshake`` seconds to begin; one without a call for ``idle`` seconds is ended; after ``keep_alive`` silent ones
+    the client is asked whether it is there, and has ``patience`` seconds to say so."""
 
     max_request_size: int
     max_response_size: int
@@ -61,7 +61,7 @@ class _Listener:
 
 
 class GrpcFrontEnd:
-    """Both gRPC listeners of the server. Use ``serving``; ``addresses`` then says where they really listen."""
+    """The gRPC listeners of the server. Use ``serving``; ``addresses`` then says where they really listen."""
 
     def __init__(
         self,
@@ -93,18 +93,16 @@ class GrpcFrontEnd:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[GrpcFrontEnd]:
-        """Entered: both ports are open. Left: no new calls, and those that had begun have been answered.
+        """Entered: the ports of inference and management are open. Left: no new calls, and those that had begun have
+        been answered.
 
         It begins to stop with the server, whoever is left first: HTTP drains at the same time.
         """
         messages = load_messages()
         async with AsyncExitStack() as stack:
             for listener in self._listeners():
-                server = self._make_server(listener, messages)
-                await self._open_port(server, listener)
-                await server.start()
+                server = await self._open(listener, messages)
                 stack.push_async_callback(server.stop, None)  # where opening the next one fails
-                self._servers.append(server)
             stopping = asyncio.create_task(self._stop_with_the_server())
             try:
                 yield self
@@ -112,6 +110,20 @@ class GrpcFrontEnd:
                 self._shutdown.begin()
                 await stopping
                 self._access_log.flush()
+
+    async def open_for_kserve(self) -> None:
+        """Also listens where KServe sends gRPC calls, until ``serving`` is left. ConfigurationError when that cannot
+        be."""
+        host, port = self._config.kserve_host, self._config.kserve_port
+        if port is not None:
+            await self._open(_Listener(host, port, (_KSERVE,), None, None), load_messages())
+
+    async def _open(self, listener: _Listener, messages: Messages) -> grpc.aio.Server:
+        server = self._make_server(listener, messages)
+        await self._open_port(server, listener)
+        await server.start()
+        self._servers.append(server)
+        return server
 
     async def _stop_with_the_server(self) -> None:
         """Not ready any more; still accepting, while load balancers learn of it; then what has begun is finished before
@@ -151,7 +163,9 @@ class GrpcFrontEnd:
     def _make_server(self, listener: _Listener, messages: Messages) -> grpc.aio.Server:
         limits = self._limits
         of_management = max(1, limits.most_clients // 4)
-        shares = {_INFERENCE: limits.most_clients - of_management, _MANAGEMENT: of_management}
+        of_kserve = 0 if self._config.kserve_port is None else max(1, (limits.most_clients - of_management) // 2)
+        of_inference = max(1, limits.most_clients - of_management - of_kserve)
+        shares = {_INFERENCE: of_inference, _MANAGEMENT: of_management, _KSERVE: of_kserve}
         options: list[tuple[str, int]] = [
             ("grpc.so_reuseport", 0),  # two servers on one port would each get some of the calls
             ("grpc.max_receive_message_length", limits.max_request_size),
@@ -181,7 +195,7 @@ class GrpcFrontEnd:
 
     def _services(self, roles: Sequence[str], messages: Messages) -> Sequence[Service]:
         services = []
-        if _INFERENCE in roles:
+        if _INFERENCE in roles or _KSERVE in roles:
             limit = self._limits.max_response_size
             services.append(InferenceService(self._plane, self._health, messages, limit).service)
             repository = ModelRepository(self._manager)
@@ -205,9 +219,10 @@ class GrpcFrontEnd:
                 port = server.add_insecure_port(address)
         except (OSError, RuntimeError) as error:
             role, why = listener.roles[0], getattr(error, "strerror", None) or str(error)
-            raise ConfigurationError(
-                f"grpc_{role}_port={listener.port} of grpc_{role}_address={listener.host} cannot be used: {why}"
-            ) from error
+            setting = f"grpc_{role}_port={listener.port} of grpc_{role}_address={listener.host}"
+            if role == _KSERVE:
+                setting = f"kserve_grpc_port={listener.port} of host {listener.host}"
+            raise ConfigurationError(f"{setting} cannot be used: {why}") from error
         self._ports.append(port)
         for role in listener.roles:
             self.addresses[role] = f"{'grpcs' if self._config.tls else 'grpc'}://{host}:{port}"

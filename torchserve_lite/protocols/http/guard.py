@@ -15,6 +15,9 @@ from torchserve_lite.errors import Forbidden, HostNotAllowed, OriginNotAllowed, 
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.protocols.http.requests import READ, header
 
+KSERVE = "kserve"
+"""The role of the listener that KServe sends requests to: inference, and whatever else its clients call."""
+
 
 class Guard:
     """``roles``: what is served at ``address``."""
@@ -24,9 +27,8 @@ class Guard:
         self._shared = "inference" in roles and "management" in roles
         self._origins = Origins(config, address)
         # The door of what is no route: nobody without a key learns which routes there are.
-        self.elsewhere = (
-            Door.INFERENCE if "inference" in roles else Door.MANAGEMENT if "management" in roles else Door.OPEN
-        )
+        infers = "inference" in roles or KSERVE in roles
+        self.elsewhere = Door.INFERENCE if infers else Door.MANAGEMENT if "management" in roles else Door.OPEN
 
     def watches(self, door: Door) -> bool:
         """``check`` could refuse somebody there."""

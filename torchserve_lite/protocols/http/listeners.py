@@ -25,7 +25,7 @@ from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
-from torchserve_lite.protocols.http.guard import Guard
+from torchserve_lite.protocols.http.guard import KSERVE, Guard
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1ReadinessRoutes, KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
@@ -82,16 +82,16 @@ class HttpFrontEnd:
         self._certificates = certificates
         self._health = Health(plane)
         self._clients = Clients(most_clients, _KEEP_ALIVE)
+        self._listening = AsyncExitStack()
+        self._listeners: list[Listener] = []
         self.addresses: dict[str, str] = {}
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[HttpFrontEnd]:
         """Entered: all sockets are open. Left: no new connections, and requests that had begun have been answered."""
-        async with AsyncExitStack() as stack:
-            listeners = [
-                await stack.enter_async_context(self._listening(address, roles))
-                for address, roles in self._listeners().items()
-            ]
+        async with self._listening:
+            for address, roles in self._roles().items():
+                await self._open(address, roles)
             # No TaskGroup: it would wrap whatever is raised while the server runs
             watching = [
                 asyncio.create_task(SlowReaders(self._config).watch(self._clients.open)),
@@ -100,12 +100,23 @@ class HttpFrontEnd:
             try:
                 yield self
             finally:
-                await self._stop(listeners)
+                await self._stop(self._listeners)
                 for client in list(self._clients.open):
                     client.close()
                 for task in watching:
                     task.cancel()
                 self._access_log.flush()
+
+    async def open_for_kserve(self) -> None:
+        """Also listens where KServe sends requests, until ``serving`` is left. ConfigurationError when that cannot be.
+
+        By the task that has entered ``serving``, since it closes in that one what is opened here.
+        """
+        if self._config.kserve is not None and self._config.kserve not in self._roles():
+            await self._open(self._config.kserve, [KSERVE])
+
+    async def _open(self, address: Address, roles: list[str]) -> None:
+        self._listeners.append(await self._listening.enter_async_context(self._listener(address, roles)))
 
     async def _stop(self, listeners: Sequence[Listener]) -> None:
         """Not ready any more; still accepting, while load balancers learn of it; then no new connections, and what has
@@ -137,7 +148,7 @@ class HttpFrontEnd:
         for client in list(self._clients.open):
             client.cut()
 
-    def _listeners(self) -> Mapping[Address, list[str]]:
+    def _roles(self) -> Mapping[Address, list[str]]:
         """Roles by address: equal addresses are one listener, as in the KServe set-up."""
         config = self._config
         roles: dict[Address, list[str]] = {}
@@ -148,7 +159,7 @@ class HttpFrontEnd:
         return roles
 
     @asynccontextmanager
-    async def _listening(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
+    async def _listener(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
         exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._clients)
         app = web.Application()
         guard = Guard(self._access, self._config, address, roles)
@@ -216,7 +227,7 @@ class HttpFrontEnd:
 
     def _routes(self, roles: list[str]) -> list[Routes]:
         routes: list[Routes] = []
-        if "inference" in roles:
+        if "inference" in roles or KSERVE in roles:
             shared = (self._plane, self._health, Bodies(self._config))
             routes.append(TorchServeRoutes(*shared))
             if self._workflows is not None:
@@ -235,7 +246,8 @@ class HttpFrontEnd:
                 routes.append(WorkflowManagementRoutes(self._workflows, Bodies(self._config), self._access))
             if self._access.tokens:
                 routes.append(TokenRoutes(self._access))
-        if "metrics" in roles or ("management" in roles and "inference" in roles and self._config.enable_metrics_api):
+        shares_metrics = KSERVE in roles or ("management" in roles and "inference" in roles)
+        if "metrics" in roles or (shares_metrics and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))
         routes.append(ApiDescriptionRoutes())
         return routes
