@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 
@@ -65,10 +65,9 @@ async def serve_grpc(port: int, answer: bytes) -> None:
         return answer or request
 
     class Methods(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: object) -> grpc.RpcMethodHandler[bytes, bytes]:
-            return handler
+        def service(self, handler_call_details: object) -> Any:
+            return grpc.unary_unary_rpc_method_handler(reply)
 
-    handler = grpc.unary_unary_rpc_method_handler(reply)
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((Methods(),))
     server.add_insecure_port(f"127.0.0.1:{port}")

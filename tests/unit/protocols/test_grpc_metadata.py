@@ -36,7 +36,7 @@ def answer(job: Job, headers: Headers) -> None:
         return
     echo_tensors(job)
     outcome = job.answer.result()
-    outcome.headers = headers
+    outcome.headers += headers
 
 
 async def ask(front: GrpcFront, what: tuple[str, str, dict[str, Any]], *metadata: tuple[str, Any], **how: Any) -> Any:
