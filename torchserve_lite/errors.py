@@ -33,6 +33,8 @@ ServingError
 ├── WorkflowNotRegistered      a node of it could not be
 ├── Unavailable                not now; carries when to come back
 │   ├── NoWorkers, QueueFull, ModelLoading, ShuttingDown, TooManyConnections
+│   ├── NoIdleWorker           of a model whose requests do not wait
+│   ├── TooManySequences, SequenceQueueFull, SequenceTimeout
 │   ├── WorkerRestarting       the last start of its workers failed, and they are tried again
 │   ├── ModelFailed            they are tried no more
 │   └── ModelNotRegistered     its archive cannot be used
@@ -283,6 +285,38 @@ class QueueFull(Unavailable):
     def __init__(self, name: str, size: int) -> None:
         super().__init__(
             f'The job queue of model "{name}" is full ({size} jobs wait, job_queue_size={size}). Try again later.'
+        )
+
+
+class NoIdleWorker(Unavailable):
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'No worker of model "{name}" is free, and none of its requests may wait for one (useJobTicket: true). '
+            "Try again later."
+        )
+
+
+class TooManySequences(Unavailable):
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(
+            f'Model "{name}" has as many sequences as it may have (maxNumSequence: {most}). Try again when one has '
+            "ended or has been idle for sequenceMaxIdleMSec."
+        )
+
+
+class SequenceQueueFull(Unavailable):
+    def __init__(self, name: str, sequence: str, most: int) -> None:
+        super().__init__(
+            f'As many requests of sequence "{sequence}" of model "{name}" wait as may '
+            f"(maxSequenceJobQueueSize: {most}). Send the next one when one of them has been answered."
+        )
+
+
+class SequenceTimeout(Unavailable):
+    def __init__(self, name: str, sequence: str, seconds: float) -> None:
+        super().__init__(
+            f'Sequence "{sequence}" of model "{name}" has ended before this request of it was '
+            f"run: it has taken longer than sequenceTimeoutMSec: {seconds * 1000:.0f}. Begin a new one."
         )
 
 

@@ -62,6 +62,12 @@ def error(status: int, message: str) -> Callable[[Record], Record]:
     return other(status=status, reason=responses[status], body=json.dumps(body, indent=2) + "\n")
 
 
+def unavailable(message: str) -> Callable[[Record], Record]:
+    """Another message of a 503."""
+    body = {"code": 503, "type": "ServiceUnavailableException", "message": message}
+    return other(body=json.dumps(body, indent=2) + "\n")
+
+
 def bad_request(message: str) -> Callable[[Record], Record]:
     """400, in a record whose body is compared by value."""
     body = {"code": 400, "type": "InternalServerException", "message": message}
@@ -785,7 +791,6 @@ STREAMS = (
     ),
     Case(
         name="sequences",
-        awaits="sequence batching",
         archive=Archive(
             source="sequences.py",
             config={
@@ -804,6 +809,16 @@ STREAMS = (
                 ("no id", "3", ()),
                 ("one too many", "1", (("ts_request_sequence_id", "c"), ("ts_request_sequence_start", "true"))),
             )
+        ),
+        differs=(
+            Difference(
+                label="one too many",
+                change=unavailable(
+                    'Model "sequences" has as many sequences as it may have (maxNumSequence: 2). Try again when one '
+                    "has ended or has been idle for sequenceMaxIdleMSec."
+                ),
+                why="each cause of a 503 has its own message",
+            ),
         ),
     ),
 )

@@ -51,12 +51,15 @@ class ModelConfig:
         """Why a model with this config is refused; "" when it can be served.
 
         Its handler counts on more than its figures: served in plain batches, it would answer wrongly, and with 200.
+        Without a time limit for idle sequences TorchServe serves none, and answers each request with 503.
         """
         if self.options.continuous_batching:
             return f"{_ASKS}continuousBatching: true. Its requests would be answered after their first step"
-        if self.options.sequence_batching:
+        if self.options.sequence_batching and not self.options.sequence_max_idle:
             return (
-                f"{_ASKS}sequenceBatching: true. The requests of a sequence would not come in their order to one worker"
+                "its model config has sequenceBatching: true without sequenceMaxIdleMSec, the milliseconds without a "
+                "request after which a sequence ends and its place is free. Say how long that may be, for example "
+                "sequenceMaxIdleMSec: 60000"
             )
         return ""
 

@@ -19,6 +19,7 @@ from torchserve_lite.config.values import (
     choice,
     envelope,
     file_mode,
+    header_name,
     header_value,
     host,
     host_names,
@@ -176,6 +177,16 @@ _TABLE = (
     _key("worker_affinity", choice("auto", "off"), "off", "workers.affinity"),
     _key("worker_launcher", choice("forked", "shared", "exec", "inline"), "forked", "workers.launcher"),
     _key("v2_output_names", choice("predict", "inputs"), "predict", "workers.v2_output_names"),
+    *(
+        _key(
+            f"ts_header_key_sequence_{what}",
+            header_name,
+            f"ts_request_sequence_{what}",
+            f"workers.sequence_{what}_header",
+            variable=f"TS_HEADER_KEY_SEQUENCE_{what.upper()}",
+        )
+        for what in ("id", "start", "end")
+    ),
     # Metrics. The modes to come have a notice of their own, because this key does something today
     _key("enable_metrics_api", boolean, "true", "http.enable_metrics_api"),
     _key("metrics_mode", _METRICS_MODE, "prometheus", "metrics.mode"),
@@ -193,14 +204,6 @@ _TABLE = (
     _key("token_failure_status", status(401, 400), "401", "access.token_failure_status"),
     _key("enable_model_api", boolean, "false", "access.model_api", flag="--enable-model-api"),
     _key("management_allowed_hosts", host_names, "", "http.management_hosts"),
-    *_later(
-        "Sequence batching",
-        _key("ts_header_key_sequence_id", text, "ts_request_sequence_id", variable="TS_HEADER_KEY_SEQUENCE_ID"),
-        _key(
-            "ts_header_key_sequence_start", text, "ts_request_sequence_start", variable="TS_HEADER_KEY_SEQUENCE_START"
-        ),
-        _key("ts_header_key_sequence_end", text, "ts_request_sequence_end", variable="TS_HEADER_KEY_SEQUENCE_END"),
-    ),
     *_later("Parallel workers", _key("initial_distribution_port", integer(), "29500")),
     # About the file itself. The last two are in saved snapshots and describe the server that wrote them
     _key("enable_envvars_config", boolean, "false"),

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS, MetricDefinition
+from torchserve_lite.core.models import SequenceHeaders
 from torchserve_lite.core.options import ServingOptions
 
 
@@ -136,11 +137,20 @@ class WorkerConfig:
     hidden_environment: str = ""  # blacklist_env_vars, a regular expression
     install_dependencies: bool = False  # install_py_dep_per_model
     unregister_timeout: float = 120.0
+    sequence_id_header: str = "ts_request_sequence_id"
+    sequence_start_header: str = "ts_request_sequence_start"
+    sequence_end_header: str = "ts_request_sequence_end"
     first_worker_id: int = 9000  # TorchServe's ids are port numbers; scripts show them
     ipex_enable: bool = False  # TS_IPEX_ENABLE for handlers
     ipex_gpu_enable: bool = False
     debug: bool = False  # one worker a model, without time limits, so that a debugger may stop it
     model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that handlers find in their cache
+
+    @property
+    def sequence_headers(self) -> SequenceHeaders:
+        return SequenceHeaders(
+            id=self.sequence_id_header, start=self.sequence_start_header, end=self.sequence_end_header
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

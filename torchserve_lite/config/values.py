@@ -15,6 +15,7 @@ from torchserve_lite.core.requests import Envelope
 
 Parser = Callable[[str], Any]
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST_NAME = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.ASCII)
 _LONGEST_SOCKET_PATH = 107  # bytes; sockaddr_un has room for 108 with the closing NUL
 
@@ -154,6 +155,12 @@ def host_names(value: str) -> tuple[str, ...]:
             "*.example.com stands for all that end so, * for any"
         )
     return names
+
+
+def header_name(value: str) -> str:
+    if not _HEADER_NAME.fullmatch(value):
+        raise Unacceptable("expected the name of a header: letters, digits, - and _")
+    return value
 
 
 def header_value(value: str) -> str:

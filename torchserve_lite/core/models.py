@@ -30,6 +30,27 @@ class BatchPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceHeaders:
+    """The headers by which requests and answers speak of sequences."""
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequencePolicy:
+    """How many sequences there may be, and how long. ``most_waiting``: requests of one behind the one whose turn it is.
+    Seconds: ``max_idle`` without a request, ``timeout`` as a whole (None: no limit)."""
+
+    max_idle: float
+    timeout: float | None = None
+    most: int = 1
+    most_waiting: int = 1
+    headers: SequenceHeaders = SequenceHeaders()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePolicy:
     """Where the workers of a model may run. ``type`` is ``cpu``, ``gpu`` or None (a GPU when there is one)."""
 
@@ -80,7 +101,9 @@ class ModelSpec:
     min_workers: int = 1
     max_workers: int = 1
     batch: BatchPolicy = BatchPolicy()
+    sequences: SequencePolicy | None = None  # sequenceBatching: workers keep something of clients between requests
     queue_size: int = 100
+    job_tickets: bool = False  # useJobTicket: no request waits for a worker that is busy
     response_timeout: float = 120.0
     startup_timeout: float = 120.0
     client_timeout: float | None = None  # clientTimeoutInMills, in seconds

@@ -12,7 +12,7 @@ from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ServingError, WorkerDied, WorkerFailure
-from torchserve_lite.ipc.messages import Answers, BatchDone, Metric
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Metric
 
 
 class Engine(Protocol):
@@ -54,8 +54,12 @@ class JobQueue(JobHolder, Protocol):
     """The jobs of one model version that wait for a worker.
 
     ``running`` jobs have been taken and are not finished; ``workers`` take from here, the pool keeps it up to date.
+    A batch has at most ``batch_size`` jobs. ``by_sequence``: what may go depends on which worker is asked for, and is
+    changed by what answers say.
     """
 
+    by_sequence: bool
+    batch_size: int
     capacity: int
     running: int
     workers: int
@@ -71,10 +75,13 @@ class JobQueue(JobHolder, Protocol):
 
     def due(self, slot: Slot) -> float:
         """When the next batch should go to this slot if it is idle: a reading of the event loop's clock, one that has
-        passed for now, infinite when nothing waits."""
+        passed for now, infinite when nothing waits for it."""
 
     def next_batch(self, slot: Slot) -> Sequence[Job]:
         """Takes a batch for this slot. It may be empty: jobs whose deadline has passed are answered instead."""
+
+    def replied(self, answers: Sequence[Answer]) -> None:
+        """Of a queue ``by_sequence``, before ``finished``: what the jobs of a batch have been answered."""
 
     def finished(self, jobs: Sequence[Job]) -> None:
         """Jobs that were taken have ended, well or badly, or are put back."""
@@ -82,11 +89,18 @@ class JobQueue(JobHolder, Protocol):
     def put_back(self, jobs: Sequence[Job]) -> None:
         """Jobs that were taken and have not been run after all: they are the next ones again."""
 
-    def move_to(self, other: JobQueue) -> None:
-        """Hands over all waiting jobs; those for which the other has no room are told so."""
+    def move_to(self, other: JobQueue, moved: Callable[[], None]) -> None:
+        """Hands over all waiting jobs; those for which the other has no room are told so. ``moved`` is called when they
+        are there, and again when what still runs here has kept some of them from being next and has ended."""
 
     def fail_all(self, error: ServingError) -> None:
         """Answers every waiting job: there will be no worker for it."""
+
+    def worker_came(self, slot: Slot) -> None:
+        """It will ask for batches."""
+
+    def worker_left(self, slot: Slot) -> None:
+        """It will ask for none any more, and perhaps it never has."""
 
 
 @dataclass(frozen=True, slots=True)

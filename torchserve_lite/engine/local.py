@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
@@ -20,6 +20,7 @@ from torchserve_lite.engine.launchers.loading import ProcessSetup
 from torchserve_lite.engine.pool import WorkerPool
 from torchserve_lite.engine.queues.batches import BatchAggregator
 from torchserve_lite.engine.queues.policies import ShareOfClients
+from torchserve_lite.engine.queues.sequences import SequenceQueue
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.starts import Starts
@@ -128,8 +129,7 @@ class LocalEngine:
             raise
         self._pools[new.pool.spec.key] = new
         self._count_workers()
-        old.pool.queue.move_to(new.pool.queue)
-        new.pool.dispatch()
+        old.pool.queue.move_to(new.pool.queue, new.pool.dispatch)
         await old.close()
 
     async def scale(self, key: ModelKey, workers: int) -> None:
@@ -192,7 +192,10 @@ class LocalEngine:
 
 
 async def _answer(pool: WorkerPool, request: InferenceRequest) -> None:
-    """LoadFailed when the request is not answered, or with an error."""
+    """LoadFailed when the request is not answered, or with an error. It keeps no place among a model's sequences."""
+    if pool.spec.sequences is not None:
+        alone = (pool.spec.sequences.headers.end, "true")
+        request = replace(request, headers=(*request.headers, alone), encoded_headers=b"")
     job = Job(request, pool.spec.key, asyncio.get_running_loop().time())
     try:
         pool.submit(job)
@@ -209,4 +212,6 @@ async def _answer(pool: WorkerPool, request: InferenceRequest) -> None:
 
 
 def _new_queue(spec: ModelSpec) -> JobQueue:
+    if spec.sequences is not None:
+        return SequenceQueue(spec.key.name, spec.batch.size, spec.sequences, lambda: ShareOfClients(spec.batch))
     return BatchAggregator(spec.key.name, spec.batch.size, spec.queue_size, ShareOfClients(spec.batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -14,7 +15,7 @@ from torchserve_lite.engine.interface import EngineEvents, JobQueue, Worker, Wor
 from torchserve_lite.engine.seats import RunningBatch, Seat
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.supervisor import Supervisor
-from torchserve_lite.errors import QueueFull, WorkerDied
+from torchserve_lite.errors import NoIdleWorker, QueueFull, WorkerDied
 from torchserve_lite.ipc.messages import Answers
 
 
@@ -48,6 +49,7 @@ class WorkerPool:
         self._dispatching = False
         self._dispatch_soon = False
         self._draining = False
+        self._job_tickets = spec.job_tickets
         self._due: asyncio.TimerHandle | None = None  # dispatches when the next batch is due, which is at
         self._due_at = 0.0  # by the event loop's clock
 
@@ -65,6 +67,9 @@ class WorkerPool:
         """Starts or retires workers; ``until_scaled`` waits for it to be done."""
         self.queue.workers = workers
         self._supervisor.scale(workers)
+        for seat in self._seats:
+            if seat.slot.retired:
+                self.queue.worker_left(seat.slot)
         self.dispatch()  # each has another share of the clients now
 
     def close(self) -> None:
@@ -84,8 +89,10 @@ class WorkerPool:
     def submit(self, job: Job) -> None:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
+        if self._job_tickets and len(self.queue) >= sum(seat.free for seat in self._seats) * self.queue.batch_size:
+            raise NoIdleWorker(self.spec.key.name)
         room = self.queue.capacity - len(self.queue)
-        if room <= self._most_in_workers and room <= len(self._waiting_in_workers()):
+        if room <= self._most_in_workers and (waiting := len(self._waiting_in_workers())) and room <= waiting:
             raise QueueFull(self.spec.key.name, self.queue.capacity)
         if self.queue.put(job):
             self.dispatch()
@@ -123,7 +130,7 @@ class WorkerPool:
         self._dispatching, self._dispatch_soon = True, False
         try:
             while len(self.queue) and (idle := [seat for seat in self._seats if seat.is_idle]):
-                seat = min(idle, key=lambda seat: len(seat.batches))
+                seat = self._next_of_sequences(idle) if self.queue.by_sequence else min(idle, key=_load)
                 due = self.queue.due(seat.slot)
                 if due > self._loop.time():
                     self._dispatch_at(due)
@@ -139,6 +146,11 @@ class WorkerPool:
             self._draining = False
             self.close()
 
+    def _next_of_sequences(self, idle: Sequence[Seat]) -> Seat:
+        """Where a batch is due, else where one will be first. What waits may wait for one worker alone."""
+        now = self._loop.time()
+        return min(idle, key=lambda seat: (max(now, self.queue.due(seat.slot)), _load(seat)))
+
     def _run_next_batch(self, seat: Seat) -> None:
         self._seats.remove(seat)  # its turn comes again after all others'
         self._seats.append(seat)
@@ -147,6 +159,8 @@ class WorkerPool:
 
     def _dispatch_at(self, due: float) -> None:
         """A timer that runs out too early costs one look; to set it anew for each job would cost more."""
+        if due == math.inf:  # what waits can go to none of the workers that are idle
+            return
         if self._due is not None and self._due_at > due:
             self._due.cancel()
             self._due = None
@@ -169,6 +183,8 @@ class WorkerPool:
         seat = slot.seat = Seat(worker, slot, self.spec, self._answered)
         if slot.retired:
             seat.retire()
+        else:
+            self.queue.worker_came(slot)
         self._seats.append(seat)
         self._seats_changed()
         self.dispatch()
@@ -176,7 +192,9 @@ class WorkerPool:
             await seat.left
         finally:
             self._seats.remove(seat)
+            self.queue.worker_left(slot)
             self._seats_changed()
+            self.dispatch()  # what was to wait for it goes to others
 
     def _seats_changed(self) -> None:
         self._most_in_workers = len(self._seats) * self.spec.batch.size
@@ -185,6 +203,8 @@ class WorkerPool:
     def _answered(self, seat: Seat, batch: RunningBatch, update: Answers) -> None:
         """Answers from a worker. At the end of its batch the next one is sent before they are handed on: to write them
         all takes longer than the worker should stand still."""
+        if self.queue.by_sequence:
+            self.queue.replied(update.answers)
         if update.done is not None:
             self.queue.finished(batch.jobs)
             self.dispatch()
@@ -226,3 +246,7 @@ class WorkerPool:
                 for job in jobs:
                     job.fail(worker.death or WorkerDied("It was stopped."))
         self.dispatch()
+
+
+def _load(seat: Seat) -> int:
+    return len(seat.batches)

@@ -61,6 +61,11 @@ class Seat:
         return len(self.batches) < self._lanes and not self.left.done() and not self._retired
 
     @property
+    def free(self) -> int:
+        """How many batches that are sent now would be run at once."""
+        return self._lanes - len(self.batches) if self.is_idle else 0
+
+    @property
     def may_have_another(self) -> bool:
         """A batch that is sent now would wait, and not for long."""
         return (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from torchserve_lite.core.metrics import MODEL_METRICS, MetricDefinition
-from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.models import ModelSpec, SequenceHeaders
 from torchserve_lite.core.requests import Headers
 from torchserve_lite.core.streams import Buffer
 
@@ -46,6 +46,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     max_response_size: int = 6553500
     threads: int = 0  # torch's intra-op threads; 0 leaves torch's own choice
     python_path: tuple[str, ...] = ()  # where the handler's imports look first; the model's own folder is among them
+    sequence_headers: SequenceHeaders = SequenceHeaders()
     hidden_environment: str = ""  # regular expression of names the handler must not see
     metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that the handler finds in its cache
 

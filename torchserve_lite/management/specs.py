@@ -15,7 +15,14 @@ from torchserve_lite.archive.built_in_handlers import OPENAI_HANDLERS
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive, last_part
 from torchserve_lite.config.settings import WorkerConfig
-from torchserve_lite.core.models import BatchPolicy, DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.core.models import (
+    BatchPolicy,
+    DevicePolicy,
+    ModelKey,
+    ModelSpec,
+    RecoveryPolicy,
+    SequencePolicy,
+)
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import InvalidArchive
 
@@ -70,6 +77,9 @@ def build_spec(
     options = wanted.over(archive.config.options).over(override or _NO_OVERRIDE)
     if workers.debug:
         options = replace(options, **_FOR_A_DEBUGGER)
+    sequences = _sequences(options, workers) if options.sequence_batching else None
+    if sequences is not None:  # a worker that is given up takes along what its handler keeps of them
+        options = options.over(ServingOptions(autoscale=False))
     fewest, most = _worker_range(archive.name, options, default_workers)
     options = options.over(of_the_manifest).over(of_the_server)
     if options.runtime == "LSP":
@@ -87,7 +97,9 @@ def build_spec(
         autoscale=_said(options.autoscale),
         batch=BatchPolicy(size=_said(options.batch_size), delay=_said(options.batch_delay)),
         lanes=_ASYNC_LANES if options.async_communication else 1,
+        sequences=sequences,
         queue_size=_said(options.queue_size),
+        job_tickets=bool(options.use_job_ticket),
         response_timeout=_said(options.response_timeout),
         startup_timeout=_said(options.startup_timeout),
         client_timeout=options.client_timeout or None,
@@ -106,10 +118,19 @@ def build_spec(
 def features_to_come(config: ModelConfig) -> tuple[str, ...]:
     """What a model config asks for that is not built yet, as lines for the log: nothing of it is ignored in silence."""
     asked = {
-        "useJobTicket": (config.options.use_job_ticket, "requests wait in the job queue"),
         "parallelType": (config.options.parallel_type, "each worker is one process"),
     }
     return tuple(f"{key} comes later and has no effect: {instead}." for key, (value, instead) in asked.items() if value)
+
+
+def _sequences(options: ServingOptions, workers: WorkerConfig) -> SequencePolicy:
+    return SequencePolicy(
+        max_idle=_said(options.sequence_max_idle),
+        timeout=options.sequence_timeout or None,
+        most=options.max_num_sequence or 1,
+        most_waiting=options.max_sequence_job_queue_size or 1,
+        headers=workers.sequence_headers,
+    )
 
 
 def _worker_range(url: str, options: ServingOptions, default: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchserve_lite.core.models import SequencePolicy
 from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import BadRequest, NoWorkers
@@ -98,19 +99,25 @@ def description_json(described: ModelDescription) -> dict[str, Any]:
         "deviceType": "gpu" if any(worker.gpu_id is not None for worker in status.workers) else "cpu",
         **({"deviceIds": list(spec.device.ids)} if spec.device.ids else {}),
         "continuousBatching": False,
-        "useJobTicket": False,
+        "useJobTicket": spec.job_tickets,
         "useVenv": bool(spec.model_config.get("useVenv", False)),
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 0,
-        "maxSequenceJobQueueSize": 0,
+        **_sequences_json(spec.sequences),
         "loadedAtStartup": spec.loaded_at_startup,
         "workers": [_worker_json(described, index) for index in range(len(status.workers))],
         "jobQueueStatus": {
             "remainingCapacity": status.queue_size - status.queued,
             "pendingRequests": status.queued,
         },
+    }
+
+
+def _sequences_json(policy: SequencePolicy | None) -> dict[str, Any]:
+    return {
+        "stateful": policy is not None,
+        "sequenceMaxIdleMSec": round(policy.max_idle * 1000) if policy else 0,
+        "sequenceTimeoutMSec": round((policy.timeout or 0) * 1000) if policy else 0,
+        "maxNumSequence": policy.most if policy else 0,
+        "maxSequenceJobQueueSize": policy.most_waiting if policy else 0,
     }
 
 

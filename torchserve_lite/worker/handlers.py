@@ -113,6 +113,9 @@ def _context(load: Load, metric_sink: MetricSink, mark_stage: StageMark) -> Any:
         metrics,
         from_message(load.spec.model_config),
     )
+    context.header_key_sequence_id = load.sequence_headers.id
+    context.header_key_sequence_start = load.sequence_headers.start
+    context.header_key_sequence_end = load.sequence_headers.end
     context.model_version = load.spec.key.version
     context.mark_stage = mark_stage
     return context

@@ -22,6 +22,9 @@ def prepare_process(load: Load) -> None:
     os.environ["TS_DECODE_INPUT_REQUEST"] = str(load.decode_input_request).lower()
     os.environ["TS_IPEX_ENABLE"] = str(load.ipex_enable).lower()
     os.environ["TS_IPEX_GPU_ENABLE"] = str(load.ipex_gpu_enable).lower()
+    os.environ["TS_REQUEST_SEQUENCE_ID"] = load.sequence_headers.id
+    os.environ["TS_REQUEST_SEQUENCE_START"] = load.sequence_headers.start
+    os.environ["TS_REQUEST_SEQUENCE_END"] = load.sequence_headers.end
     os.chdir(load.model_dir)
     sys.argv = ["torchserve-lite-worker"]  # no arguments: a handler's module may parse them when it is imported
     if "numpy.random" in sys.modules:  # a fork has its parent's generator, and so has every other worker

@@ -104,7 +104,7 @@ def test_module_is_a_problem_when_there_is_no_telling(text: str, tmp_path: Path)
         pytest.param(
             {"h.py": HANDLER, "c.yaml": "sequenceBatching: true"},
             {"configFile": "c.yaml"},
-            "sequenceBatching",
+            "sequenceBatching: true without sequenceMaxIdleMSec",
             id="sequences",
         ),
         pytest.param({"h.py": HANDLER}, {"runtime": "LSP"}, "has the runtime LSP, for C++ handlers", id="C++"),

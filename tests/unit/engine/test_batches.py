@@ -284,7 +284,7 @@ async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob)
     jobs = [new_job() for _ in range(4)]
     for job in jobs:
         old.put(job)
-    old.move_to(new)
+    old.move_to(new, lambda: None)
     jobs[0].abandon()
     assert (len(old), new.next_batch(SLOT)) == (0, jobs[1:3])
     assert isinstance(jobs[3].answer.exception(), QueueFull)

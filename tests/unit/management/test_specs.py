@@ -11,7 +11,14 @@ from torchserve_lite.archive.manifest import Manifest
 from torchserve_lite.archive.model_config import ModelConfig
 from torchserve_lite.archive.store import Archive
 from torchserve_lite.config.settings import WorkerConfig
-from torchserve_lite.core.models import DevicePolicy, ModelKey, ModelSpec, RecoveryPolicy
+from torchserve_lite.core.models import (
+    DevicePolicy,
+    ModelKey,
+    ModelSpec,
+    RecoveryPolicy,
+    SequenceHeaders,
+    SequencePolicy,
+)
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.errors import InvalidArchive
 from torchserve_lite.management.specs import build_spec, features_to_come, model_key
@@ -181,9 +188,7 @@ def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
     "text",
     [
         "continuousBatching: true",
-        "sequenceBatching: true",
-        "sequenceBatching: true\nsequenceMaxIdleMSec: 0",
-        "sequenceBatching: true\ncontinuousBatching: true",
+        "sequenceBatching: true\nsequenceMaxIdleMSec: 9\ncontinuousBatching: true",
     ],
 )
 def test_model_that_would_answer_wrongly_is_refused(text: str) -> None:
@@ -197,7 +202,40 @@ def test_model_that_asks_for_neither_is_served(text: str) -> None:
     assert spec(ModelConfig.parse(text.encode())).batch.size == 1
 
 
-@pytest.mark.parametrize("key", ["useJobTicket: true", "parallelType: tp"])
+@pytest.mark.parametrize("idle", ["", "\nsequenceMaxIdleMSec: 0"])
+def test_model_whose_sequences_would_never_end_is_refused(idle: str) -> None:
+    """TorchServe serves it, and answers each request with 503."""
+    with pytest.raises(InvalidArchive, match=r"sequenceBatching: true without sequenceMaxIdleMSec, .* for example"):
+        spec(ModelConfig.parse(f"sequenceBatching: true{idle}".encode()))
+
+
+SEQUENCES = "sequenceBatching: true\nsequenceMaxIdleMSec: 9000\n"
+
+
+def test_limits_of_sequences_are_the_model_configs_and_their_headers_the_servers() -> None:
+    limits = "sequenceTimeoutMSec: 1500\nmaxNumSequence: 3\nmaxSequenceJobQueueSize: 5\n"
+    headers = SequenceHeaders(id="X-Session", start="X-Begins", end="X-Ends")
+    server = WorkerConfig(
+        sequence_id_header="X-Session", sequence_start_header="X-Begins", sequence_end_header="X-Ends"
+    )
+    made = spec(ModelConfig.parse((SEQUENCES + limits).encode()), workers=server).sequences
+    assert made == SequencePolicy(max_idle=9.0, timeout=1.5, most=3, most_waiting=5, headers=headers)
+    assert spec(ModelConfig.parse(SEQUENCES.encode())).sequences == SequencePolicy(max_idle=9.0)
+    assert spec(ModelConfig.parse(b"sequenceMaxIdleMSec: 9000")).sequences is None
+
+
+@pytest.mark.parametrize(("said_so", "autoscale"), [("", False), ("autoscale: true", True)])
+def test_workers_that_keep_sequences_are_not_given_up_unless_the_model_says_so(said_so: str, autoscale: bool) -> None:
+    assert spec(ModelConfig.parse((SEQUENCES + said_so).encode())).autoscale is autoscale
+    assert spec().autoscale
+
+
+def test_job_tickets_are_asked_for() -> None:
+    assert spec(ModelConfig.parse(b"useJobTicket: true")).job_tickets
+    assert not spec().job_tickets
+
+
+@pytest.mark.parametrize("key", ["parallelType: tp"])
 def test_feature_that_comes_later_is_not_ignored_in_silence(key: str) -> None:
     (line,) = features_to_come(ModelConfig.parse(key.encode()))
     assert line.startswith(key.partition(":")[0])

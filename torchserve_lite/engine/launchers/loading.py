@@ -60,6 +60,7 @@ async def loaded_worker(
         max_response_size=config.max_response_size,
         threads=setup.threads(spec),
         python_path=setup.import_folders(spec),
+        sequence_headers=config.sequence_headers,
         hidden_environment=config.hidden_environment,
         metrics=config.model_metrics,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from time import perf_counter
 
@@ -13,18 +13,21 @@ from torchserve_lite.engine.interface import JobQueue
 from torchserve_lite.engine.queues.policies import NOW, ReleasePolicy
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import DeadlineExceeded, QueueFull, ServingError
+from torchserve_lite.ipc.messages import Answer
 
 
 class BatchAggregator:
     """A ``JobQueue``: jobs wait in order of arrival, at most ``capacity`` of them, and leave at most ``size`` at once,
     when ``policy`` says so."""
 
+    by_sequence = False
+
     def __init__(self, name: str, size: int, capacity: int, policy: ReleasePolicy) -> None:
+        self.batch_size = size
         self.capacity = capacity
         self.running = 0
         self.workers = 1
         self._name = name
-        self._size = size
         self._policy = policy
         self._jobs: dict[Job, None] = {}  # an ordered set: a job that nobody wants leaves from the middle
         self._loop = asyncio.get_running_loop()
@@ -39,11 +42,11 @@ class BatchAggregator:
         job.queued_at = perf_counter()
         job.holder = self
         self._jobs[job] = None
-        return waiting % self._size == 0
+        return waiting % self.batch_size == 0
 
     @property
     def full_batches(self) -> int:
-        return len(self._jobs) // self._size
+        return len(self._jobs) // self.batch_size
 
     def due(self, slot: Slot) -> float:
         if not self._jobs:
@@ -59,7 +62,7 @@ class BatchAggregator:
         must not see the job all the same). An explanation or a description goes alone."""
         now = self._loop.time()
         self._policy.released(now, next(iter(self._jobs)).arrived, len(self._jobs), self.running)
-        first = list(islice(self._jobs, self._size))
+        first = list(islice(self._jobs, self.batch_size))
         taken = perf_counter()
         batch: list[Job] = []
         for job in first:
@@ -86,17 +89,24 @@ class BatchAggregator:
             job.holder = self
         self._jobs = dict.fromkeys([*jobs, *self._jobs])
 
-    def move_to(self, other: JobQueue) -> None:
+    def move_to(self, other: JobQueue, moved: Callable[[], None]) -> None:
         jobs, self._jobs = self._jobs, {}
         for job in jobs:
             try:
                 other.put(job)
-            except QueueFull as error:
+            except ServingError as error:
                 job.fail(error)
+        moved()
 
     def fail_all(self, error: ServingError) -> None:
         for job in list(self._jobs):
             job.fail(error)
+
+    def replied(self, answers: Sequence[Answer]) -> None: ...
+
+    def worker_came(self, slot: Slot) -> None: ...
+
+    def worker_left(self, slot: Slot) -> None: ...
 
     def unwanted(self, job: Job) -> None:
         """As the holder of its jobs: nobody waits for this one any more."""
