@@ -123,6 +123,7 @@ async def running(
     *,
     ready: bool = True,
     environment: Mapping[str, str] | None = None,
+    command: str = "start",
     flags: Sequence[str] = (),
     wrapper: Sequence[str] = (),
 ) -> AsyncIterator[Server]:
@@ -133,7 +134,7 @@ async def running(
         sys.executable,
         "-m",
         "torchserve_lite",
-        "start",
+        command,
         "--ts-config",
         str(write_config(folder, store, settings)),
         *flags,

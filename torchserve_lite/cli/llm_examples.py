@@ -35,9 +35,10 @@ def first_requests(task: str, config: Config, addresses: Mapping[str, str], mode
         curl += " -k"  # the certificate is hardly made out to this address
     find_key = ['key = "none"']
     if config.access.tokens:
-        key = f'json.load(open("{Path(KEY_FILE).absolute()}"))["inference"]["key"]'
-        curl += f""" -H "Authorization: Bearer $(python3 -c 'import json; print({key})')\""""
-        find_key = ["import json", f"key = {key}"]
+        file = Path(KEY_FILE).absolute()
+        show_key = f'import json; print(json.load(open("{file}"))["inference"]["key"])'
+        curl += f""" -H "Authorization: Bearer $(python3 -c '{show_key}')\""""
+        find_key = ["import json", f'with open("{file}") as file: key = json.load(file)["inference"]["key"]']
     parameters = ", ".join(f"{name}={value!r}" for name, value in asked.items())
     python = (
         *find_key,

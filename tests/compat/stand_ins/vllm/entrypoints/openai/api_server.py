@@ -65,6 +65,7 @@ class Engine:
                     await asyncio.Event().wait()
         except (asyncio.CancelledError, GeneratorExit):
             self.given_up.append(prompt)
+            print(f"given up: {prompt}", flush=True)
             raise
 
 
