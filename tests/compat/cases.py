@@ -779,7 +779,6 @@ STREAMS = (
     ),
     Case(
         name="continuous",
-        awaits="continuous batching",
         archive=Archive(
             source="continuous.py", config={"batchSize": 2, "maxBatchDelay": 100, "continuousBatching": True}
         ),

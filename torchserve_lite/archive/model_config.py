@@ -19,7 +19,6 @@ from torchserve_lite.core.models import Signature
 from torchserve_lite.core.options import ServingOptions, Torchrun
 from torchserve_lite.errors import InvalidArchive
 
-_ASKS = "its model config asks for what this server does not have yet, "
 _LARGEST_INT = 2**31 - 1  # TorchServe takes longs for values of the wrong type
 _LONGEST_SHOWN = 80
 
@@ -50,11 +49,8 @@ class ModelConfig:
     def unserved(self) -> str:
         """Why a model with this config is refused; "" when it can be served.
 
-        Its handler counts on more than its figures: served in plain batches, it would answer wrongly, and with 200.
         Without a time limit for idle sequences TorchServe serves none, and answers each request with 503.
         """
-        if self.options.continuous_batching:
-            return f"{_ASKS}continuousBatching: true. Its requests would be answered after their first step"
         if self.options.sequence_batching and not self.options.sequence_max_idle:
             return (
                 "its model config has sequenceBatching: true without sequenceMaxIdleMSec, the milliseconds without a "

@@ -96,7 +96,8 @@ class ModelSpec:
     digest: str = ""
     handler: str  # as in the manifest: "module", "module.py" or "module:function"
     runtime: str = "python"
-    lanes: int = 1  # batches a worker runs beside one another; more than one only for coroutine handlers
+    lanes: int = 1  # batches a worker runs beside one another; more than one for coroutine and continuous handlers
+    continuous: bool = False  # its handler is called again and again with all requests that are not finished
     envelope: str = ""  # service_envelope, when the server has one
     min_workers: int = 1
     max_workers: int = 1

@@ -212,6 +212,9 @@ async def _answer(pool: WorkerPool, request: InferenceRequest) -> None:
 
 
 def _new_queue(spec: ModelSpec) -> JobQueue:
+    """A continuous handler's requests join it one by one, whenever there is a place: there are no batches to wait
+    for."""
+    batch = replace(spec.batch, size=1) if spec.continuous else spec.batch
     if spec.sequences is not None:
-        return SequenceQueue(spec.key.name, spec.batch.size, spec.sequences, lambda: ShareOfClients(spec.batch))
-    return BatchAggregator(spec.key.name, spec.batch.size, spec.queue_size, ShareOfClients(spec.batch))
+        return SequenceQueue(spec.key.name, batch.size, spec.sequences, lambda: ShareOfClients(batch))
+    return BatchAggregator(spec.key.name, batch.size, spec.queue_size, ShareOfClients(batch))

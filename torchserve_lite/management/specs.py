@@ -96,7 +96,8 @@ def build_spec(
         max_workers=most,
         autoscale=_said(options.autoscale),
         batch=BatchPolicy(size=_said(options.batch_size), delay=_said(options.batch_delay)),
-        lanes=_ASYNC_LANES if options.async_communication else 1,
+        lanes=_lanes(options),
+        continuous=bool(options.continuous_batching),
         sequences=sequences,
         queue_size=_said(options.queue_size),
         job_tickets=bool(options.use_job_ticket),
@@ -113,6 +114,14 @@ def build_spec(
         loaded_at_startup=wanted.loaded_at_startup is not False,
         openai=_module(handler) in OPENAI_HANDLERS if options.openai is None else options.openai,
     )
+
+
+def _lanes(options: ServingOptions) -> int:
+    """A continuous handler has batchSize requests, each of which joins it as a batch of its own; of sequences, which
+    wait for their clients now and then, twice as many, as in TorchServe."""
+    if options.continuous_batching:
+        return _said(options.batch_size) * (2 if options.sequence_batching else 1)
+    return _ASYNC_LANES if options.async_communication else 1
 
 
 def features_to_come(config: ModelConfig) -> tuple[str, ...]:

@@ -78,6 +78,11 @@ class BatchRunner:
         self._envelopes = Envelopes(load.v2_output_names, load.spec.signature)
         self._failures = Failures(load.spec.key.name, load.model_dir)
 
+    @property
+    def is_continuous(self) -> bool:
+        """Its handler is called with a request until it says that this one is finished."""
+        return self._load.spec.continuous
+
     def predict(
         self, calls: Sequence[Call], emit: Emit, is_cancelled: Callable[[int], bool], arrived: float | None = None
     ) -> Sequence[Answer]:
@@ -107,26 +112,18 @@ class BatchRunner:
         arrived = time.monotonic() if arrived is None else arrived
         is_cancelled = delivery.is_cancelled
         requests = [Request(index, call, arrived) for index, call in enumerate(calls) if not is_cancelled(index)]
-        try:
+        with self.own_failures_told(requests):
             context = self.handler.context
             if delivery.concurrent:
                 context = copy.copy(context)
                 context.metrics = copy.copy(context.metrics)
-            self._mark_stage("unpacking", -1)
-            with _requests_kept(context):
-                for request in requests:
-                    self._unpack(request, context)
+            self.unpack(requests, context)
             for group in calls_of([request for request in requests if request.reply is None]):
                 group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
                 if group:
                     delivery.emit_known(requests)
                 while group:
-                    group = yield from self._call_handler(group, context, delivery)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # in our own code, which a handler or its envelope has led astray
-            for request in requests:
-                request.reply = request.reply or self._failures.of_ours(request.call.id, "could not be answered", error)
+                    group = yield from self.call_handler(group, context, delivery, self._pack)
         for request in requests:  # the context knows them until the next batch; what they hold is free at once
             request.rows = []
         for call in calls:
@@ -137,6 +134,23 @@ class BatchRunner:
             for request in requests
             if request.reply is not None and not request.emitted
         ]
+
+    @contextlib.contextmanager
+    def own_failures_told(self, requests: Sequence[Request]) -> Iterator[None]:
+        """What is raised in our own code, which a handler or its envelope has led astray, is the requests' reply."""
+        try:
+            yield
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            for request in requests:
+                request.reply = request.reply or self._failures.of_ours(request.call.id, "could not be answered", error)
+
+    def unpack(self, requests: Sequence[Request], context: Context) -> None:
+        self._mark_stage("unpacking", -1)
+        with _requests_kept(context):
+            for request in requests:
+                self._unpack(request, context)
 
     def _unpack(self, request: Request, context: Context) -> None:
         """Finds the request's rows, or its reply when there is something wrong with it."""
@@ -161,11 +175,16 @@ class BatchRunner:
         except BaseException as error:
             request.reply = self._failures.of_ours(call.id, "could not be prepared for the handler", error)
 
-    def _call_handler(
-        self, group: list[Request], context: Context, delivery: Delivery
+    def call_handler(
+        self,
+        group: list[Request],
+        context: Context,
+        delivery: Delivery,
+        pack: Callable[[list[Request], list[Any], Context], None],
     ) -> Generator[Awaitable[Any], Any, list[Request]]:
-        """One call for all rows of the group, whose replies it makes. When the handler refuses a row, only that row's
-        request is answered, and the others are returned: nothing has been inferred yet, so they may start again."""
+        """One call for all rows of the group; ``pack`` makes replies of the results. When the handler refuses a row,
+        only that row's request is answered, and the others are returned: nothing has been inferred yet, so they may
+        start again."""
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
         context.send = piece_sender(owners, delivery.emit, self.max_response_size, delivery.is_cancelled)
@@ -206,7 +225,7 @@ class BatchRunner:
             _answer_all(group, self.failure_of(group, error, delivery))
         else:
             self._mark_stage("packing", -1)
-            self._pack(group, results, context)
+            pack(group, results, context)
         return []
 
     def _readers(self, owners: Sequence[Request], context: Context, delivery: Delivery) -> list[_RowReader]:

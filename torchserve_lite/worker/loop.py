@@ -125,7 +125,9 @@ class WorkerLoop:
             self._serve(BatchRunner(handler, load, self._marker.mark), events)
 
     def _serve(self, runner: BatchRunner, events: asyncio.AbstractEventLoop) -> None:
-        if runner.handler.is_async:
+        if runner.is_continuous:
+            self._serve_continuously(runner)
+        elif runner.handler.is_async:
             events.run_until_complete(self._serve_many(runner))
         else:
             self._serve_one_by_one(runner)
@@ -170,6 +172,23 @@ class WorkerLoop:
             for batch in [batch for batch in self._cancelled if batch <= predict.batch]:
                 del self._cancelled[batch]
 
+    def _serve_continuously(self, runner: BatchRunner) -> None:
+        """Requests join those that the handler is working at, and leave, between two calls of it."""
+        from torchserve_lite.worker.continuous import ContinuousBatch
+
+        live = ContinuousBatch(runner, self._metrics.take)
+        while live.batches or self._batch_has_come():
+            self._read_ahead()
+            while self._waiting:
+                predict, arrived = self._waiting.popleft()
+                self._use_threads(predict.threads)
+                self._marker.begin(predict.batch)
+                is_cancelled = self._cancelled[predict.batch].__contains__
+                live.join(predict, arrived, OutgoingAnswers(predict.batch, self._frames, is_cancelled), is_cancelled)
+            live.step()
+            for batch in self._cancelled.keys() - live.batches - {predict.batch for predict, _ in self._waiting}:
+                del self._cancelled[batch]
+
     async def _serve_many(self, runner: BatchRunner) -> None:
         # A thread of its own waits for the socket: the handler's blocking code, and what it does in the loop's threads,
         # must not keep it from being read.
@@ -205,15 +224,19 @@ class WorkerLoop:
         the socket are among them. When they arrived there nobody here can know, but the parent, which has each
         request's timer, cancels a request when its time is over.
         """
-        while True:
-            self._marker.mark("idle")
-            while not self._waiting:
-                message = self._receive()
-                if message is None:
-                    return
-                self._note(message)
+        while self._batch_has_come():
             self._read_ahead()
             yield self._waiting.popleft()
+
+    def _batch_has_come(self) -> bool:
+        """Waits for one; False when the parent has let go."""
+        self._marker.mark("idle")
+        while not self._waiting:
+            message = self._receive()
+            if message is None:
+                return False
+            self._note(message)
+        return True
 
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""

@@ -185,16 +185,17 @@ def test_only_models_of_a_snapshot_were_not_loaded_at_startup() -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "lanes"),
     [
-        "continuousBatching: true",
-        "sequenceBatching: true\nsequenceMaxIdleMSec: 9\ncontinuousBatching: true",
+        ("continuousBatching: true", 1),
+        ("continuousBatching: true\nbatchSize: 8", 8),
+        ("continuousBatching: true\nbatchSize: 8\nasyncCommunication: true", 8),
+        ("continuousBatching: true\nbatchSize: 8\nsequenceBatching: true\nsequenceMaxIdleMSec: 9", 16),
     ],
 )
-def test_model_that_would_answer_wrongly_is_refused(text: str) -> None:
-    """Served in plain batches, such a handler answered with 200 and nonsense."""
-    with pytest.raises(InvalidArchive, match=r"^m\.mar: .*does not have yet, \w+Batching: true"):
-        spec(ModelConfig.parse(text.encode()))
+def test_worker_of_a_continuous_handler_has_as_many_requests_as_a_batch(text: str, lanes: int) -> None:
+    made = spec(ModelConfig.parse(text.encode()))
+    assert (made.continuous, made.lanes) == (True, lanes)
 
 
 @pytest.mark.parametrize("text", ["continuousBatching: false", "sequenceBatching: false", "sequenceMaxIdleMSec: 9"])
