@@ -237,6 +237,7 @@ def _grpc_front_end(
         shutdown,
         access=access,
         certificates=certificates,
+        sequence_headers=config.workers.sequence_headers,
     )
 
 

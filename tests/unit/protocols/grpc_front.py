@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from torchserve_lite.config.settings import GrpcConfig, TlsConfig
+from torchserve_lite.core.models import SequenceHeaders
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.management.access import Access
 from torchserve_lite.protocols.certificates import Certificates
@@ -111,6 +112,7 @@ async def serving_grpc(
             shutdown,
             access=http.access,
             certificates=certificates,
+            sequence_headers=SequenceHeaders(),
         )
         async with front.serving():
             made = GrpcFront(http, front, shutdown, load_messages())

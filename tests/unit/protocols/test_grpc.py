@@ -270,6 +270,32 @@ async def test_requests_of_one_sequence_wait_for_each_other_and_those_of_others_
     stream.cancel()
 
 
+async def test_handler_is_told_of_the_end_of_a_sequence_when_the_client_says_so(front: GrpcFront) -> None:
+    """TorchServe says it of each request."""
+    stream = front.inference.call(SERVICE, "StreamPredictions2")()
+    for flags in ({}, {"ts_request_sequence_start": b"true"}, {"ts_request_sequence_end": b"true"}):
+        inputs = {"data": b"7", **flags}
+        request = front.inference.message(
+            SERVICE, "StreamPredictions2", model_name="tiny", input=inputs, sequence_id="s"
+        )
+        await stream.write(request)
+        await stream.read()
+    stream.cancel()
+    told = [[name for name, _ in job.request.headers if name.startswith("ts_")] for job in front.engine.jobs]
+    own = "ts_request_sequence_id"
+    assert told == [[own], [own, "ts_request_sequence_start"], [own, "ts_request_sequence_end"]]
+
+
+async def test_each_request_of_a_stream_has_an_id_of_its_own(front: GrpcFront) -> None:
+    """Handlers keep things by it, and several of one stream may be in a batch."""
+    stream = front.inference.call(SERVICE, "StreamPredictions2")()
+    for sequence in ("a", "b"):
+        await stream.write(sequence_request(front, sequence))
+        await stream.read()
+    stream.cancel()
+    assert len({job.request.id for job in front.engine.jobs}) == 2
+
+
 @pytest.mark.parametrize(
     ("sequence", "model", "code", "reason"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from torchserve_lite.core.models import SequenceHeaders
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Part, Verb
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.dataplane.interface import DataPlane
@@ -20,19 +21,27 @@ from torchserve_lite.protocols.errors import grpc_reply_to
 from torchserve_lite.protocols.grpc.calls import Call, Service, log_unexpected
 from torchserve_lite.protocols.grpc.messages import Messages
 from torchserve_lite.protocols.health import Health
+from torchserve_lite.protocols.http.answers import new_request_id
 
 _PACKAGE = "org.pytorch.serve.grpc.inference"
-_SEQUENCE_ID = "ts_request_sequence_id"
 _MOST_AT_ONCE = 100  # requests of one stream; the client's next ones wait in its connection
 
 
 class InferenceService:
     """``max_response_size``: bytes of an answer that a handler streams and a client wants in one piece."""
 
-    def __init__(self, plane: DataPlane, health: Health, messages: Messages, max_response_size: int) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        health: Health,
+        messages: Messages,
+        max_response_size: int,
+        sequence_headers: SequenceHeaders,
+    ) -> None:
         self._plane = plane
         self._health = health
         self._max_response_size = max_response_size
+        self._sequence_headers = sequence_headers
         self._answer = messages.named(f"{_PACKAGE}.PredictionResponse")
         self._health_answer = messages.named(f"{_PACKAGE}.TorchServeHealthResponse")
         self._status = messages.named("google.rpc.Status")
@@ -59,7 +68,7 @@ class InferenceService:
         return self._health_answer(health=json.dumps({"status": status, **found.causes}, indent=2))
 
     async def predictions(self, request: Any, call: Call) -> Any:
-        response = await self._plane.infer(_inference_request(request, call))
+        response = await self._plane.infer(self._inference_request(request, call, call.request_id))
         call.tell_headers(response.headers)
         if response.stream is None:
             return self._answer(prediction=bytes(response.body))
@@ -74,7 +83,7 @@ class InferenceService:
         return self._answer(prediction=bytes(whole))
 
     async def stream_predictions(self, request: Any, call: Call) -> None:
-        response = await self._plane.infer(_inference_request(request, call))
+        response = await self._plane.infer(self._inference_request(request, call, call.request_id))
         call.tell_headers(response.headers)
         async for piece in _pieces(response):
             await call.send(self._answer(prediction=bytes(piece)))
@@ -110,13 +119,36 @@ class InferenceService:
         try:
             if not sequence:
                 raise BadRequest("Parameter sequenceId is required.")
-            response = await self._plane.infer(_inference_request(request, call))
+            response = await self._plane.infer(self._inference_request(request, call, new_request_id()))
             async for piece in _pieces(response):
                 await call.send(self._answer(prediction=bytes(piece), sequence_id=sequence))
         except Exception as error:
             if not isinstance(error, ServingError):
                 log_unexpected(f"A request of StreamPredictions2 ({call.request_id})", error)
             await call.send(self._answer(sequence_id=sequence, status=self._status_of(error)))
+
+    def _inference_request(self, request: Any, call: Call, request_id: str) -> InferenceRequest:
+        """The handler gets each input as bytes. The sequence's id is a header, as it is over HTTP."""
+        if not request.model_name:
+            raise BadRequest("Parameter model_name is required.")
+        said, inputs = call.metadata, request.input
+        headers, encoded = said.headers, said.encoded_headers
+        if request.sequence_id:
+            own = self._sequence_headers
+            flags = [(name, bytes(inputs[name]).decode("latin-1")) for name in (own.start, own.end) if name in inputs]
+            others = [pair for pair in headers if pair[0] != own.id.lower()]
+            headers, encoded = (*others, (own.id, request.sequence_id), *flags), b""
+        return InferenceRequest(
+            request_id,
+            request.model_name,
+            request.model_version or None,
+            Verb.PREDICT,
+            tuple([Part(name, inputs[name]) for name in inputs]),  # items() costs twice as much
+            headers,
+            timeout=call.timeout,
+            trace_context=said.trace_context,
+            encoded_headers=encoded,
+        )
 
     def _status_of(self, error: Exception) -> Any:
         reply = grpc_reply_to(error)
@@ -142,28 +174,6 @@ class _Sequences:
             self._users[sequence] -= 1
             if not self._users[sequence]:
                 del self._users[sequence], self._locks[sequence]
-
-
-def _inference_request(request: Any, call: Call) -> InferenceRequest:
-    """The handler gets each input as bytes. The sequence's id is a header, as it is over HTTP."""
-    if not request.model_name:
-        raise BadRequest("Parameter model_name is required.")
-    said, inputs = call.metadata, request.input
-    headers, encoded = said.headers, said.encoded_headers
-    if request.sequence_id:
-        others = tuple([pair for pair in headers if pair[0] != _SEQUENCE_ID])
-        headers, encoded = (*others, (_SEQUENCE_ID, request.sequence_id)), b""
-    return InferenceRequest(
-        call.request_id,
-        request.model_name,
-        request.model_version or None,
-        Verb.PREDICT,
-        tuple([Part(name, inputs[name]) for name in inputs]),  # items() costs twice as much
-        headers,
-        timeout=call.timeout,
-        trace_context=said.trace_context,
-        encoded_headers=encoded,
-    )
 
 
 async def _pieces(response: InferenceResponse) -> AsyncIterator[Buffer]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import grpc
 
 from torchserve_lite.config.settings import GrpcConfig
+from torchserve_lite.core.models import SequenceHeaders
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
@@ -74,6 +75,7 @@ class GrpcFrontEnd:
         *,
         access: Access,
         certificates: Certificates,
+        sequence_headers: SequenceHeaders,
     ) -> None:
         """``certificates``: for ``config.tls``."""
         self._config = config
@@ -84,6 +86,7 @@ class GrpcFrontEnd:
         self._shutdown = shutdown
         self._access = access
         self._certificates = certificates
+        self._sequence_headers = sequence_headers
         self._health = Health(plane)
         self._stopping = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
@@ -197,7 +200,9 @@ class GrpcFrontEnd:
         services = []
         if _INFERENCE in roles or _KSERVE in roles:
             limit = self._limits.max_response_size
-            services.append(InferenceService(self._plane, self._health, messages, limit).service)
+            services.append(
+                InferenceService(self._plane, self._health, messages, limit, self._sequence_headers).service
+            )
             repository = ModelRepository(self._manager)
             services += OpenInference(self._plane, self._health, repository, self._access, messages).services
         if _MANAGEMENT in roles:
