@@ -11,7 +11,7 @@ import pytest
 
 from torchserve_lite import errors
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.models import ModelKey, WorkerState
+from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import InferenceResponse, Part
 from torchserve_lite.errors import ServingError
 
@@ -53,47 +53,12 @@ async def abandoned(job: Job) -> None:
     assert not job.wanted
 
 
-async def test_prediction_is_what_http_answers(front: GrpcFront) -> None:
-    answer = await front.infer("Predictions", model_name="tiny", input={"data": b"7"})
-    assert answer.prediction == (await front.http.post("/predictions/tiny", b"7")).body == b"7"
-
-
 async def test_handler_gets_the_inputs_by_name_as_bytes(front: GrpcFront) -> None:
     await front.infer("Predictions", model_name="tiny", model_version="2.0", input={"data": b"7", "more": b"\xff"})
     (job,) = front.engine.jobs
     assert job.key == ModelKey("tiny", "2.0")
     parts = sorted(job.request.parts, key=lambda part: part.name)
     assert parts == [Part("data", b"7"), Part("more", b"\xff")]
-
-
-FAILURES = [
-    pytest.param("nope", None, "NOT_FOUND", id="unknown model"),
-    pytest.param("tiny/9", None, "NOT_FOUND", id="unknown version"),
-    pytest.param("tiny", errors.NoWorkers("tiny"), "UNAVAILABLE", id="no workers"),
-    pytest.param("tiny", errors.QueueFull("tiny", 2), "RESOURCE_EXHAUSTED", id="queue full"),
-    pytest.param("tiny", errors.InvalidInput("It is no tensor."), "INVALID_ARGUMENT", id="input"),
-    pytest.param("tiny", errors.PredictionFailed("Prediction failed"), "UNAVAILABLE", id="handler failed"),
-    pytest.param("tiny", errors.HandlerError("No such row", 404), "NOT_FOUND", id="handler's code"),
-    pytest.param("tiny", errors.HandlerError("Short and stout", 418), "FAILED_PRECONDITION", id="handler's other code"),
-    pytest.param("tiny", errors.HandlerError("x", 599), "INTERNAL", id="handler's own code"),
-    pytest.param("tiny", errors.WorkerDied("It was shot."), "INTERNAL", id="worker died"),
-    pytest.param("tiny", errors.DeadlineExceeded(0.5), "DEADLINE_EXCEEDED", id="deadline"),
-]
-
-
-@pytest.mark.parametrize(("target", "error", "code"), FAILURES)
-@pytest.mark.parametrize("method", ["Predictions", "StreamPredictions"])
-async def test_failure_is_the_same_as_over_http(
-    front: GrpcFront, method: str, target: str, error: ServingError | None, code: str
-) -> None:
-    if error is not None:
-        front.engine.answer = lambda job: job.fail(error)
-    name, _, version = target.partition("/")
-    request = front.inference.message(SERVICE, method, model_name=name, model_version=version)
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await all_of(front.inference, method, request)
-    twin = (await front.http.post(f"/predictions/{target}")).json
-    assert (failed.value.code().name, failed.value.details()) == (code, f"{twin['message']}\n{twin['type']}")
 
 
 async def all_of(client: GrpcClient, method: str, request: Any, **how: Any) -> list[bytes]:
@@ -316,13 +281,6 @@ async def test_failure_within_a_stream_is_told_in_its_message_and_the_stream_goe
     await stream.write(sequence_request(front, "s"))
     assert (await stream.read()).prediction == b"7"
     stream.cancel()
-
-
-@pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.FAILED])
-async def test_ping_says_what_http_says(front: GrpcFront, state: WorkerState) -> None:
-    front.engine.states[ModelKey("tiny", "1.0")] = state
-    twin = (await front.http.ask("GET", "/ping")).body.decode()
-    assert (await front.infer("Ping")).health == twin.rstrip("\n")
 
 
 async def test_every_call_has_its_line_in_the_access_log(front: GrpcFront) -> None:

@@ -1,4 +1,4 @@
-"""TorchServe's management service over gRPC: each method beside its HTTP twin."""
+"""TorchServe's management service over gRPC: what it asks for in words of its own (the rest: test_grpc_twins.py)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from torchserve_lite import errors
 from torchserve_lite.config.settings import AccessConfig
 from torchserve_lite.core.models import ModelKey
-from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.management.access import Access
 
 from .grpc_front import GrpcFront, serving_grpc
@@ -24,133 +21,6 @@ from .grpc_front import GrpcFront, serving_grpc
 async def front() -> AsyncIterator[GrpcFront]:
     async with asyncio.timeout(60), serving_grpc() as made:
         yield made
-
-
-@pytest.mark.parametrize(
-    ("method", "facts", "verb", "path"),
-    [
-        pytest.param("DescribeModel", {"model_name": "tiny"}, "GET", "/models/tiny", id="describe"),
-        pytest.param(
-            "DescribeModel", {"model_name": "tiny", "model_version": "all"}, "GET", "/models/tiny/all", id="all"
-        ),
-        pytest.param(
-            "DescribeModel",
-            {"model_name": "tiny", "model_version": "2.0", "customized": True},
-            "GET",
-            "/models/tiny/2.0?customized=true",
-            id="customized",
-        ),
-        pytest.param("ListModels", {}, "GET", "/models", id="list"),
-        pytest.param(
-            "ListModels",
-            {"limit": 10, "next_page_token": 245},
-            "GET",
-            "/models?limit=10&next_page_token=245",
-            id="page",
-        ),
-    ],
-)
-async def test_question_has_the_json_of_http(
-    front: GrpcFront, method: str, facts: dict[str, Any], verb: str, path: str
-) -> None:
-    front.engine.answer = lambda job: job.succeed(InferenceResponse(b'{"classes": 10}'))
-    assert await front.manage(method, **facts) == (await front.http.ask(verb, path)).body.decode()
-
-
-@pytest.mark.parametrize(
-    ("method", "facts", "verb", "path"),
-    [
-        pytest.param(
-            "RegisterModel", {"url": "m.mar", "synchronous": True}, "POST", "/models?url=m.mar", id="register"
-        ),
-        pytest.param(
-            "RegisterModel", {"url": "m.mar"}, "POST", "/models?url=m.mar&synchronous=false", id="in the background"
-        ),
-        pytest.param("ScaleWorker", {"model_name": "tiny"}, "PUT", "/models/tiny", id="scale"),
-        pytest.param(
-            "ScaleWorker",
-            {"model_name": "tiny", "model_version": "2.0", "min_worker": 2, "max_worker": 3, "synchronous": True},
-            "PUT",
-            "/models/tiny/2.0?min_worker=2&max_worker=3&synchronous=true",
-            id="scale a version",
-        ),
-        pytest.param(
-            "SetDefault",
-            {"model_name": "tiny", "model_version": "2.0"},
-            "PUT",
-            "/models/tiny/2.0/set-default",
-            id="default",
-        ),
-        pytest.param("UnregisterModel", {"model_name": "tiny"}, "DELETE", "/models/tiny", id="unregister"),
-    ],
-)
-async def test_change_is_told_in_the_words_of_http(
-    front: GrpcFront, method: str, facts: dict[str, Any], verb: str, path: str
-) -> None:
-    assert await front.manage(method, **facts) == (await front.http.ask(verb, path)).json["status"]
-
-
-@pytest.mark.parametrize(
-    ("method", "facts", "verb", "path", "code"),
-    [
-        pytest.param(
-            "DescribeModel", {"model_name": "nope"}, "GET", "/models/nope", "NOT_FOUND", id="describe unknown"
-        ),
-        pytest.param(
-            "DescribeModel",
-            {"model_name": "tiny", "customized": True},
-            "GET",
-            "/models/tiny?customized=true",
-            "UNAVAILABLE",
-            id="nobody to ask",
-        ),
-        pytest.param("RegisterModel", {}, "POST", "/models", "INVALID_ARGUMENT", id="register nothing"),
-        pytest.param(
-            "RegisterModel",
-            {"url": "m.mar", "runtime": "ruby"},
-            "POST",
-            "/models?url=m.mar&runtime=ruby",
-            "INVALID_ARGUMENT",
-            id="runtime",
-        ),
-        pytest.param(
-            "ScaleWorker",
-            {"model_name": "tiny", "min_worker": 2, "max_worker": 1},
-            "PUT",
-            "/models/tiny?min_worker=2&max_worker=1",
-            "INVALID_ARGUMENT",
-            id="bounds",
-        ),
-        pytest.param(
-            "ScaleWorker",
-            {"model_name": "tiny", "synchronous": True},
-            "PUT",
-            "/models/tiny?synchronous=true",
-            "INTERNAL",
-            id="workers fail",
-        ),
-        pytest.param(
-            "SetDefault",
-            {"model_name": "tiny", "model_version": "9"},
-            "PUT",
-            "/models/tiny/9/set-default",
-            "NOT_FOUND",
-            id="default unknown",
-        ),
-        pytest.param(
-            "UnregisterModel", {"model_name": "nope"}, "DELETE", "/models/nope", "NOT_FOUND", id="unregister unknown"
-        ),
-    ],
-)
-async def test_failure_is_the_same_as_over_http(
-    front: GrpcFront, method: str, facts: dict[str, Any], verb: str, path: str, code: str
-) -> None:
-    front.engine.refusal = errors.NoWorkers("tiny")
-    front.http.manager.failure = errors.LoadFailed("no such weights")
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await front.manage(method, **facts)
-    twin = (await front.http.ask(verb, path)).json
-    assert (failed.value.code().name, failed.value.details()) == (code, f"{twin['message']}\n{twin['type']}")
 
 
 @pytest.mark.parametrize("method", ["DescribeModel", "ScaleWorker", "SetDefault", "UnregisterModel"])

@@ -18,15 +18,6 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, WorkerState
 from torchserve_lite.core.requests import Envelope, InferenceResponse
 from torchserve_lite.errors import (
-    DeadlineExceeded,
-    HandlerError,
-    ModelFailed,
-    ModelLoading,
-    NoWorkers,
-    PredictionFailed,
-    QueueFull,
-    ServingError,
-    ShuttingDown,
     WorkerDied,
 )
 from torchserve_lite.management.access import Access, Door
@@ -37,16 +28,6 @@ from .grpc_front import GrpcFront, serving_grpc
 PACKAGES = ("inference", "org.pytorch.serve.grpc.openinference")
 TENSOR = {"name": "x", "datatype": "INT32", "shape": [2], "contents": {"int_contents": [7, 8]}}
 SAME = {"name": "x", "datatype": "INT32", "shape": [2], "data": [7, 8]}
-CODES = {
-    200: "OK",
-    400: "INVALID_ARGUMENT",
-    404: "NOT_FOUND",
-    429: "RESOURCE_EXHAUSTED",
-    500: "INTERNAL",
-    501: "UNIMPLEMENTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
 
 
 def echo_tensors(job: Job) -> None:
@@ -117,33 +98,6 @@ async def test_request_with_a_bad_tensor_never_reaches_a_queue(front: GrpcFront)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert 'Tensor "x"' in str(refused.value.details())
     assert front.engine.jobs == []
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        pytest.param(NoWorkers("tiny"), id="no workers"),
-        pytest.param(QueueFull("tiny", 100), id="full queue"),
-        pytest.param(ModelLoading("tiny"), id="loading"),
-        pytest.param(ModelFailed("tiny", "shot"), id="failed"),
-        pytest.param(ShuttingDown(), id="stopping"),
-        pytest.param(DeadlineExceeded(1), id="deadline"),
-        pytest.param(PredictionFailed("Prediction failed"), id="handler"),
-        pytest.param(HandlerError("no such class", 404), id="handler's 404"),
-        pytest.param(HandlerError("bad row", 400), id="handler's 400"),
-        pytest.param(HandlerError("slower", 429), id="handler's 429"),
-        pytest.param(HandlerError("not now", 503), id="handler's 503"),
-        pytest.param(WorkerDied("shot"), id="worker"),
-    ],
-)
-async def test_failure_is_told_as_by_the_twin(front: GrpcFront, error: ServingError) -> None:
-    front.engine.refusal = error
-    twin = await front.http.post("/v2/models/tiny/infer", data=json.dumps({"inputs": [SAME]}))
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await ask(front, "ModelInfer", model_name="tiny", inputs=[TENSOR])
-    assert refused.value.details() == twin.json["error"]
-    allowed = {CODES[twin.status]} | ({"RESOURCE_EXHAUSTED"} if isinstance(error, QueueFull) else set())
-    assert refused.value.code().name in allowed
 
 
 @pytest.mark.parametrize("where", [{"name": "other"}, {"name": "tiny", "version": "3.0"}, {"name": ""}])
