@@ -131,13 +131,13 @@ def _is_over(steps: Any, reader: Reader, give_way: bool) -> Waits:
 
 
 def _next(steps: Any, give_way: bool) -> Waits:
+    if give_way:
+        yield asyncio.sleep(0)  # also for an asynchronous one, which need not await anything itself
     if hasattr(type(steps), "__anext__"):
         try:
             return (yield steps.__anext__())
         except StopAsyncIteration:
             return Ended()
-    if give_way:
-        yield asyncio.sleep(0)
     try:
         return next(steps)
     except StopIteration as end:
