@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ import pytest
 from tests.conftest import stream_of
 from tests.engine.serving import served
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.models import BatchPolicy
-from torchserve_lite.errors import PredictionFailed
+from torchserve_lite.core.models import BatchPolicy, SequencePolicy
+from torchserve_lite.errors import PredictionFailed, TooManySequences
 
 CONTINUOUS: dict[str, Any] = {"continuous": True, "lanes": 2, "batch": BatchPolicy(size=2, delay=10.0)}
 
@@ -56,3 +57,20 @@ async def test_failure_ends_those_that_were_at_work_and_the_worker_lives() -> No
                 [piece async for piece in steps]
         assert await whole(model.submit(b"1")) == [b"1 "]
         assert model.pids == pids
+
+
+async def test_sequences_join_a_continuous_handler_and_end_by_its_header() -> None:
+    """Both at once: one request of a sequence at a time, those of several in one call."""
+    policy = SequencePolicy(max_idle=60.0, most=2, most_waiting=10)
+    async with served("forked", "conversing", sequences=policy, **CONTINUOUS) as model:
+
+        async def told(sequence: str, word: str) -> str:
+            named = (("ts_request_sequence_id", sequence),)
+            return b"".join(await whole(model.submit(word.encode(), headers=named))).decode()
+
+        answers = await asyncio.gather(told("a", "1"), told("a", "2"), told("b", "3"))
+        assert [answer.partition(":")[2] for answer in answers] == ["1", "1,2", "3"]
+        with pytest.raises(TooManySequences):
+            await told("c", "4")
+        await told("a", "end")
+        assert (await told("c", "4")).endswith(":4")
