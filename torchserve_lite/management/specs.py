@@ -29,7 +29,7 @@ from torchserve_lite.errors import InvalidArchive
 T = TypeVar("T")
 
 _DEFAULT_DELAY = 0.1
-_ASYNC_LANES = 64  # requests that a coroutine handler (asyncCommunication) has under way at most
+_ASYNC_LANES = 256  # requests that a coroutine handler (asyncCommunication) has under way at most
 _NO_OVERRIDE = ServingOptions()
 _NO_LIMIT = float(2**31 - 1)  # seconds; TorchServe's word for never
 _FOR_A_DEBUGGER: Mapping[str, Any] = {
