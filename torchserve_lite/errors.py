@@ -45,7 +45,6 @@ ServingError
 │   ├── HandlerError           with an error code of the handler's own
 │   ├── AnswerTooLarge
 │   ├── InvalidAnswer          it is not what the client's protocol can carry
-│   ├── AnswerInPieces         the call that was made has room for one only
 │   └── NodeFailed             a node of a workflow did, in each of its attempts
 └── WorkerFailure
     ├── WorkerDied             the process of the running batch is gone
@@ -411,11 +410,6 @@ class AnswerTooLarge(PredictionFailed):
 class InvalidAnswer(PredictionFailed):
     def __init__(self, problem: str) -> None:
         super().__init__(f"The model's answer cannot be sent as tensors. {problem}")
-
-
-class AnswerInPieces(PredictionFailed):
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Model {name} answers in several pieces: ask it by ModelStreamInfer.")
 
 
 class NodeFailed(PredictionFailed):

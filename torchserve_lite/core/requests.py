@@ -48,7 +48,8 @@ class InferenceRequest:
 
     ``headers`` are what the handler may see; ``encoded_headers``, where there are any, stand for them: a connection on
     which one head comes again and again has them encoded once (``ipc.messages.encoded_headers``). ``id`` is ours,
-    unique and returned as ``x-request-id``.
+    unique and returned as ``x-request-id``. ``in_pieces``: the client wants what a handler streams as it comes, also
+    where the answer would be one document.
     """
 
     id: str
@@ -61,6 +62,7 @@ class InferenceRequest:
     timeout: float | None = None  # seconds the client is ready to wait, from arrival
     trace_context: str = ""
     encoded_headers: bytes = field(default=b"", compare=False, repr=False)
+    in_pieces: bool = False
 
 
 @dataclass(slots=True)

@@ -65,6 +65,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     ``headers``: pairs, or what ``encoded_headers`` made of them. A worker receives the latter and ``header_pairs``
     gives it the pairs: hardly any handler looks at its headers, so nothing is made of them before one does.
+    ``in_pieces``: what a handler streams is wanted as it comes, also where the envelope's answer is one document.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     envelope: str = ""
     remaining: float | None = None
     trace_context: str = ""
+    in_pieces: bool = False
 
 
 class Predict(msgspec.Struct, frozen=True, tag=True):

@@ -78,7 +78,6 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.PredictionFailed: ErrorMapping(503, "UNAVAILABLE", "InternalServerException"),
     errors.HandlerError: ErrorMapping(None, None, "InternalServerException"),
     errors.InvalidAnswer: ErrorMapping(500, "INTERNAL", "InternalServerException"),
-    errors.AnswerInPieces: ErrorMapping(501, "UNIMPLEMENTED", "InternalServerException"),
     errors.AnswerTooLarge: ErrorMapping(500, "INTERNAL", "InternalServerException"),
     errors.NodeFailed: ErrorMapping(500, "INTERNAL", "InternalServerException"),
     errors.WorkerFailure: ErrorMapping(500, "INTERNAL", "InternalServerException"),

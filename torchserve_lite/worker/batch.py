@@ -27,7 +27,7 @@ from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import row_of
 from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import reply_of
-from torchserve_lite.worker.pieces import excess_of, piece_sender
+from torchserve_lite.worker.pieces import KeptPieces, excess_of, piece_sender
 from torchserve_lite.worker.requests import Request
 from torchserve_lite.worker.tracebacks import class_name
 
@@ -187,7 +187,8 @@ class BatchRunner:
         start again."""
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
-        context.send = piece_sender(owners, delivery.emit, self.max_response_size, delivery.is_cancelled)
+        kept: dict[int, KeptPieces] = {}
+        context.send = piece_sender(owners, delivery.emit, self.max_response_size, delivery.is_cancelled, kept)
         self._mark_stage("handle", 0 if len(rows) == 1 else -1)
         try:
             with requests_shown(owners, context):
@@ -208,6 +209,8 @@ class BatchRunner:
                         reader.result if streaming.comes_in_steps(result) else result
                         for reader, result in zip(readers, results, strict=False)
                     ]
+                if kept:
+                    results = [kept[row].whole(last) if row in kept else last for row, last in enumerate(results)]
         except PredictionException as error:
             row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
             if type(row) is int and 0 <= row < len(owners):
@@ -265,8 +268,8 @@ class BatchRunner:
 
 
 class _RowReader:
-    """Takes the pieces of one row's result. Each goes to the client as it comes; but an envelope's answer is one
-    document, for which they are kept in ``result`` until all are there."""
+    """Takes the pieces of one row's result, and sends them as a handler does by itself. ``result`` is what comes last,
+    where the answer is one document."""
 
     def __init__(self, runner: BatchRunner, row: int, owner: Request, context: Context, delivery: Delivery) -> None:
         self._runner = runner
@@ -274,8 +277,6 @@ class _RowReader:
         self._owner = owner
         self._context = context
         self._delivery = delivery
-        self._kept: list[Any] = []
-        self._room_for_kept = runner.max_response_size
         self.result: Any = b""
 
     def wants_more(self) -> bool:
@@ -285,20 +286,13 @@ class _RowReader:
         return self._delivery.room(self._owner.index)
 
     def piece(self, value: Any) -> None:
-        if self._owner.envelope is None:
-            assert self._context.send is not None
-            self._context.send(self._row, value, "")
-            return
-        self._room_for_kept -= len(value) if isinstance(value, str | bytes | bytearray) else 1
-        if self._room_for_kept < 0:
-            raise ValueError(f"The answer has more than max_response_size={self._runner.max_response_size} bytes.")
-        self._kept.append(value)
+        assert self._context.send is not None
+        self._context.send(self._row, value, "")
 
     def end(self, value: Any) -> None:
-        if self._owner.envelope is not None:
-            self.result = streaming.joined(self._kept if value is None else [*self._kept, value])
-        elif self._owner.reply is None:
-            self._runner.answer(self._owner, [self.result if value is None else value], self._context)
+        self.result = b"" if value is None else value
+        if self._owner.envelope is None and self._owner.reply is None:
+            self._runner.answer(self._owner, [self.result], self._context)
             self._delivery.emit_known([self._owner])
 
     def fail(self, error: BaseException) -> None:

@@ -16,12 +16,12 @@ from ts.torch_handler.request_envelope.base import calls_of, results_of
 from ts.utils.util import PredictionException
 
 from torchserve_lite.ipc.messages import Answer, BatchDone, FailureKind, Metric, Predict
-from torchserve_lite.worker import steps, streaming
+from torchserve_lite.worker import steps
 from torchserve_lite.worker.batch import BatchRunner, Delivery
 from torchserve_lite.worker.failures import failed
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.outputs import reply_of
-from torchserve_lite.worker.pieces import excess_of
+from torchserve_lite.worker.pieces import KeptPieces, excess_of
 from torchserve_lite.worker.requests import Request
 
 _ONE_ROW = "A model with continuousBatching takes one instance a request: send each in a request of its own."
@@ -35,7 +35,7 @@ class _Place:
     outgoing: OutgoingAnswers
     index: int
     is_cancelled: Callable[[int], bool]
-    kept: list[Any]  # pieces of an answer that has an envelope, and is therefore one document
+    kept: KeptPieces
 
     @property
     def is_over(self) -> bool:
@@ -79,7 +79,7 @@ class ContinuousBatch:
         joined = _Joined(predict.batch, outgoing, time.monotonic(), [])
         for index, call in enumerate(predict.calls):
             request = Request(next(self._numbers), call, arrived)
-            place = self._places[request.index] = _Place(request, outgoing, index, is_cancelled, [])
+            place = self._places[request.index] = _Place(request, outgoing, index, is_cancelled, KeptPieces())
             joined.places.append(place)
             if not place.is_over:
                 self._runner.unpack([request], self._runner.handler.context)
@@ -130,18 +130,20 @@ class ContinuousBatch:
 
     def _take(self, request: Request, result: Any, context: Context, is_last: bool | None) -> None:
         place = self._places[request.index]
-        if request.envelope is not None:
-            if result is not None:
-                place.kept.append(result)
-            if is_last or is_last is None:
-                self._runner.answer(request, [streaming.joined(place.kept) if is_last else result], context)
-        elif is_last or is_last is None:
+        if is_last or is_last is None:
+            if is_last and request.is_one_document:
+                result = place.kept.whole(result)
             self._runner.answer(request, [b"" if result is None else result], context)
         elif result is not None:
             reply = reply_of(result, request.processor)
             if too_large := excess_of(reply, self._runner.max_response_size):
                 raise PredictionException(too_large, 500)
-            self._emit([Answer(request.index, reply, last=False)])
+            if request.is_one_document:
+                assert not isinstance(reply.body, int)
+                place.kept.add(result, len(reply.body), self._runner.max_response_size)
+            else:
+                request.answer_begun = True
+                self._emit([Answer(request.index, reply, last=False)])
 
     def _is_over(self, number: int) -> bool:
         return number not in self._places or self._places[number].is_over

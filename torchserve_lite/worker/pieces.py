@@ -18,18 +18,46 @@ class Receiver(Protocol):
     processor: Any
     answer_begun: bool
 
+    @property
+    def is_one_document(self) -> bool: ...
+
+
+class KeptPieces:
+    """The pieces of a row whose answer is one document, until the handler is done."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Any] = []
+        self._size = 0  # in bytes, as they would have been sent
+
+    def add(self, piece: Any, size: int, limit: int) -> None:
+        self._size += size
+        if self._size > limit:
+            raise ValueError(f"The answer has more than max_response_size={limit} bytes.")
+        self._pieces.append(piece)
+
+    def whole(self, last: Any) -> Any:
+        """Texts and bytes are joined; of other pieces it is a list. ``last``: what the handler returned for the row."""
+        is_empty = last is None or (isinstance(last, str | bytes) and not last)
+        pieces = self._pieces if is_empty else [*self._pieces, last]
+        for kind in (str, bytes):
+            if all(isinstance(piece, kind) for piece in pieces):
+                return kind().join(pieces)
+        return pieces
+
 
 def piece_sender(
     owners: Sequence[Receiver],
     emit: Callable[[Sequence[Answer]], None],
     max_response_size: int,
     is_cancelled: Callable[[int], bool],
+    kept: dict[int, KeptPieces],
 ) -> Callable[[int, Any, str], None]:
     """What a handler streams with. What is wrong with a piece is raised where the handler sends it, and when all its
     clients have left CancelledError, as a coroutine's that nobody waits for: a handler that goes on works for nobody.
 
     It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
-    batch finds the next batch on the context, and what it has must not go to the client of that.
+    batch finds the next batch on the context, and what it has must not go to the client of that. Where an answer is one
+    document, its pieces are ``kept`` for that, by row.
     """
 
     def send(row: int, value: Any, request_id: str = "") -> None:
@@ -38,13 +66,18 @@ def piece_sender(
             owner = next((other for other in owners if other.request_id == request_id), None)
             if owner is None:
                 raise ValueError(f"Request {request_id} is not being answered: nothing can be sent to it.")
+            row = owners.index(owner)
         if owner is None:
             raise ValueError(f"There is no row {row} in this batch of {len(owners)}.")
         reply = reply_of(value, owner.processor)
         if too_large := excess_of(reply, max_response_size):
             raise ValueError(too_large)
-        owner.answer_begun = True
-        emit([Answer(owner.index, reply, last=False)])
+        if owner.is_one_document:
+            assert not isinstance(reply.body, int)
+            kept.setdefault(row, KeptPieces()).add(value, len(reply.body), max_response_size)
+        else:
+            owner.answer_begun = True
+            emit([Answer(owner.index, reply, last=False)])
         if is_cancelled(owner.index) and all(is_cancelled(other.index) for other in owners):
             raise asyncio.CancelledError("Nobody waits for the answer any more: the client has left.")
 

@@ -54,3 +54,8 @@ class Request(OpenedRequest):
         self.reply: Reply | None = None
         self.emitted = False
         self.answer_begun = False
+
+    @property
+    def is_one_document(self) -> bool:
+        """Nothing of its answer can be sent before all of it is there."""
+        return self.envelope is not None and self.envelope.one_document and not self.call.in_pieces

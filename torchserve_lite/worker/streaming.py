@@ -57,14 +57,6 @@ def is_generator(results: Any) -> bool:
     return inspect.isgenerator(results) or inspect.isasyncgen(results)
 
 
-def joined(pieces: Sequence[Any]) -> Any:
-    """The whole answer, for a protocol that has no streams."""
-    for kind in (str, bytes):
-        if all(isinstance(piece, kind) for piece in pieces):
-            return kind().join(pieces)
-    return list(pieces)
-
-
 def read(results: Sequence[Any], readers: Sequence[Reader], *, give_way: bool) -> Waits:
     """One step of each row's result in turn, until all have ended. Those that do not come in steps are left alone.
 

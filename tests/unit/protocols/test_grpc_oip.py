@@ -212,11 +212,11 @@ async def test_each_piece_of_an_answer_is_a_message(front: GrpcFront, raw: bool)
     assert [(one.model_name, one.id) for one in answers] == [("tiny", "1")] * 3
 
 
-async def test_call_for_one_answer_refuses_pieces(front: GrpcFront) -> None:
-    front.engine.answer = in_pieces
-    with pytest.raises(grpc.aio.AioRpcError, match="ModelStreamInfer") as refused:
-        await ask(front, "ModelInfer", model_name="tiny", inputs=[TENSOR])
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+async def test_only_a_stream_asks_for_pieces(front: GrpcFront) -> None:
+    """A call for one answer gets it from the worker in one piece, whatever the handler does."""
+    await ask(front, "ModelInfer", model_name="tiny", inputs=[TENSOR])
+    assert [answer async for answer in stream(front, [infer_request(front)])]
+    assert [job.request.in_pieces for job in front.engine.jobs] == [False, True]
 
 
 async def test_answer_that_breaks_off_is_told_and_the_stream_goes_on(front: GrpcFront) -> None:

@@ -193,6 +193,57 @@ def test_envelope_gets_the_whole_of_what_comes_in_steps(ask: Asked) -> None:
     assert json.loads(body) == {"predictions": ["ab", [1, 2]]}
 
 
+def by_helper(pieces: list[Any], last: Any) -> EntryPoint:
+    """Sends the pieces to every row."""
+    from ts.handler_utils.utils import send_intermediate_predict_response
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        for piece in pieces:
+            send_intermediate_predict_response([piece] * len(rows), context.request_ids, "", 200, context)
+        return [last] * len(rows)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("pieces", "last", "whole"),
+    [
+        (["a", "b"], "c", "abc"),
+        (["a", "b"], None, "ab"),
+        ([b"a", b"b"], "", "ab"),
+        ([{"n": 1}], {"n": 2}, [{"n": 1}, {"n": 2}]),
+        ([1], "", [1]),
+        (["a"], 2, ["a", 2]),
+    ],
+)
+def test_envelope_gets_the_whole_of_what_the_helper_sent(ask: Asked, pieces: list[Any], last: Any, whole: Any) -> None:
+    told = ask(by_helper(pieces, last), b'{"instances": [1, 2]}', b'{"instances": [3]}', envelope="kserve")
+    bodies = [json.loads(body) for ((body,),) in told.values()]
+    assert bodies == [{"predictions": [whole, whole]}, {"predictions": [whole]}]
+
+
+def test_each_element_of_a_tensor_has_the_whole_of_its_pieces(ask: Asked) -> None:
+    body = b'{"inputs": [{"name": "a", "datatype": "BYTES", "shape": [2], "data": ["x", "y"]}]}'
+    (((told,),),) = ask(by_helper(["a", "b"], ""), body, envelope="kservev2").values()
+    (output,) = json.loads(told)["outputs"]
+    assert (output["datatype"], output["data"]) == ("BYTES", ["ab", "ab"])
+
+
+@pytest.mark.parametrize("facts", [{"envelope": "body"}, {"envelope": "kserve", "in_pieces": True}])
+def test_pieces_go_out_as_they_come_where_that_is_wanted(ask: Asked, facts: Any) -> None:
+    told = ask(by_helper(["a", "b"], "c"), b'{"instances": [1]}', **facts)[0]
+    assert told[:2] == [b"a", b"b"]
+    assert b"c" in told[2][0]
+
+
+def test_client_of_an_envelope_is_told_of_a_failure_and_nothing_else(ask: Asked) -> None:
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        by_helper(["a"], "")(rows, context)
+        raise ValueError("planted")
+
+    assert ask(handle, b'{"instances": [1]}', envelope="kserve") == {0: [(b"Prediction failed",)]}
+
+
 def test_envelope_is_not_given_more_than_an_answer_may_have(ask: Asked) -> None:
     ask(lambda rows, context: [iter(lambda: "x" * 100, None)], b'{"instances": [1]}', envelope="kserve")
     assert ask.failures == [FailureKind.HANDLER]

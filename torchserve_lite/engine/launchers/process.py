@@ -199,4 +199,5 @@ def _call(job: Job, now: float) -> Call:
         request.envelope,
         job.remaining(now),
         request.trace_context,
+        request.in_pieces,
     )

@@ -9,7 +9,7 @@ from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import AnswerInPieces, HandlerError, InvalidAnswer, ModelLoading, ServingError
+from torchserve_lite.errors import HandlerError, InvalidAnswer, ModelLoading, ServingError
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.management.repository import ModelRepository
 from torchserve_lite.protocols.errors import ErrorForm
@@ -95,9 +95,6 @@ class OpenInference:
         answer = await self._ask(request, call, call.request_id)
         call.tell_headers(tuple((name, value) for name, value in answer.headers if name != TENSORS))
         _check_status(answer)
-        if answer.stream is not None:
-            answer.stream.close()
-            raise AnswerInPieces(request.model_name)
         return self._response_of(request, answer)
 
     async def model_stream_infer(self, requests: Any, call: Call) -> None:
@@ -110,7 +107,7 @@ class OpenInference:
 
                 async def begin(request: Any) -> InferenceResponse | ServingError:
                     try:
-                        answer = await self._ask(request, call, new_request_id())
+                        answer = await self._ask(request, call, new_request_id(), in_pieces=True)
                         _check_status(answer)
                     except ServingError as error:
                         return error
@@ -189,13 +186,15 @@ class OpenInference:
         await self._repository.unload(name)
         return self._new("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
 
-    async def _ask(self, request: Any, call: Call, request_id: str) -> InferenceResponse:
+    async def _ask(self, request: Any, call: Call, request_id: str, *, in_pieces: bool = False) -> InferenceResponse:
         name, version = request.model_name, request.model_version or None
         await self._plane.check_known(name, version)
         parts = parts_of(request)
         said = call.metadata
         facts = (Envelope.KSERVE_V2, call.timeout, said.trace_context, said.encoded_headers)
-        asked = InferenceRequest(request_id, name, version, Verb.PREDICT, parts, said.headers, *facts)
+        asked = InferenceRequest(
+            request_id, name, version, Verb.PREDICT, parts, said.headers, *facts, in_pieces=in_pieces
+        )
         return await self._plane.infer(asked)
 
     def _response_of(self, request: Any, answer: InferenceResponse) -> Any:

@@ -38,10 +38,12 @@ class BaseEnvelope:
 
     ``alone``: set by ``unpack`` when this request's rows must have a call of the handler for themselves.
     ``answer_begun``: pieces of the answer have gone out before ``pack``, so that it can have no headers any more.
+    ``one_document``: the answer is one, of which a handler that streams can send nothing before the end.
     """
 
     alone = False
     answer_begun = False
+    one_document = False
     parse_input: Callable[[list[Row]], Iterable[Any]]
     format_output: Callable[[list[Any]], Sequence[Any]]
 

@@ -22,6 +22,8 @@ from ts.torch_handler.request_envelope.kserve import instances_of
 class JSONEnvelope(BaseEnvelope):
     """The answer is a text: compact JSON."""
 
+    one_document = True
+
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
         rows = [_decoded(instance, f"instances[{i}]") for i, instance in enumerate(instances_of(json_object(row)))]
         self._count = len(rows)

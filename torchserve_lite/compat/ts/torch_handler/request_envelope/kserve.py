@@ -27,6 +27,8 @@ class KServeEnvelope(BaseEnvelope):
     A body with V2 tensors is answered in V2 form: KServe's own guide sends such to V1 paths.
     """
 
+    one_document = True
+
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
         document = unwrap_event(json_object(row))
         is_v2 = "instances" not in document and holds_tensors(document)

@@ -82,6 +82,7 @@ class KServev2Envelope(BaseEnvelope):
 
     output_names = "predict"
     signature: Any = None
+    one_document = True
 
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
         behind = BytesBehind(row.get(PART))
