@@ -35,10 +35,12 @@ upgrade:
 	test -x $(BIN)/uv || $(MAKE) setup
 	$(LOCK) --upgrade
 
-model_store/mnist.mar: $(VENV)/.installed $(DATA)/mnist.py $(DATA)/mnist_handler.py $(DATA)/mnist_cnn.pt
+model_store/mnist.mar: $(VENV)/.installed $(DATA)/mnist.py $(DATA)/mnist_handler.py $(DATA)/mnist_cnn.pt \
+		$(DATA)/model-config.yaml
 	mkdir -p model_store
 	$(BIN)/torchserve-lite archive --force --model-name mnist --version 1.0 --model-file $(DATA)/mnist.py \
-		--serialized-file $(DATA)/mnist_cnn.pt --handler $(DATA)/mnist_handler.py --export-path model_store
+		--serialized-file $(DATA)/mnist_cnn.pt --handler $(DATA)/mnist_handler.py \
+		--config-file $(DATA)/model-config.yaml --export-path model_store
 
 serve: model_store/mnist.mar
 	$(BIN)/torchserve-lite start --ts-config config.properties

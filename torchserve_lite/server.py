@@ -160,7 +160,12 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
         )
         manager = ModelManager(
             engine,
-            ModelStore(folder=config.models.store, scratch=scratch, cache=_archive_cache(config.models)),
+            ModelStore(
+                folder=config.models.store,
+                scratch=scratch,
+                pulled=config.models.pulled,
+                cache=_archive_cache(config.models),
+            ),
             registry,
             config.workers,
             default_workers=config.workers.workers_per_model or devices.gpus or usable_cores(),

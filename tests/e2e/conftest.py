@@ -44,6 +44,7 @@ def build_mnist(store: Path) -> None:
             model_file=str(source / "mnist.py"),
             serialized_file=str(source / "mnist_cnn.pt"),
             handler=str(source / "mnist_handler.py"),
+            config_file=str(source / "model-config.yaml"),
             export_path=str(store),
         )
     )

@@ -73,6 +73,7 @@ class ModelStore:
 
     folder: Path | None
     scratch: Path
+    pulled: Path | None = None  # where KServe's agent puts models, each into a folder of its name
     cache: ArchiveCache | None = None
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
@@ -99,6 +100,19 @@ class ModelStore:
             raise ArchiveNotFound(f"Model not found at: {url}")
         return path
 
+    def locate_pulled(self, name: str) -> Path | None:
+        """The only archive in the folder of that name, else the folder itself, which is an unpacked one then."""
+        if self.pulled is None or name != last_part(name) or name.startswith("."):
+            return None
+        try:
+            folder = self.pulled / name
+            files = [path for path in folder.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file()]
+            if len(files) == 1:
+                return files[0]
+            return folder if (_model_folder(folder) / MANIFEST_PATH).is_file() else None
+        except (OSError, ValueError):  # it is not there, or no folder can have that name
+            return None
+
     def open(self, url: str) -> Archive:
         return self.open_at(url, self.locate(url))
 
@@ -112,6 +126,8 @@ class ModelStore:
                 if path.is_dir():
                     scratch.mkdir(parents=True, mode=0o700)
                     folder, digest = _model_folder(path.resolve()), ""
+                    if self._was_pulled(path):  # the agent deletes it, and only then has it unloaded
+                        folder = Path(shutil.copytree(folder, scratch / "copy"))
                 else:
                     unpack_it = unpack if self.cache is None else self.cache.unpack
                     digest = unpack_it(path, scratch, self.limits, self.interruption)
@@ -125,6 +141,10 @@ class ModelStore:
                 raise InvalidArchive(name, f"cannot be read: {reason}") from error
             undo.pop_all()
         return Archive(url=url, path=folder, scratch=scratch, digest=digest, manifest=manifest, config=config)
+
+    def _was_pulled(self, path: Path) -> bool:
+        in_store = self.folder is not None and path.is_relative_to(self.folder)
+        return self.pulled is not None and path.is_relative_to(self.pulled) and not in_store
 
     def all_archives(self, *, manifest_needed: bool = True) -> list[str]:
         """Names of all that ``load_models=all`` loads, sorted. What else lies in the store is told in one line.

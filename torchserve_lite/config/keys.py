@@ -140,6 +140,7 @@ _TABLE = (
     # Which models are served from the start
     _key("model_store", path, "", "models.store", flag="--model-store"),
     _key("workflow_store", path, "", "models.workflow_store", flag="--workflow-store"),
+    _key("pulled_models", path, "/mnt/models", "models.pulled"),
     _key("load_models", parse_load_models, flag="--models"),
     _key("models", parse_models, "", "models.overrides"),
     _key("model_snapshot", parse_model_snapshot),

@@ -66,6 +66,7 @@ MEANINGS: Mapping[str, str] = {
     "download_connect_seconds": "How long connecting to a host of archives may take.",
     "download_idle_seconds": "How long a host of archives may send nothing.",
     "download_total_seconds": "How long fetching one archive may take.",
+    "pulled_models": "Where KServe's agent puts the models that it pulls, each into a folder of its name.",
     "workflow_store": "The folder in which workflow archives are looked up; without it the model store.",
     "grpc_inference_address": "The host on which gRPC inference is served.",
     "grpc_management_address": "The host on which gRPC management is served.",

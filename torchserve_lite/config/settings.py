@@ -162,6 +162,7 @@ class ModelsConfig:
     startup: tuple[ServingOptions, ...] = ()
     overrides: Mapping[tuple[str, str], ServingOptions] = field(default_factory=dict)
     workflow_store: Path | None = None  # None: the model store
+    pulled: Path | None = Path("/mnt/models")  # where KServe's agent puts models
     cache: Path | None = None  # where archives are kept unpacked for the next start
     cache_size: int = 20 * 2**30  # bytes of it that one start leaves
     watch: bool = False  # reload a model when its archive or folder in the store changes

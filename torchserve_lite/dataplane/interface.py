@@ -1,4 +1,4 @@
-"""The seam that protocols see: six verbs over the models that are served, wherever they run."""
+"""The seam that protocols see: seven verbs over the models that are served, wherever they run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from torchserve_lite.core.jobs import Job, Told
+from torchserve_lite.core.models import Signature
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import ServingError
 
@@ -43,6 +44,14 @@ class ModelSummary:
     openai: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelMetadata:
+    """``signature``: of the version that was asked about, or of the default one."""
+
+    versions: tuple[str, ...]
+    signature: Signature
+
+
 class DataPlane(Protocol):
     """Local today; a front process of its own would have one that sends the same verbs over a socket."""
 
@@ -63,6 +72,9 @@ class DataPlane(Protocol):
 
     async def readiness(self, name: str, version: str | None) -> Readiness:
         """Whether requests to this model can be answered; raises what ``check_known`` raises for an unknown one."""
+
+    async def metadata(self, name: str, version: str | None) -> ModelMetadata:
+        """Of one version, or of all; raises what ``check_known`` raises for an unknown one."""
 
     async def models(self) -> Sequence[ModelSummary]:
         """All models, by name."""

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from torchserve_lite.core.jobs import Job, Outcome, Told
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
-from torchserve_lite.dataplane.interface import ModelSummary, Readiness
+from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
 from torchserve_lite.dataplane.served_models import ServedModels
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import DeadlineExceeded, ModelLoading, ServingError
@@ -87,6 +87,9 @@ class LocalDataPlane:
 
     async def readiness(self, name: str, version: str | None) -> Readiness:
         return self._served.readiness(name, version)
+
+    async def metadata(self, name: str, version: str | None) -> ModelMetadata:
+        return self._served.metadata(name, version)
 
     async def models(self) -> Sequence[ModelSummary]:
         return self._served.models()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torchserve_lite.core.models import ModelSpec
-from torchserve_lite.dataplane.interface import ModelSummary, Readiness
+from torchserve_lite.core.models import ModelSpec, Signature
+from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import (
     ModelFailed,
@@ -31,6 +31,12 @@ class ServedModels:
         except ModelNotRegistered as error:
             cause = error
         return Readiness(models={} if cause is None else {name: cause})
+
+    def metadata(self, name: str, version: str | None) -> ModelMetadata:
+        deployment = self._registry.resolve(name, version)
+        versions = (version,) if version else tuple(one.key.version for one in self._registry.versions(name))
+        signature = deployment.spec.signature if deployment.revision is not None else None
+        return ModelMetadata(versions=versions, signature=signature or Signature())
 
     def models(self) -> Sequence[ModelSummary]:
         summaries = []

@@ -119,6 +119,10 @@ class ArchiveFetcher(Generic[Found]):
             return await self.open(url)
         return await self._counted(url, self._opened(url, kept))
 
+    async def open_pulled(self, path: Path) -> Found:
+        """What the store's ``locate_pulled`` has found."""
+        return await self._counted(path.name, self._opened(path.name, path))
+
     async def _counted(self, url: str, opening: Coroutine[Any, Any, Found]) -> Found:
         """Whoever opens a file counts as its user from the beginning, so that nobody deletes it meanwhile."""
         name = last_part(url)

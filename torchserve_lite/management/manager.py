@@ -27,6 +27,7 @@ from torchserve_lite.errors import (
     DrainTimeout,
     LoadFailed,
     LoadOutOfMemory,
+    ModelNotFound,
     ModelNotRegistered,
     NoRoom,
     ServingError,
@@ -186,6 +187,15 @@ class ModelManager:
         finally:
             deployment.work = None
             deployment.lock.release()
+
+    async def register_pulled(self, name: str) -> Deployment:
+        """Serves what KServe's agent has pulled under this name, with the workers that a model gets at the start of the
+        server. ModelNotFound."""
+        path = await self._turns.in_thread(self._store.locate_pulled, name)
+        if path is None:
+            raise ModelNotFound(name)
+        archive = await self._fetcher.open_pulled(path)
+        return await self.register(ServingOptions(url=path.name, name=name), archive=archive, with_workers=True)
 
     async def archives_in_store(self) -> dict[str, str]:
         """The names of the store's archives, by the names of the models that they would be."""

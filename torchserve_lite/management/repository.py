@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torchserve_lite.archive.store import last_part
 from torchserve_lite.core.options import ServingOptions
-from torchserve_lite.errors import ModelNotFound
 from torchserve_lite.management.deployments import Deployment
 from torchserve_lite.management.manager import ModelManager
 
@@ -20,12 +19,14 @@ class ModelRepository:
         return sorted(name for name, file in archives.items() if file not in served and not self._versions(name))
 
     async def load(self, name: str) -> None:
-        """Returns when it has workers. One that is served has them already, unless it was scaled to 0 or has failed."""
+        """Returns when it has workers. One that is served has them already, unless it was scaled to 0 or has failed.
+        What is not in the store may have been pulled by KServe's agent."""
         if not self._versions(name):
             archive = (await self._manager.archives_in_store()).get(name)
-            if archive is None:
-                raise ModelNotFound(name)
-            await self._manager.register(ServingOptions(url=archive, name=name), with_workers=True)
+            if archive is not None:
+                await self._manager.register(ServingOptions(url=archive, name=name), with_workers=True)
+            else:
+                await self._manager.register_pulled(name)
             return
         (served,) = await self._manager.describe(name, None)
         if served.status.failed or not served.status.wanted:

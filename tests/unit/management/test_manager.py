@@ -79,7 +79,7 @@ class Managed:
             add_model(self.folder, name)
         self.engine = engine or FakeEngine()
         self.progress = Progress()
-        opener = store(folder=self.folder, scratch=folder / "scratch")
+        opener = store(folder=self.folder, scratch=folder / "scratch", pulled=folder)
         self.manager = ModelManager(
             self.engine,
             opener,

@@ -21,6 +21,7 @@ from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.local import LocalDataPlane
+from torchserve_lite.errors import ModelNotFound
 from torchserve_lite.management.access import Access
 from torchserve_lite.management.deployments import Deployment
 from torchserve_lite.management.manager import ModelDescription
@@ -83,6 +84,9 @@ class FakeManager:
     ) -> Deployment:
         self.registered.append(wanted)
         return self.registry.resolve(KEY.name)
+
+    async def register_pulled(self, name: str) -> Deployment:
+        raise ModelNotFound(name)
 
     async def unregister(self, name: str, version: str | None = None) -> None:
         self.registry.resolve(name, version)

@@ -21,6 +21,7 @@ from torchserve_lite.errors import (
     WorkerDied,
 )
 from torchserve_lite.management.access import Access, Door
+from torchserve_lite.protocols.kserve import EXTENSIONS
 from torchserve_lite.protocols.tensors import TENSORS
 
 from .grpc_front import GrpcFront, serving_grpc
@@ -151,7 +152,7 @@ async def test_server_says_what_its_twin_says(front: GrpcFront, package: str) ->
     assert (said.name, said.version, list(said.extensions)) == (
         "torchserve-lite",
         __version__,
-        ["model_repository", "parameters"],
+        list(EXTENSIONS),
     )
     assert (await ask(front, "ServerLive", package)).live
     assert (await ask(front, "ServerReady", package)).ready

@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import KEY, failed_deployment
+from tests.conftest import KEY, deployment_of, failed_deployment
 from torchserve_lite import __version__
-from torchserve_lite.core.models import WorkerState
+from torchserve_lite.config.settings import AccessConfig
+from torchserve_lite.core.models import ModelKey, Signature, TensorSpec, WorkerState
 from torchserve_lite.core.requests import Envelope, InferenceResponse, Part, Verb
+from torchserve_lite.management.access import Access
+from torchserve_lite.protocols.kserve import EXTENSIONS
 from torchserve_lite.protocols.tensors import TENSORS
 
-from .conftest import LIMIT, Front
+from .conftest import LIMIT, Front, listening
 
 
 def _deflated(body: bytes) -> bytes:
@@ -133,8 +136,8 @@ async def test_answer_is_compressed_for_who_accepts_nothing_else(
         ("/", {"status": "alive"}),
         ("/v1/models", {"models": ["tiny"]}),
         ("/v2/models", {"models": ["tiny"]}),
-        ("/v2", {"name": "torchserve-lite", "version": __version__, "extensions": []}),
-        ("/v2/", {"name": "torchserve-lite", "version": __version__, "extensions": []}),
+        ("/v2", {"name": "torchserve-lite", "version": __version__, "extensions": list(EXTENSIONS)}),
+        ("/v2/", {"name": "torchserve-lite", "version": __version__, "extensions": list(EXTENSIONS)}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v1/models/tiny", {"name": "tiny", "ready": True}),
@@ -178,3 +181,98 @@ async def test_server_with_a_failed_model_is_alive_and_not_ready(front: Front) -
     ready = await front.ask("GET", "/v2/health/ready")
     assert (ready.status, ready.json["ready"], list(ready.json["models"])) == (503, False, ["broken"])
     assert (await front.ask("GET", "/v1/models/tiny")).status == 200
+
+
+# ---- the signature
+
+
+async def test_metadata_has_the_signature_of_the_version(front: Front) -> None:
+    signature = Signature(
+        platform="pytorch_torchscript",
+        inputs=(TensorSpec(name="image", datatype="FP32", shape=(-1, 28, 28)),),
+        outputs=(TensorSpec(name="digit", datatype="INT64", shape=(1,)),),
+    )
+    front.registry.add(deployment_of(key=ModelKey("tiny", "3.0"), signature=signature))
+    assert (await front.ask("GET", "/v2/models/tiny/versions/3.0")).json == {
+        "name": "tiny",
+        "versions": ["3.0"],
+        "platform": "pytorch_torchscript",
+        "inputs": [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28]}],
+        "outputs": [{"name": "digit", "datatype": "INT64", "shape": [1]}],
+    }
+    assert (await front.ask("GET", "/v2/models/tiny")).json["inputs"] == []  # of the default version
+
+
+# ---- the model repository
+
+TINY = [{"name": "tiny", "version": version, "state": "READY", "reason": ""} for version in ("1.0", "2.0")]
+NEW = {"name": "new", "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+
+
+@pytest.mark.parametrize(
+    ("body", "index"),
+    [(b"", [*TINY, NEW]), (b"{}", [*TINY, NEW]), (b'{"ready": false}', [*TINY, NEW]), (b'{"ready": true}', TINY)],
+)
+async def test_index_lists_what_is_served_and_what_is_not(front: Front, body: bytes, index: list[Any]) -> None:
+    answer = await front.post("/v2/repository/index", body)
+    assert (answer.status, answer.json) == (200, index)
+
+
+async def test_index_says_why_a_model_is_unavailable(front: Front) -> None:
+    front.registry.unopened.append(failed_deployment("broken", "no such weights"))
+    front.engine.states[KEY] = WorkerState.STARTING
+    told = {(one["name"], one["version"]): one for one in (await front.post("/v2/repository/index", b"")).json}
+    assert told["tiny", "1.0"]["state"] == "LOADING"
+    assert told["broken", ""]["state"] == "UNAVAILABLE"
+    assert "no such weights" in told["broken", ""]["reason"]
+
+
+async def test_archive_of_the_store_is_loaded_by_its_name(front: Front) -> None:
+    answer = await front.post("/v2/repository/models/new/load", b"{}")
+    assert (answer.status, answer.json) == (200, {"name": "new", "load": True})
+    assert [(one.url, one.name) for one in front.manager.registered] == [("new.mar", "new")]
+
+
+async def test_all_versions_are_unloaded_the_default_last(front: Front) -> None:
+    answer = await front.post("/v2/repository/models/tiny/unload", b'{"parameters": {"unload_dependents": false}}')
+    assert (answer.status, answer.json) == (200, {"name": "tiny", "unload": True})
+    assert front.manager.unregistered == [("tiny", "2.0"), ("tiny", "1.0")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        pytest.param("models/x/load", b"", 404, id="loading what there is not"),
+        pytest.param("models/x/unload", b"", 404, id="unloading what there is not"),
+        pytest.param("models/new/load", b"[]", 400, id="load with a list"),
+        pytest.param("models/new/load", b"{", 400, id="load with broken JSON"),
+        pytest.param("models/new/load", b'{"parameters": {"config": "{}"}}', 400, id="load with a configuration"),
+        pytest.param("models/new/load", b'{"parameters": 7}', 400, id="load with odd parameters"),
+        pytest.param("index", b'{"ready": 1}', 400, id="index with an odd wish"),
+        pytest.param("models/new", b"", 404, id="no verb"),
+    ],
+)
+async def test_question_to_the_repository_that_cannot_be_answered(
+    front: Front, path: str, body: bytes, status: int
+) -> None:
+    answer = await front.post(f"/v2/repository/{path}", body)
+    assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
+    assert isinstance(answer.json["error"], str)
+    assert front.manager.registered == []
+
+
+async def test_repository_changes_nothing_where_the_model_api_is_off() -> None:
+    async with listening(access=Access(AccessConfig(tokens=False, model_api=False))) as front:
+        for path in ("models/new/load", "models/tiny/unload"):
+            answer = await front.post(f"/v2/repository/{path}", b"")
+            assert (answer.status, answer.json["type"]) == (405, "MethodNotAllowedException")
+        assert (front.manager.registered, front.manager.unregistered) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/tiny/config", "/v2/models/tiny/stats", "/v2/systemsharedmemory/status", "/v2/trace/setting"]
+)
+async def test_what_only_triton_has_is_a_404_in_json(front: Front, path: str) -> None:
+    answer = await front.ask("GET", path)
+    assert (answer.status, answer.headers["Content-Type"]) == (404, "application/json")
+    assert isinstance(answer.json["error"], str)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.dataplane.interface import DataPlane
-from torchserve_lite.errors import HandlerError, InvalidAnswer, ModelLoading, ServingError
-from torchserve_lite.management.access import Access, Door
-from torchserve_lite.management.repository import ModelRepository
+from torchserve_lite.errors import HandlerError, InvalidAnswer, ServingError
+from torchserve_lite.management.access import Door
 from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.grpc.calls import Call, Service
 from torchserve_lite.protocols.grpc.messages import Messages
 from torchserve_lite.protocols.grpc.oip_codec import fill_piece, fill_response, parts_of
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.protocols.kserve import EXTENSIONS, PLATFORM, KServeRepository
 from torchserve_lite.protocols.tensors import TENSORS
 
 _KSERVE = "inference"
 _PACKAGES = (_KSERVE, "org.pytorch.serve.grpc.openinference")
 _AHEAD = 32  # requests of one stream that are under way or answered, while an earlier one is not
-_EXTENSIONS = ("model_repository", "parameters")
 _LONGEST_DETAIL = 1000
 
 _Begun = tuple[Any, asyncio.Task[InferenceResponse | ServingError]]
@@ -33,13 +33,10 @@ _Begun = tuple[Any, asyncio.Task[InferenceResponse | ServingError]]
 class OpenInference:
     """The messages of both packages have the same bytes, so that KServe's classes stand for both."""
 
-    def __init__(
-        self, plane: DataPlane, health: Health, repository: ModelRepository, access: Access, messages: Messages
-    ) -> None:
+    def __init__(self, plane: DataPlane, health: Health, repository: KServeRepository, messages: Messages) -> None:
         self._plane = plane
         self._health = health
         self._repository = repository
-        self._access = access
         self._messages = messages
 
     @property
@@ -80,16 +77,20 @@ class OpenInference:
         return self._new("ModelReadyResponse", ready=found.ready)
 
     async def server_metadata(self, request: Any, call: Call) -> Any:
-        return self._new("ServerMetadataResponse", name="torchserve-lite", version=__version__, extensions=_EXTENSIONS)
+        return self._new("ServerMetadataResponse", name="torchserve-lite", version=__version__, extensions=EXTENSIONS)
 
     async def model_metadata(self, request: Any, call: Call) -> Any:
-        """Archives hold no tensor signature, so there are no inputs and outputs, which the protocol allows."""
-        name, version = request.name, request.version or None
-        await self._plane.check_known(name, version)
-        versions: tuple[str, ...] = () if version is None else (version,)
-        if version is None:
-            versions = next((model.versions for model in await self._plane.models() if model.name == name), ())
-        return self._new("ModelMetadataResponse", name=name, versions=versions, platform="pytorch")
+        """Without a signature there are no inputs and outputs, which the protocol allows."""
+        found = await self._plane.metadata(request.name, request.version or None)
+        signature = found.signature
+        return self._new(
+            "ModelMetadataResponse",
+            name=request.name,
+            versions=found.versions,
+            platform=signature.platform or PLATFORM,
+            inputs=[asdict(tensor) for tensor in signature.inputs],
+            outputs=[asdict(tensor) for tensor in signature.outputs],
+        )
 
     async def model_infer(self, request: Any, call: Call) -> Any:
         answer = await self._ask(request, call, call.request_id)
@@ -155,33 +156,15 @@ class OpenInference:
         await call.send(self._new("ModelStreamInferResponse", infer_response=response))
 
     async def repository_index(self, request: Any, call: Call) -> Any:
-        index = self._new("RepositoryIndexResponse")
-        for model in await self._plane.models():
-            for version in model.versions:
-                readiness = await self._plane.readiness(model.name, version)
-                cause = next(iter(readiness.models.values()), None)
-                if cause is None:
-                    index.models.add(name=model.name, version=version, state="READY")
-                elif not request.ready:
-                    index.models.add(name=model.name, version=version, state=_state(cause), reason=str(cause))
-        if request.ready:
-            return index
-        for name, cause in (await self._plane.server_ready()).models.items():
-            if not any(model.name == name for model in index.models):  # its archive could not be opened
-                index.models.add(name=name, state=_state(cause), reason=str(cause))
-        for name in await self._repository.unloaded():
-            if not any(model.name == name for model in index.models):
-                index.models.add(name=name, state="UNAVAILABLE", reason="unloaded")
-        return index
+        models = await self._repository.index(ready_only=request.ready)
+        return self._new("RepositoryIndexResponse", models=[asdict(model) for model in models])
 
     async def load(self, request: Any, call: Call) -> Any:
-        self._access.check_model_api()
         name = _model_named(request)
         await self._repository.load(name)
         return self._new("RepositoryModelLoadResponse", model_name=name, isLoaded=True)
 
     async def unload(self, request: Any, call: Call) -> Any:
-        self._access.check_model_api()
         name = _model_named(request)
         await self._repository.unload(name)
         return self._new("RepositoryModelUnloadResponse", model_name=name, isUnloaded=True)
@@ -226,7 +209,3 @@ def _model_named(request: Any) -> str:
     """Triton's clients write it into the second field, KServe's into the first."""
     name: str = request.model_name or request.repository_name
     return name
-
-
-def _state(cause: ServingError) -> str:
-    return "LOADING" if isinstance(cause, ModelLoading) else "UNAVAILABLE"

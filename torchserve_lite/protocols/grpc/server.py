@@ -29,6 +29,7 @@ from torchserve_lite.protocols.grpc.reflection import VERSIONS, ReflectionServic
 from torchserve_lite.protocols.grpc.sockets import cut_off, has_clients
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.kserve import KServeRepository
 
 _INFERENCE, _MANAGEMENT, _KSERVE = "inference", "management", "kserve"
 _LEAST_BETWEEN_PINGS = 5000  # milliseconds
@@ -203,8 +204,8 @@ class GrpcFrontEnd:
             services.append(
                 InferenceService(self._plane, self._health, messages, limit, self._sequence_headers).service
             )
-            repository = ModelRepository(self._manager)
-            services += OpenInference(self._plane, self._health, repository, self._access, messages).services
+            repository = KServeRepository(self._plane, ModelRepository(self._manager), self._access)
+            services += OpenInference(self._plane, self._health, repository, messages).services
         if _MANAGEMENT in roles:
             services.append(ManagementService(self._manager, self._plane, self._access, messages).service)
         names = [service.name for service in services]

@@ -7,7 +7,7 @@ the answer in the form that is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from aiohttp import web
 
@@ -38,6 +38,7 @@ from torchserve_lite.protocols.http.openapi import (
 )
 from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, header, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
+from torchserve_lite.protocols.kserve import EXTENSIONS, PLATFORM
 from torchserve_lite.protocols.tensors import TENSORS, tensor_parts
 
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
@@ -81,7 +82,7 @@ _METADATA = Operation(
     summary="What is known of the model's tensors, and its versions.",
     answers={
         200: Answer(
-            "Archives have no signature: inputs and outputs are empty.",
+            "Inputs and outputs are those of tensorSignature in its model config, or empty.",
             Named(
                 "V2Metadata",
                 objects(
@@ -115,7 +116,11 @@ _INFER = Operation(
     answers={200: Answer("The output tensors.", Named("V2Response", {"type": "object"}))},
     raises=OF_AN_INFERENCE,
     parameters=(TIME_LIMIT,),
-    body=Body("V2Tensors", "The input tensors, as JSON.", {JSON: Named("V2Request", _REQUEST)}),
+    body=Body(
+        "V2Tensors",
+        "The input tensors, as JSON, and behind it those that are sent as bytes.",
+        {JSON: Named("V2Request", _REQUEST)},
+    ),
     tag=_TAG,
 )
 _EXPLAIN = replace(_INFER, id="explain", path="/explain", summary="An explanation for tensors.")
@@ -153,7 +158,7 @@ class KServeV2Routes:
         group.add_unknown("/v2/{path:.*}")
 
     async def server(self, request: web.Request) -> InferenceResponse:
-        return json_answer({"name": "torchserve-lite", "version": __version__, "extensions": []})
+        return json_answer({"name": "torchserve-lite", "version": __version__, "extensions": EXTENSIONS})
 
     async def live(self, request: web.Request) -> InferenceResponse:
         return json_answer({"live": True})
@@ -166,14 +171,18 @@ class KServeV2Routes:
         return json_answer({"models": [model.name for model in await self._plane.models()]})
 
     async def metadata(self, request: web.Request) -> InferenceResponse:
-        """Archives hold no tensor signature, so inputs and outputs are empty lists, which the protocol allows."""
+        """Without a signature inputs and outputs are empty lists, which the protocol allows."""
         name, version = _model(request)
-        await self._plane.check_known(name, version)
-        if version is None:
-            versions = next((model.versions for model in await self._plane.models() if model.name == name), ())
-        else:
-            versions = (version,)
-        return json_answer({"name": name, "versions": versions, "platform": "pytorch", "inputs": [], "outputs": []})
+        found = await self._plane.metadata(name, version)
+        return json_answer(
+            {
+                "name": name,
+                "versions": found.versions,
+                "platform": found.signature.platform or PLATFORM,
+                "inputs": [asdict(tensor) for tensor in found.signature.inputs],
+                "outputs": [asdict(tensor) for tensor in found.signature.outputs],
+            }
+        )
 
     async def model_ready(self, request: web.Request) -> InferenceResponse:
         return await readiness(self._health, *_model(request))

@@ -17,6 +17,7 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import ConfigurationError
 from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
+from torchserve_lite.management.repository import ModelRepository
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
@@ -26,6 +27,7 @@ from torchserve_lite.protocols.http.connections import AiohttpConnection, Client
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
 from torchserve_lite.protocols.http.guard import KSERVE, Guard
+from torchserve_lite.protocols.http.kserve_repository import KServeRepositoryRoutes
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1ReadinessRoutes, KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
@@ -39,6 +41,7 @@ from torchserve_lite.protocols.http.tokens import TokenRoutes
 from torchserve_lite.protocols.http.torchserve import TorchServeRoutes
 from torchserve_lite.protocols.http.unix_sockets import SocketFile, bind_unix_socket
 from torchserve_lite.protocols.http.workflows import WorkflowInferenceRoutes, WorkflowManagementRoutes
+from torchserve_lite.protocols.kserve import KServeRepository
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.workflows.manager import WorkflowManager
 
@@ -233,7 +236,9 @@ class HttpFrontEnd:
             if self._workflows is not None:
                 routes.append(WorkflowInferenceRoutes(self._workflows, Bodies(self._config)))
             routes.append(SageMakerRoutes(*shared))
+            repository = KServeRepository(self._plane, ModelRepository(self._manager), self._access)
             routes += [
+                KServeRepositoryRoutes(repository, Bodies(self._config)),
                 KServeV1Routes(*shared),
                 KServeV2Routes(*shared),
                 OpenAIRoutes(self._plane, Bodies(self._config)),

@@ -169,7 +169,7 @@ _REGISTRATION = (
         schema={**YES_OR_NO, "default": True},
     ),
 )
-_OF_AN_ARCHIVE = (
+OF_AN_ARCHIVE = (
     errors.ArchiveNotFound,
     errors.InvalidArchive,
     errors.DownloadFailed,
@@ -186,7 +186,7 @@ REGISTER = Operation(
     summary="Serve another model, or another version of one.",
     description="The first version of a model becomes its default.",
     answers={200: Answer("It is registered.", STATUS), 202: Answer("It is registered and loads.", STATUS)},
-    raises=(*_OF_AN_ARCHIVE, errors.ModelApiOff, errors.BodyTooLarge, errors.BodyTooSlow),
+    raises=(*OF_AN_ARCHIVE, errors.ModelApiOff, errors.BodyTooLarge, errors.BodyTooSlow),
     parameters=(replace(_URL, required=False), *_REGISTRATION),
     body=as_json("ModelRegistration", (replace(_URL, required=False), *_REGISTRATION)),
     tag=_TAG,
@@ -207,7 +207,7 @@ UPDATE = Operation(
     description="A new archive is loaded beside the old one, answers the sample request that it may bring, and takes "
     "over; no request is lost. When it does not load, the old one is served on.",
     answers=SCALE.answers,
-    raises=(*SCALE.raises, *_OF_AN_ARCHIVE, errors.ModelApiOff),
+    raises=(*SCALE.raises, *OF_AN_ARCHIVE, errors.ModelApiOff),
     parameters=(
         *SCALE.parameters[:-1],
         replace(_URL, required=False),
@@ -220,7 +220,7 @@ ROLL_BACK = Operation(
     path="/models/{model_name}/rollback",
     summary="Serve what was served before the last update.",
     answers={200: Answer("It is served again.", STATUS)},
-    raises=(*OF_A_MODEL, *_OF_AN_ARCHIVE),
+    raises=(*OF_A_MODEL, *OF_AN_ARCHIVE),
     tag=_TAG,
 )
 SET_DEFAULT = Operation(
