@@ -22,6 +22,7 @@ COMMANDS = {  # each is a module beside this one, with add_arguments(parser) and
     "inspect": "show what an archive holds, and what will not work",
     "verify": "load an archive and ask it a sample request",
     "init": "write a handler project to start from",
+    "kserve": "write the manifests by which KServe serves an archive",
     "encode": "turn images or texts into the JSON of a KServe request",
 }
 OPERATORS = {  # likewise, in the package of that name: they speak to a running server
