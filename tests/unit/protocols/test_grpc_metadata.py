@@ -108,7 +108,7 @@ async def test_headers_of_the_handler_come_with_the_end_of_the_call(
     front: GrpcFront, what: tuple[str, str, dict[str, Any]]
 ) -> None:
     front.engine.answer = lambda job: answer(job, (("X-Model-Took", "3 ms"), ("Content-Length", "9")))
-    told = dict(await (await ask(front, what)).trailing_metadata())
+    told = dict(list(await (await ask(front, what)).trailing_metadata()))
     assert told == {"x-request-id": front.engine.jobs[0].request.id, "x-model-took": "3 ms"}
 
 
@@ -116,7 +116,7 @@ async def test_headers_of_a_handler_that_answers_with_an_error_come_too(front: G
     front.engine.answer = lambda job: job.succeed(InferenceResponse(b"no", 404, headers=(("X-Why", "because"),)))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await ask(front, KSERVE)
-    assert dict(refused.value.trailing_metadata() or ())["x-why"] == "because"
+    assert dict(list(refused.value.trailing_metadata() or ()))["x-why"] == "because"
 
 
 async def test_headers_come_after_the_pieces_of_a_streamed_answer(front: GrpcFront) -> None:
@@ -129,7 +129,7 @@ async def test_headers_come_after_the_pieces_of_a_streamed_answer(front: GrpcFro
     request = front.inference.message(service, "StreamPredictions", model_name="tiny", **facts)
     call = front.inference.call(service, "StreamPredictions")(request)
     assert [piece.prediction async for piece in call] == [b"1", b"2"]
-    assert dict(await call.trailing_metadata())["x-model-took"] == "3 ms"
+    assert dict(list(await call.trailing_metadata()))["x-model-took"] == "3 ms"
 
 
 @pytest.mark.parametrize(
