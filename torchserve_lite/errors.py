@@ -40,6 +40,7 @@ ServingError
 │   └── ModelNotRegistered     its archive cannot be used
 ├── DeadlineExceeded           the client's own time limit passed
 ├── ReaderTooSlow              so much of a streamed answer waits for its client that the rest is not kept
+├── AnswerNotTaken             the client has not read on for too long
 ├── OutOfMemory                the handler ran out of memory, its process lives on
 ├── PredictionFailed           the handler failed, or its result cannot be sent
 │   ├── HandlerError           with an error code of the handler's own
@@ -384,6 +385,14 @@ class ReaderTooSlow(ServingError):
         super().__init__(
             "The client reads its streamed answer too slowly: too much of it has been waiting, and the handler makes "
             "more without waiting. Read faster, or let the handler return a generator, which waits for its reader."
+        )
+
+
+class AnswerNotTaken(ServingError):
+    def __init__(self, size: int, seconds: float) -> None:
+        super().__init__(
+            f"The client did not take the next {size} bytes of its streamed answer in {seconds:g} s "
+            "(slow_client_seconds, slow_client_bytes_per_second)."
         )
 
 

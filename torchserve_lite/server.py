@@ -232,6 +232,8 @@ def _grpc_front_end(
         linger=config.http.shutdown_linger,
         most_clients=most_clients,
         handshake=config.http.slow_header_seconds,
+        slow_client_seconds=config.http.slow_client_seconds,
+        slow_client_rate=config.http.slow_client_rate,
     )
     return GrpcFrontEnd(
         config.grpc,

@@ -23,6 +23,7 @@ from torchserve_lite import errors
         (errors.SlotFailed(ValueError("planted")), ["ValueError", "planted", "scaling"]),
         (errors.WorkerDied("It was shot."), ["Worker died.", "It was shot."]),
         (errors.ReaderTooSlow(), ["too slowly", "generator"]),
+        (errors.AnswerNotTaken(1000, 30.0), ["1000 bytes", "30 s", "slow_client_seconds"]),
         (errors.ResponseTimeout(120.0, "inference"), ["Worker died.", "responseTimeout=120 s", "inference"]),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -74,6 +74,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.TooManyConnections: ErrorMapping(503, "RESOURCE_EXHAUSTED", "ServiceUnavailableException"),
     errors.DeadlineExceeded: ErrorMapping(504, "DEADLINE_EXCEEDED", "RequestTimeoutException"),
     errors.ReaderTooSlow: ErrorMapping(408, "RESOURCE_EXHAUSTED", "InternalServerException"),
+    errors.AnswerNotTaken: ErrorMapping(408, "RESOURCE_EXHAUSTED", "InternalServerException"),
     errors.OutOfMemory: ErrorMapping(507, "INTERNAL", "InternalServerException"),
     errors.PredictionFailed: ErrorMapping(503, "UNAVAILABLE", "InternalServerException"),
     errors.HandlerError: ErrorMapping(None, None, "InternalServerException"),

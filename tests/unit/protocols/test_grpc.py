@@ -47,6 +47,14 @@ def in_pieces(*pieces: bytes, error: ServingError | None = None) -> Callable[[Jo
     return answer
 
 
+SEQUENCE = {"StreamPredictions2": {"sequence_id": "one"}}
+
+
+async def all_read(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
 async def abandoned(job: Job) -> None:
     with pytest.raises(asyncio.CancelledError):
         await asyncio.shield(job.answer)
@@ -198,6 +206,29 @@ async def test_stream_that_breaks_off_ends_with_the_cause(front: GrpcFront) -> N
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await stream.read()
     assert failed.value.details() == "Worker died. It was shot.\nInternalServerException"
+
+
+@pytest.mark.parametrize("method", ["StreamPredictions", "StreamPredictions2"])
+async def test_client_that_never_reads_what_is_streamed_frees_the_worker_and_is_told(
+    method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    went = asyncio.Event()
+
+    def answer(job: Job) -> None:
+        job.holder = Holder(went)
+        for _ in range(30):
+            job.add_piece(InferenceResponse(b"x" * 1_000_000))
+
+    limits = {"slow_client_seconds": 0.05, "slow_client_rate": 1e9}
+    async with asyncio.timeout(PATIENCE), serving_grpc(**limits) as front:
+        front.engine.answer = answer
+        request = front.inference.message(SERVICE, method, model_name="tiny", **SEQUENCE.get(method, {}))
+        call = front.inference.call(SERVICE, method)(iter([request]) if method in SEQUENCE else request)
+        await went.wait()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "is cut off" in caplog.text
+        with pytest.raises(grpc.aio.AioRpcError, match="slow_client_seconds"):
+            await all_read(call)
 
 
 async def test_requests_of_a_stream_are_answered_after_the_client_is_done(front: GrpcFront) -> None:

@@ -25,6 +25,7 @@ EXAMPLES: dict[type[Exception], Exception] = {
     errors.ModelApiOff: errors.ModelApiOff(),
     errors.InvalidToken: errors.InvalidToken("Authorization"),
     errors.ReaderTooSlow: errors.ReaderTooSlow(),
+    errors.AnswerNotTaken: errors.AnswerNotTaken(1000, 30.0),
     errors.ModelNotFound: errors.ModelNotFound("m"),
     errors.ModelVersionNotFound: errors.ModelVersionNotFound("m", "2.0"),
     errors.UnknownDefault: errors.UnknownDefault("m", "2.0"),

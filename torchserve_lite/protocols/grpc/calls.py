@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from torchserve_lite.core.requests import Headers
-from torchserve_lite.errors import BadRequest, ServingError, ShuttingDown
+from torchserve_lite.errors import AnswerNotTaken, BadRequest, ServingError, ShuttingDown
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.protocols.errors import ErrorForm, grpc_reply_to
 from torchserve_lite.protocols.grpc.messages import Messages
@@ -47,20 +47,47 @@ def log_unexpected(what: str, error: Exception) -> None:
     log.error("%s failed unexpectedly", what, exc_info=error)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """At which a client has to take what is streamed to it: ``rate`` bytes a second over ``window`` seconds, as over
+    HTTP. 0: it may take its time."""
+
+    window: float
+    rate: float
+
+    def seconds_for(self, size: int) -> float | None:
+        return max(self.window, size / self.rate) if self.rate else None
+
+
 class Call:
     """One call of a client. ``metadata`` is what it says besides its message, ``trailing`` what it is told so."""
 
-    __slots__ = ("_context", "_request_class", "_sending", "_stopping", "metadata", "request_id", "trailing")
+    # fmt: off
+    __slots__ = (
+        "_context", "_pace", "_request_class", "_sending", "_stopping", "_task", "failure", "metadata", "request_id",
+        "trailing",
+    )
+    # fmt: on
 
     def __init__(
-        self, context: grpc.aio.ServicerContext[Any, Any], request_class: Any, stopping: asyncio.Event
+        self,
+        context: grpc.aio.ServicerContext[Any, Any],
+        request_class: Any,
+        stopping: asyncio.Event,
+        pace: Pace,
+        task: asyncio.Task[Any],
     ) -> None:
+        """``task``: in which the call is answered. Where it is cancelled because of a ``failure``, the client is told
+        that."""
+        self.failure: ServingError | None = None
         self.request_id = new_request_id()
         self.metadata: ClientMetadata = client_metadata(context.invocation_metadata())
         self.trailing = [("x-request-id", self.request_id)]
         self._context = context
         self._request_class = request_class
         self._stopping = stopping
+        self._pace = pace
+        self._task = task
         self._sending: asyncio.Lock | None = None  # made for those who stream
 
     @property
@@ -101,14 +128,24 @@ class Call:
     async def send(self, message: Any) -> None:
         """One message of a streamed answer. Waits while the client does not keep up. Several tasks may send.
 
-        Once the client has gone, the call is cancelled; whoever sends just before that hears the same.
+        Once the client has gone, the call is cancelled; whoever sends just before that hears the same. So it is when
+        the client does not take the message for too long.
         """
         if self._sending is None:
             self._sending = asyncio.Lock()
         async with self._sending:
+            data = message.SerializeToString()
+            seconds = self._pace.seconds_for(len(data))
             try:
-                await self._context.write(message.SerializeToString())
+                async with asyncio.timeout(seconds):
+                    await self._context.write(data)
             except grpc.aio.InternalError as error:
+                raise asyncio.CancelledError from error
+            except TimeoutError as error:
+                self.failure = AnswerNotTaken(len(data), seconds or 0.0)
+                log.warning("%s is cut off, request %s. %s", self.peer, self.request_id, self.failure)
+                if asyncio.current_task() is not self._task:  # else it ends by this exception
+                    self._task.cancel()
                 raise asyncio.CancelledError from error
 
     async def requests(self) -> AsyncIterator[Any]:
@@ -140,6 +177,7 @@ class Calls:
         access: Access,
         access_log: AccessLog,
         stopping: asyncio.Event,
+        pace: Pace,
         *,
         shared: bool = False,
     ) -> None:
@@ -147,6 +185,7 @@ class Calls:
         self._access = access
         self._access_log = access_log
         self._stopping = stopping
+        self._pace = pace
         self._shared = shared
         self._running: set[asyncio.Task[Any]] = set()  # gRPC's: they end when the client has been sent the last of it
         self._refusing = False
@@ -192,13 +231,21 @@ class Calls:
             assert task is not None
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-            call = Call(context, request_class, self._stopping)
+            call = Call(context, request_class, self._stopping, self._pace, task)
             code = grpc.StatusCode.OK
             try:
                 if self._refusing:
                     raise ShuttingDown
                 self._access.check(door, call.metadata.authorization, shared=self._shared)
-                answered = await method(call.parse(request) if isinstance(request, bytes) else call.requests(), call)
+                try:
+                    answered = await method(
+                        call.parse(request) if isinstance(request, bytes) else call.requests(), call
+                    )
+                except asyncio.CancelledError:
+                    if call.failure is None:
+                        raise
+                    task.uncancel()
+                    raise call.failure from None
                 context.set_trailing_metadata(tuple(call.trailing))
                 return None if answered is None else answered.SerializeToString()
             except asyncio.CancelledError:  # the client has gone, its deadline has passed, or a stop took too long
@@ -214,6 +261,8 @@ class Calls:
                 details = reply.details if service.form is ErrorForm.TORCHSERVE else reply.message
             finally:  # before the client knows
                 self._access_log.add(call.peer, asked, code.value[0], perf_counter() - begun)
+            if call.failure is not None:  # a client that takes nothing does not take this, either
+                self._running.discard(task)
             await context.abort(code, details, tuple(call.trailing))
 
         return answer

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -85,8 +85,9 @@ class InferenceService:
     async def stream_predictions(self, request: Any, call: Call) -> None:
         response = await self._plane.infer(self._inference_request(request, call, call.request_id))
         call.tell_headers(response.headers)
-        async for piece in _pieces(response):
-            await call.send(self._answer(prediction=bytes(piece)))
+        async with aclosing(_pieces(response)) as pieces:
+            async for piece in pieces:
+                await call.send(self._answer(prediction=bytes(piece)))
 
     async def stream_predictions2(self, requests: AsyncIterator[Any], call: Call) -> None:
         """Requests of one sequence are run one after another, those of several at the same time. When the client is
@@ -120,8 +121,9 @@ class InferenceService:
             if not sequence:
                 raise BadRequest("Parameter sequenceId is required.")
             response = await self._plane.infer(self._inference_request(request, call, new_request_id()))
-            async for piece in _pieces(response):
-                await call.send(self._answer(prediction=bytes(piece), sequence_id=sequence))
+            async with aclosing(_pieces(response)) as pieces:
+                async for piece in pieces:
+                    await call.send(self._answer(prediction=bytes(piece), sequence_id=sequence))
         except Exception as error:
             if not isinstance(error, ServingError):
                 log_unexpected(f"A request of StreamPredictions2 ({call.request_id})", error)

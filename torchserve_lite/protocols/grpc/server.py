@@ -19,7 +19,7 @@ from torchserve_lite.management.access import Access
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.management.repository import ModelRepository
 from torchserve_lite.protocols.certificates import Certificates
-from torchserve_lite.protocols.grpc.calls import Calls, Service
+from torchserve_lite.protocols.grpc.calls import Calls, Pace, Service
 from torchserve_lite.protocols.grpc.health import HEALTH, HealthService
 from torchserve_lite.protocols.grpc.inference import InferenceService
 from torchserve_lite.protocols.grpc.management import ManagementService
@@ -41,13 +41,16 @@ class Limits:
     """``linger``: seconds for which a server that stops goes on accepting calls. ``most_clients``: how many connections
     the listeners may have, of which management has a quarter; inference and KServe's port share the rest. A new one has
     ``handshake`` seconds to begin; one without a call for ``idle`` seconds is ended; after ``keep_alive`` silent ones
-    the client is asked whether it is there, and has ``patience`` seconds to say so."""
+    the client is asked whether it is there, and has ``patience`` seconds to say so. ``slow_client_seconds`` and
+    ``slow_client_rate``: as of ``HttpConfig``, for clients that answers are streamed to."""
 
     max_request_size: int
     max_response_size: int
     linger: float
     most_clients: int
     handshake: float
+    slow_client_seconds: float = 30.0
+    slow_client_rate: float = 500.0
     idle: float = 300.0
     keep_alive: float = 60.0
     patience: float = 20.0
@@ -191,7 +194,8 @@ class GrpcFrontEnd:
             options.append(("grpc.max_connection_age_grace_ms", round(listener.max_age_grace * 1000)))
         server = grpc.aio.server(options=options)
         shared = len(listener.roles) > 1
-        calls = Calls(messages, self._access, self._access_log, self._stopping, shared=shared)
+        pace = Pace(limits.slow_client_seconds, limits.slow_client_rate)
+        calls = Calls(messages, self._access, self._access_log, self._stopping, pace, shared=shared)
         self._calls.append(calls)
         services = self._services(listener.roles, messages)
         server.add_generic_rpc_handlers(tuple(calls.handlers(service) for service in services))
