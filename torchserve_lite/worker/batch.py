@@ -79,6 +79,11 @@ class BatchRunner:
         self._failures = Failures(load.spec.key.name, load.model_dir)
 
     @property
+    def response_timeout(self) -> float:
+        """Seconds, after which the parent takes a worker that says nothing of a batch for hung."""
+        return self._load.spec.response_timeout
+
+    @property
     def is_continuous(self) -> bool:
         """Its handler is called with a request until it says that this one is finished."""
         return self._load.spec.continuous

@@ -44,11 +44,13 @@ class _Place:
 
 @dataclass(slots=True)
 class _Joined:
-    """A batch as it was sent, of one request as a rule."""
+    """A batch as it was sent, of one request as a rule. ``told``: when the parent was last told that the handler is at
+    work on it."""
 
     batch: int
     outgoing: OutgoingAnswers
     begun: float
+    told: float
     places: list[_Place]
 
 
@@ -76,7 +78,8 @@ class ContinuousBatch:
     def join(
         self, predict: Predict, arrived: float, outgoing: OutgoingAnswers, is_cancelled: Callable[[int], bool]
     ) -> None:
-        joined = _Joined(predict.batch, outgoing, time.monotonic(), [])
+        now = time.monotonic()
+        joined = _Joined(predict.batch, outgoing, now, now, [])
         for index, call in enumerate(predict.calls):
             request = Request(next(self._numbers), call, arrived)
             place = self._places[request.index] = _Place(request, outgoing, index, is_cancelled, KeptPieces())
@@ -93,12 +96,18 @@ class ContinuousBatch:
         """Calls the handler once with all requests (once more for each that must be alone), and ends the batches whose
         requests have been answered, or have no client any more."""
         steps.run(self._step())
+        now = time.monotonic()
         for joined in list(self._joined):
             if all(place.is_over for place in joined.places):
                 self._joined.remove(joined)
                 for place in joined.places:
                     del self._places[place.request.index]
-                joined.outgoing.end((), BatchDone(time.monotonic() - joined.begun, self._take_metrics()))
+                joined.outgoing.end((), BatchDone(now - joined.begun, self._take_metrics()))
+            elif (
+                now - joined.told > self._runner.response_timeout / 4
+            ):  # an answer that is given whole takes many steps
+                joined.told = now
+                joined.outgoing.is_at_work()
 
     def _step(self) -> steps.Steps:
         context = self._runner.handler.context

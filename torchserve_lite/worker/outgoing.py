@@ -42,6 +42,12 @@ class OutgoingAnswers:
             if wanted := tuple([answer for answer in answers if not self._is_cancelled(answer.index)]):
                 self._frames.send(encode(Answers(self._batch, wanted)))
 
+    def is_at_work(self) -> None:
+        """There is nothing to send, and the handler has not hung: the parent's response timeout counts anew."""
+        with self._in_turn:
+            if not self._ended:
+                self._frames.send(encode(Answers(self._batch, ())))
+
     def end(self, answers: Sequence[Answer], done: BatchDone) -> None:
         with self._in_turn:
             self._ended = True

@@ -286,6 +286,19 @@ async def test_response_timeout_counts_anew_for_each_chunk(new_job: NewJob) -> N
         assert await stream(job) == [b"still here"] * 5 + [b"end"]
 
 
+@virtual_time
+async def test_response_timeout_counts_anew_for_each_sign_of_life(new_job: NewJob) -> None:
+    async def script(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        for _ in range(5):
+            await asyncio.sleep(19)
+            yield Answers(0, ())
+        yield result(b"end")
+
+    async with pool_of(FakeLauncher(script), response_timeout=20) as pool:
+        (job,) = asked(pool, new_job())
+        assert await body(job) == b"end"
+
+
 async def stream(job: Job) -> list[Buffer]:
     first = await job.answer
     assert first.stream is not None

@@ -25,6 +25,10 @@ class Outgoing:
         self.failures: list[str] = []
         self.last: bytes | None = None
         self.done = False
+        self.signs_of_life = 0
+
+    def is_at_work(self) -> None:
+        self.signs_of_life += 1
 
     def send(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
@@ -45,8 +49,8 @@ class Outgoing:
 class Live:
     """A handler and the requests that have joined it."""
 
-    def __init__(self, entry_point: Callable[[list[Any], Any], Any]) -> None:
-        load = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h", continuous=True), model_dir=".")
+    def __init__(self, entry_point: Callable[[list[Any], Any], Any], **facts: Any) -> None:
+        load = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h", continuous=True, **facts), model_dir=".")
         context = testing.context(manifest={"model": {}}, model_yaml_config={})
         self.batch = ContinuousBatch(BatchRunner(Handler(entry_point, context), load, lambda stage, row: None), tuple)
         self.left: set[str] = set()
@@ -225,3 +229,20 @@ def test_request_of_several_instances_is_refused_with_the_reason() -> None:
     live.batch.step()
     assert (only.failures, only.done) == ([FailureKind.REFUSED], True)
     assert b"continuousBatching takes one instance a request" in (only.last or b"")
+
+
+@pytest.mark.parametrize(
+    ("timeout", "told"), [pytest.param(0.0, 4, id="long ago"), pytest.param(60.0, 0, id="just now")]
+)
+def test_parent_is_told_that_a_silent_answer_is_at_work(timeout: float, told: int) -> None:
+    """An answer that is given whole may take longer than the response timeout; a step may not."""
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        context.stopping_criteria = [lambda result: False]
+        return [None]
+
+    live = Live(handle, response_timeout=timeout)
+    only = live.join("a")
+    for _ in range(4):
+        live.batch.step()
+    assert (only.signs_of_life, only.sent, only.done) == (told, [], False)
