@@ -33,6 +33,7 @@ def load_model(source: str, settings: Settings, device: torch.device, *, generat
     import transformers
     from packaging.version import Version
 
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a line of the log for each shard
     kind = transformers.AutoModelForCausalLM if generates else transformers.AutoModel
     dtype = settings.dtype
     if dtype == "auto" and device.type == "cpu":

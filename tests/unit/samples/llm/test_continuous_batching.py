@@ -93,21 +93,25 @@ def test_texts_wait_their_turn_where_more_are_asked_for_than_may_run(started: St
     ]
 
 
-def test_step_that_fails_once_costs_no_text(llama: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_fails_once_costs_no_text(
+    llama: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A GPU may be short of memory for a moment."""
     alone = [llama.ask(completion(prompt))["choices"][0]["text"] for prompt in PROMPTS[:3]]
     network = llama.service._generation._network
     run, failures = network.run, iter([False, False, True])
 
     def failing(*arguments: Any, **named: Any) -> Any:
-        if next(failures, False):
+        result = run(*arguments, **named)
+        if next(failures, False):  # when the cache has grown already
             raise MemoryError
-        return run(*arguments, **named)
+        return result
 
     monkeypatch.setattr(network, "run", failing)
     ids = [llama.begin(completion(prompt)) for prompt in PROMPTS[:3]]
     llama.run()
     assert [text_of(llama, one) for one in ids] == alone
+    assert caplog.text.count("has failed") == 1
 
 
 def test_prompt_that_cannot_be_read_fails_alone(llama: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +152,7 @@ def test_nothing_is_kept_of_clients_that_left(llama: Serving) -> None:
         leaving = llama.begin(completion("Leaving", n=3, stream=True))
         llama.step()
         llama.leave(leaving)
-    llama.ask(completion("Staying"))
+    llama.ask({"prompt": "Staying", "max_tokens": 1})
     generation = llama.service._generation
     assert (llama.service._answers, generation._live, list(generation._waiting)) == ({}, [], [])
     assert len(generation._decoder._mask) == 0

@@ -51,6 +51,7 @@ def test_pieces_of_a_stream_are_the_whole_answer(serving: Serving, path: str) ->
     body = {"messages": CHAT, "prompt": "Hello", "max_tokens": 20, "seed": 3, "n": 2}
     whole = serving.ask(body, path)
     stream = events(serving.ask({**body, "stream": True}, path))
+    assert len({str(choice.get("message", choice.get("text"))) for choice in whole["choices"]}) == 2
     for choice in whole["choices"]:
         chunks = [chunk["choices"][0] for chunk in stream if chunk["choices"][0]["index"] == choice["index"]]
         said = [chunk["delta"].get("content", "") if "chat" in path else chunk["text"] for chunk in chunks]
