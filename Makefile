@@ -7,7 +7,7 @@ PROTOS := $(shell find protos -name '*.proto')
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup lock upgrade serve test lint format build clean
+.PHONY: setup lock upgrade clients upgrade-clients serve test lint format build clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,21 @@ lock:
 upgrade:
 	test -x $(BIN)/uv || $(MAKE) setup
 	$(LOCK) --upgrade
+
+# KServe's SDK and tritonclient for the tests that run them, in an environment of their own: their protobuf is not ours.
+CLIENTS := .venv-clients
+
+clients: $(CLIENTS)/.installed
+
+$(CLIENTS)/.installed: requirements/clients.txt
+	test -x $(BIN)/uv || $(MAKE) setup
+	$(BIN)/uv --quiet venv --clear --python $(BIN)/python $(CLIENTS)
+	$(BIN)/uv --quiet pip install --python $(CLIENTS)/bin/python --require-hashes -r requirements/clients.txt
+	touch $@
+
+upgrade-clients:
+	$(BIN)/uv --quiet pip compile requirements/clients.in --universal --python-version 3.11 --generate-hashes \
+		--annotation-style line --custom-compile-command 'make upgrade-clients' -o requirements/clients.txt
 
 model_store/mnist.mar: $(VENV)/.installed $(DATA)/mnist.py $(DATA)/mnist_handler.py $(DATA)/mnist_cnn.pt \
 		$(DATA)/model-config.yaml
@@ -63,4 +78,4 @@ build: $(VENV)/.installed
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) model_store/*.mar dist build
+	rm -rf $(VENV) $(CLIENTS) model_store/*.mar dist build

@@ -115,6 +115,11 @@ class Server:
         return {process.pid: sorted(_open_kinds(process.pid)) for process in (front, *own)}
 
 
+def grpc_address(server: Server) -> str:
+    line = next(line for line in server.lines if line.startswith("listening: gRPC inference"))
+    return line.rpartition("://")[2]
+
+
 @asynccontextmanager
 async def running(
     folder: Path,

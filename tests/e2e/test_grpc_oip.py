@@ -17,15 +17,10 @@ from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from tests.e2e.conftest import digit, request_file
-from tests.e2e.server import PATIENCE, Server, running
+from tests.e2e.server import PATIENCE, Server, grpc_address, running
 from torchserve_lite.protocols.grpc.messages import load_messages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-def grpc_address(server: Server) -> str:
-    line = next(line for line in server.lines if line.startswith("listening: gRPC inference"))
-    return line.rpartition("://")[2]
 
 
 @pytest_asyncio.fixture(loop_scope="module")
