@@ -49,6 +49,7 @@ from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
 from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
@@ -84,6 +85,7 @@ class Core:
     metrics: ServerMetrics
     workflows: WorkflowManager
     autoscaler: Autoscaler
+    machine: MachineFigures
 
 
 async def serve(config: Config, progress: StartupProgress) -> None:
@@ -118,20 +120,22 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         progress.listening({**front.addresses, **{f"gRPC {role}": where for role, where in grpc.addresses.items()}})
         stack.callback(progress.stopping)
         async with asyncio.TaskGroup() as tasks:
-            autoscaling = tasks.create_task(core.autoscaler.run())
+            running = [tasks.create_task(core.autoscaler.run())]
+            if config.metrics.system_metrics:
+                running.append(tasks.create_task(core.machine.run()))
             await _unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
             progress.started(time.time() - psutil.Process().create_time())
             gc.collect()
             gc.freeze()  # what start-up made stays; collections then look at requests only
-            watching = tasks.create_task(_watch(config, core.manager))
+            running.append(tasks.create_task(_watch(config, core.manager)))
             if config.http.kserve is not None or config.grpc.kserve_port is not None:
                 await _unless_stopped(_first_readiness(core.plane), stop)
                 if not stop.is_set():
                     await _open_for_kserve(config, front, grpc)
             await stop.wait()
             shutdown.begin()
-            watching.cancel()
-            autoscaling.cancel()
+            for task in running:
+                task.cancel()
 
 
 @asynccontextmanager
@@ -187,7 +191,14 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
         )
         await stack.enter_async_context(workflows)
         autoscaler = Autoscaler(manager, engine, metrics.autoscaled)
-        yield Core(manager, plane, metrics, workflows, autoscaler)
+        gpus = stack.enter_context(nvidia_gpus(there if config.metrics.system_metrics else 0))
+        machine = MachineFigures(
+            metrics,
+            config.metrics.interval,
+            lambda: [engine.status(deployment.key) for deployment in registry],
+            gpus,
+        )
+        yield Core(manager, plane, metrics, workflows, autoscaler, machine)
 
 
 class _Events(EngineEvents):
@@ -207,7 +218,7 @@ class _Events(EngineEvents):
             self._metrics.handler_metric(metric)
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
-        self._metrics.worker_failed(spec.key)
+        self._metrics.worker_failed(spec.key, error)
 
 
 def _import_grpc() -> None:

@@ -194,11 +194,8 @@ _TABLE = (
     _key("metrics_format", _METRICS_MODE, variable=_FILE_ONLY),  # the old name of metrics_mode, in KServe's files
     _key("model_metrics_auto_detect", boolean, "false", "metrics.auto_detect"),
     _key("metrics_config", path),  # the file is read in loading.py
-    *_later(
-        "System metrics",
-        _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
-        _key("metric_time_interval", seconds, "60", "metrics.interval"),
-    ),
+    _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
+    _key("metric_time_interval", seconds, "60", "metrics.interval"),
     # Who is let in
     _key("disable_token_authorization", inverted, "false", "access.tokens", flag="--disable-token-auth"),
     _key("token_expiration_min", minutes, "60", "access.token_lifetime", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),

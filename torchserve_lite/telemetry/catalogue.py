@@ -7,14 +7,16 @@ sums, errors by model, queue depth, batch size and the state of workers.
 from __future__ import annotations
 
 import logging
+import platform
 import re
 import socket
 from collections.abc import Iterable, Sequence
 
+from torchserve_lite import __version__
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.metrics import SERVER_METRICS, MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
-from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import Metric
 from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
 
@@ -26,6 +28,14 @@ _HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 
 _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker's text form
     r"\[METRICS\](?P<name>[^:|]+)\.(?P<unit>[^.:|]*):(?P<value>[^|]+)\|#(?P<dims>[^|]*)(?:\|#type:(?P<kind>\w+))?\|#hostname:"
 )
+
+MachineFigure = tuple[str, tuple[tuple[str, str], ...], float]
+"""One of TorchServe's metrics of the machine: its name, its labels without the host's name, its value."""
+
+_MACHINE = (
+    "CPUUtilization", "MemoryUsed", "MemoryAvailable", "MemoryUtilization", "DiskUsage", "DiskUtilization",
+    "DiskAvailable", "GPUMemoryUtilization", "GPUMemoryUsed", "GPUUtilization",
+)  # fmt: skip
 
 
 class ModelFigures:
@@ -83,6 +93,7 @@ class ServerMetrics:
         self.last_queue_time = self._torchserve("QueueTime").of("Host", self.hostname)
         self._around_handler = self._torchserve("WorkerThreadTime").of("Host", self.hostname)
         self._load_time = self._torchserve("WorkerLoadTime")
+        self._machine = {name: self._torchserve(name) for name in _MACHINE} if config.system_metrics else {}
         self.latency = registry.histogram("ts_inference_seconds", "Seconds", _MODEL, SECONDS)
         self.queue_time = registry.histogram("ts_queue_seconds", "Seconds", _MODEL, SECONDS)
         self.batch_size = registry.histogram("ts_batch_size", "Count", _MODEL, SIZES)
@@ -90,7 +101,10 @@ class ServerMetrics:
         self._queued = registry.gauge("ts_queue_length", "Count", _MODEL)
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
         self._workers = registry.gauge("ts_workers", "Count", (*_MODEL, "state"))
-        self._restarts = registry.counter("ts_worker_failures_total", "Count", _MODEL)
+        self._failures = registry.counter("ts_worker_failures_total", "Count", (*_MODEL, "reason"))
+        self._memory = registry.gauge("ts_process_memory_bytes", "Bytes", (*_MODEL, "worker"))
+        build = registry.gauge("ts_build_info", "Info", ("version", "python"))
+        build.of(__version__, platform.python_version()).set(1)
         self._scalings = registry.counter("ts_autoscaling_decisions_total", "Count", (*_MODEL, "reason"))
         self._of_handlers: dict[str, Family[Value] | Family[Distribution]] = {}
         self._dropped: set[str] = set()  # handler metrics of which a warning has told that they cannot be kept
@@ -120,8 +134,20 @@ class ServerMetrics:
         self._load_time.of(f"W-{worker_id}-{key}", "Host", self.hostname).set(round(seconds * 1000))
         self._load_time.keep_newest(_MOST_LOAD_TIMES)
 
-    def worker_failed(self, key: ModelKey) -> None:
-        self._restarts.of(key.name, key.version).inc()
+    def worker_failed(self, key: ModelKey, error: WorkerFailure) -> None:
+        self._failures.of(key.name, key.version, type(error).__name__).inc()
+
+    def show_machine(self, figures: Iterable[MachineFigure]) -> None:
+        for name, labels, value in figures:
+            if name in self._machine:
+                _update(self._machine[name], (*labels, ("Hostname", self.hostname)), value)
+
+    def show_memory(self, server: float, workers: Iterable[tuple[ModelKey, str, float]]) -> None:
+        """Bytes that the server's own process holds (it has no model and no worker's name), and each worker's."""
+        self._memory.clear()
+        self._memory.of("", "", "").set(server)
+        for key, worker, size in workers:
+            self._memory.of(key.name, key.version, f"W-{worker}-{key}").set(size)
 
     def autoscaled(self, key: ModelKey, reason: str) -> None:
         self._scalings.of(key.name, key.version, reason).inc()

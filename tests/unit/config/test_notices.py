@@ -30,8 +30,8 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "enable_metrics_api=yes", "^enable_metrics_api=yes .* counts as false; write true or false", id="odd"
         ),
         pytest.param(
-            "metric_time_interval=1\ndisable_system_metrics=true",
-            "^System metrics: comes later; .*: disable_system_metrics, metric_time_interval.$",
+            "initial_distribution_port=29501",
+            "^Parallel workers: comes later; .*: initial_distribution_port.$",
             id="one line for a feature to come",
         ),
         pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
-from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.errors import ConfigurationError, LoadFailed, WorkerDied
 from torchserve_lite.ipc.messages import Metric
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
@@ -90,9 +90,11 @@ def test_load_times_do_not_grow_without_end_as_workers_come_and_go() -> None:
 def test_worker_events_are_counted() -> None:
     shown = metrics()
     shown.worker_loaded(KEY, "9000", 0.25)
-    shown.worker_failed(KEY)
+    for error in (WorkerDied("It was shot."), LoadFailed("no such file"), LoadFailed("no such file")):
+        shown.worker_failed(KEY, error)
     assert figure(shown, "WorkerLoadTime", WorkerName="W-9000-m_1.0", Level="Host") == 250
-    assert figure(shown, "ts_worker_failures_total", **MODEL) == 1
+    assert figure(shown, "ts_worker_failures_total", reason="WorkerDied", **MODEL) == 1
+    assert figure(shown, "ts_worker_failures_total", reason="LoadFailed", **MODEL) == 2
 
 
 def test_handlers_known_metric_gets_the_hostname_added() -> None:
