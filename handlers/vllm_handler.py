@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import difflib
+import importlib
 import inspect
 import json
 import os
@@ -27,10 +28,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import vllm  # noqa: F401 -- the missing package should say so itself
 from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
-from vllm.entrypoints.openai import api_server
 
+# Where vLLM has it, the newest place first.
+_SERVER = "vllm.entrypoints.openai.api_server"
+_HOMES = {
+    "AsyncEngineArgs": ("vllm.engine.arg_utils",),
+    "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+    "make_arg_parser": ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.openai.cli_args"),
+    "validate_parsed_serve_args": ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.openai.cli_args"),
+    "build_async_engine_client_from_engine_args": ("vllm.entrypoints.launchers.api_server.entry", _SERVER),
+    "build_app": ("vllm.entrypoints.launchers.app", _SERVER),
+    "init_app_state": ("vllm.entrypoints.launchers.api_server.app_state", _SERVER),
+}
 _METHODS = {
     "v1/chat/completions": "POST",
     "v1/completions": "POST",
@@ -49,8 +61,8 @@ class VLLMHandler(BaseHandler):
         self.initialized = True
 
     async def _start(self, arguments: argparse.Namespace) -> None:
-        engine_args = api_server.AsyncEngineArgs.from_cli_args(arguments)
-        starting = api_server.build_async_engine_client_from_engine_args(engine_args)
+        engine_args = _vllms("AsyncEngineArgs").from_cli_args(arguments)
+        starting = _vllms("build_async_engine_client_from_engine_args")(engine_args)
         self._engine = await self._parts.enter_async_context(starting)
         config = getattr(self._engine, "vllm_config", None) or await self._engine.get_vllm_config()
         facts = {
@@ -60,9 +72,9 @@ class VLLMHandler(BaseHandler):
             "model_config": config.model_config,
             "supported_tasks": await self._engine.get_supported_tasks(),
         }
-        self._app = _call(api_server.build_app, facts)
+        self._app = _call(_vllms("build_app"), facts)
         self._app.state.server = SimpleNamespace(should_exit=False)  # which vLLM stops when its engine has died
-        await _call(api_server.init_app_state, {**facts, "state": self._app.state})
+        await _call(_vllms("init_app_state"), {**facts, "state": self._app.state})
 
     async def handle(self, data: list[Any], context: Any) -> list[Any]:
         try:
@@ -177,7 +189,7 @@ def vllm_arguments(context: Any) -> argparse.Namespace:
         engine.setdefault("enable_lora", True)
         modules = [{"name": name, "path": _found(folder, path)} for name, path in adapters.items()]
         flags += ["--lora-modules", *map(json.dumps, modules)]
-    arguments = api_server.make_arg_parser(api_server.FlexibleArgumentParser()).parse_args(flags)
+    arguments = _vllms("make_arg_parser")(_vllms("FlexibleArgumentParser")()).parse_args(flags)
     arguments.model = _found(folder, model)
     if template := settings.get("chat_template"):
         arguments.chat_template = _found(folder, template)
@@ -187,7 +199,7 @@ def vllm_arguments(context: Any) -> argparse.Namespace:
             advice = f" Did you mean {close[0]}?" if close else ""
             raise ValueError(f"vllm_engine_config: this version of vLLM has no option {name}.{advice}")
         setattr(arguments, name, value)
-    api_server.validate_parsed_serve_args(arguments)
+    _vllms("validate_parsed_serve_args")(arguments)
     return arguments
 
 
@@ -206,6 +218,20 @@ def _payload(row: Mapping[str, Any]) -> bytes:
     if isinstance(body, bytes | bytearray):
         return bytes(body)
     return (body if isinstance(body, str) else json.dumps(body)).encode()
+
+
+def _vllms(name: str) -> Any:
+    for home in _HOMES[name]:
+        try:
+            return getattr(importlib.import_module(home), name)
+        except AttributeError:
+            continue
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("vllm."):
+                raise
+    raise ImportError(
+        f"This version of vLLM has no {name} in {' or '.join(_HOMES[name])}. vLLM 0.10 to 0.33 have it there."
+    )
 
 
 def _call(function: Callable[..., Any], facts: Mapping[str, Any]) -> Any:

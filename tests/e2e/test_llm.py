@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -24,6 +26,19 @@ async def vllm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server
     environment = {"PYTHONPATH": str(ROOT / "tests" / "compat" / "stand_ins")}
     settings = {"disable_token_authorization": "false"}
     async with running(folder, folder, settings, environment=environment, command="llm", flags=flags) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def tiny(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """``torchserve-lite llm`` with transformers, and a small model of random weights."""
+    folder = tmp_path_factory.mktemp("server")
+    recipe = ROOT / "handlers" / "llm" / "make_tiny_model.py"
+    making = await asyncio.create_subprocess_exec(sys.executable, str(recipe), str(folder / "weights"))
+    assert await making.wait() == 0
+    settings = {"disable_token_authorization": "false"}
+    flags = ["--model", "weights", "--engine", "hf", "--engine.max_model_len", "64"]
+    async with running(folder, folder, settings, command="llm", flags=flags) as server:
         yield server
 
 
@@ -50,6 +65,20 @@ async def test_openais_client_chats_and_streams(vllm: Server, base: str) -> None
         stream = await client.chat.completions.create(model="writer", messages=saying("so it goes"), stream=True)
         assert [chunk.choices[0].delta.content async for chunk in stream] == ["so ", "it ", "goes "]
         assert "writer" in [model.id for model in (await client.models.list()).data]
+
+
+async def test_model_of_transformers_answers_openais_client(tiny: Server) -> None:
+    async with client_of(tiny) as client:
+        asked: dict[str, Any] = {"model": "model", "messages": saying("Hello!"), "max_tokens": 8, "temperature": 0}
+        whole = (await client.chat.completions.create(**asked)).choices[0]
+        stream = await client.chat.completions.create(**asked, stream=True)
+        pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        assert (whole.finish_reason, "".join(pieces)) == ("length", whole.message.content)
+        text = await client.completions.create(model="model", prompt="Once upon a time", max_tokens=4, n=2)
+        assert len(text.choices) == 2
+        with pytest.raises(openai.BadRequestError) as refused:
+            await client.chat.completions.create(model="model", messages=saying("Hello! " * 99))
+        assert refused.value.code == "context_length_exceeded"
 
 
 async def test_openais_client_raises_its_own_exceptions(vllm: Server) -> None:

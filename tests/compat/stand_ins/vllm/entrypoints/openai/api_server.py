@@ -1,48 +1,18 @@
-"""Arguments, engine and application. The engine's words are those of the prompt, one after the other."""
+"""Engine and application. The engine's words are those of the prompt, one after the other."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-FlexibleArgumentParser = argparse.ArgumentParser
+from vllm.engine.arg_utils import AsyncEngineArgs
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-
-def make_arg_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--model", default="facebook/opt-125m")
-    parser.add_argument("--served-model-name", nargs="+")
-    parser.add_argument("--lora-modules", nargs="*", type=json.loads)
-    parser.add_argument("--chat-template")
-    parser.add_argument("--max-model-len", type=int)
-    parser.add_argument("--max-num-seqs", type=int)
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1)
-    parser.add_argument("--enable-lora", action="store_true")
-    return parser
-
-
-def validate_parsed_serve_args(args: argparse.Namespace) -> None:
-    if args.chat_template == "broken":
-        raise ValueError("The chat template is broken.")
-
-
-@dataclasses.dataclass
-class AsyncEngineArgs:
-    model: str
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    enable_lora: bool = False
-
-    @classmethod
-    def from_cli_args(cls, args: argparse.Namespace) -> AsyncEngineArgs:
-        return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
 
 
 class Engine:
