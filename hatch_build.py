@@ -6,6 +6,7 @@ what is made from it stays out of the pool that every ``_pb2`` module of the pro
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ def build_descriptors(root: Path) -> None:
     protos = root / "protos"
     output = root / OUTPUT
     output.parent.mkdir(exist_ok=True)
+    fresh = output.with_suffix(f".{os.getpid()}")  # a server that starts meanwhile reads the old ones, whole
     arguments = [
         "protoc",
         f"--proto_path={protos}",
         f"--proto_path={Path(grpc_tools.__file__).parent / '_proto'}",  # google/protobuf/*.proto
         "--include_imports",
-        f"--descriptor_set_out={output}",
+        f"--descriptor_set_out={fresh}",
         *sorted(str(file.relative_to(protos)) for file in protos.rglob("*.proto")),
     ]
     if protoc.main(arguments) != 0:
         raise RuntimeError(f"protoc cannot compile the files in {protos}; its messages above say why.")
+    fresh.replace(output)
