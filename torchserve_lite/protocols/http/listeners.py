@@ -135,7 +135,7 @@ class HttpFrontEnd:
         for listener in listeners:
             if listener.file is not None:
                 listener.file.remove()
-            await stop_accepting(listener.socket, listener.connect)
+        await asyncio.gather(*(stop_accepting(listener.socket, listener.connect) for listener in listeners))
         loop = asyncio.get_running_loop()
         silent_until = loop.time() + self._config.shutdown_linger
         was_quiet = False
