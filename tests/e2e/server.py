@@ -225,6 +225,7 @@ def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> P
         "model_store": str(store),
         "load_models": "all",
         "default_workers_per_model": 1,
+        "shutdown_linger_seconds": 0,  # no load balancer has to learn of the stop
         **settings,
     }
     file = folder / "config.properties"

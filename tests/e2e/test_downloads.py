@@ -45,6 +45,12 @@ async def registering(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
     store.mkdir()
     write_model(store, "good", ECHO)
     async with origin() as web:
+        for name, (make, _) in BAD.items():
+            web.serve(f"/{name}", make())
+        web.answers["/endless.mar"] = endless()
+        web.serve("/page.mar", b"<html>not here</html>")
+        web.redirect("/to_metadata", "http://169.254.169.254/latest")
+        web.redirect("/to_file", "file:///etc/passwd")
         settings = {**LOOPBACK, "enable_model_api": "true", "max_download_size": 10**7}
         async with running(folder, store, settings) as server:
             yield server, web, store
@@ -90,12 +96,6 @@ async def test_url_that_cannot_be_served_is_told_and_leaves_nothing(
     url: str, expected: int, kind: str, told: str, registering: tuple[Server, Origin, Path]
 ) -> None:
     server, web, store = registering
-    for name, (make, _) in BAD.items():
-        web.serve(f"/{name}", make())
-    web.answers["/endless.mar"] = endless()
-    web.serve("/page.mar", b"<html>not here</html>")
-    web.redirect("/to_metadata", "http://169.254.169.254/latest")
-    web.redirect("/to_file", "file:///etc/passwd")
     status, body = await register(server, url.format(web.url))
 
     assert (status, body["type"]) == (expected, kind)
