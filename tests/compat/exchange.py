@@ -65,12 +65,12 @@ Step = Request | Batch
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Addresses of a running server: listener -> port on the loopback interface."""
+    """A running server: listener -> its address, as ``127.0.0.1:8080``."""
 
-    ports: Mapping[str, int]
+    addresses: Mapping[str, str]
 
     def connect(self, listener: str) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.ports[listener], timeout=PATIENCE)
+        return http.client.HTTPConnection(self.addresses[listener], timeout=PATIENCE)
 
 
 @dataclass(kw_only=True)

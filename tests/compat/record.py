@@ -44,11 +44,10 @@ def free_port() -> int:
                 return port
 
 
-def properties(ports: Mapping[str, int], **more: str) -> str:
+def properties(addresses: Mapping[str, str], **more: str) -> str:
     """A config.properties for TorchServe or us."""
-    addresses = {f"{name}_address": f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    grpc = {f"grpc_{name}_port": str(free_port()) for name in ("inference", "management")}
-    return "".join(f"{key}={value}\n" for key, value in (addresses | grpc | COMMON | more).items())
+    listeners = {f"{name}_address": f"http://{address}" for name, address in addresses.items()}
+    return "".join(f"{key}={value}\n" for key, value in (listeners | COMMON | more).items())
 
 
 def answers(server: Server) -> bool:
@@ -61,10 +60,10 @@ def answers(server: Server) -> bool:
 @contextmanager
 def torchserve(command: Path, folder: Path, extra: Mapping[str, str]) -> Iterator[Server]:
     """The real one, with an empty model store in ``folder``; its processes are gone afterwards."""
-    ports = {listener: free_port() for listener in LISTENERS}
+    addresses = {listener: f"127.0.0.1:{free_port()}" for listener in LISTENERS}
     config = folder / "config.properties"
-    more = {"initial_worker_port": str(free_port()), "model_store": str(folder / "store"), **extra}
-    config.write_text(properties(ports, **more), encoding="utf-8")
+    ports = {name: str(free_port()) for name in ("initial_worker_port", "grpc_inference_port", "grpc_management_port")}
+    config.write_text(properties(addresses, **ports, model_store=str(folder / "store"), **extra), encoding="utf-8")
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"TMPDIR": str(folder), "TEMP": str(folder), "PATH": path, "LOG_LOCATION": str(folder)}
     arguments = [str(command), "--start", "--foreground", "--ncs", "--ts-config", str(config)]
@@ -73,7 +72,7 @@ def torchserve(command: Path, folder: Path, extra: Mapping[str, str]) -> Iterato
             arguments, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        server = Server(ports=ports)
+        server = Server(addresses=addresses)
         until(lambda: answers(server))
         yield server
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,9 +20,12 @@ from _pytest.mark import ParameterSet
 from .archives import build
 from .cases import CASES, SERVERS, Case, Difference
 from .exchange import Record, Request, Server, ask, run_case, until
-from .record import LISTENERS, RECORDINGS, free_port, properties
+from .record import RECORDINGS, properties
 
 RECORDED: dict[str, dict[str, Record]] = json.loads(RECORDINGS.read_text(encoding="utf-8"))["cases"]
+
+FREE = {"inference": "127.0.0.1:0", "management": "127.0.0.2:0", "metrics": "127.0.0.3:0"}  # equal ones would be shared
+GRPC_ON_FREE_PORTS = {"grpc_inference_port": "0", "grpc_management_port": "0"}
 
 ServerFor = Callable[[str], Server]
 
@@ -29,20 +33,26 @@ ServerFor = Callable[[str], Server]
 @contextmanager
 def our_server(folder: Path, models: Iterable[str], extra: Mapping[str, str]) -> Iterator[Server]:
     """A server of ours that has loaded the archives of these models, which lie in ``folder / "store"``."""
-    ports = {listener: free_port() for listener in LISTENERS}
-    config = folder / "config.properties"
-    config.write_text(properties(ports, model_store=str(folder / "store"), load_models="all", **extra))
+    config, output = folder / "config.properties", folder / "output.log"
+    own = {"model_store": str(folder / "store"), "load_models": "all", "shutdown_linger_seconds": "0"}
+    config.write_text(properties(FREE, **GRPC_ON_FREE_PORTS, **own, **extra))
     arguments = [sys.executable, "-m", "torchserve_lite", "start", "--ts-config", str(config)]
-    with open(folder / "output.log", "wb") as log:
+    with open(output, "wb") as log:
         process = subprocess.Popen(arguments, cwd=folder, stdout=log, stderr=log)
     try:
-        server = Server(ports=ports)
+        until(lambda: process.poll() is not None or len(listening(output)) == len(FREE))
+        server = Server(addresses=listening(output))
         until(lambda: process.poll() is not None or all(ready(server, model) for model in models))
-        assert process.poll() is None, (folder / "output.log").read_text()
+        assert process.poll() is None, output.read_text()
         yield server
     finally:
         process.terminate()
         process.wait()
+
+
+def listening(output: Path) -> dict[str, str]:
+    """Where the server listens, as far as it has told."""
+    return dict(re.findall(r"listening: (\w+) on http://(\S+)\n", output.read_text()))
 
 
 def ready(server: Server, model: str) -> bool:
