@@ -23,7 +23,7 @@ from tests.faults.staged import Asked, Stages, Visit, staged
 
 PLAIN = "batchSize: 2\nmaxBatchDelay: 10\nminWorkers: 1\nmaxWorkers: 4\nautoscale: false\n"
 PATIENT, IMPATIENT = "patient", "impatient"
-MODELS = {PATIENT: PLAIN, IMPATIENT: PLAIN + "responseTimeout: 2\nstartupTimeout: 4\n"}
+MODELS = {PATIENT: PLAIN, IMPATIENT: PLAIN + "responseTimeout: 2\n"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("server")
     async with staged(folder) as stages:
         for name, config in MODELS.items():
-            stages.write_model(folder / "store", name, config)
+            more = "startupTimeout: 4\n" if name == IMPATIENT else ""
+            stages.write_model(folder / "store", name, config + more)
         async with running(folder, folder / "store", {"worker_launcher": request.param}) as server:
             yield Place(server, stages)
 
