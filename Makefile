@@ -60,8 +60,12 @@ model_store/mnist.mar: $(VENV)/.installed $(DATA)/mnist.py $(DATA)/mnist_handler
 serve: model_store/mnist.mar
 	$(BIN)/torchserve-lite start --ts-config config.properties
 
+# Tests wait more than they compute, so two processes take them from one list; then those that have to be alone.
+TESTS_AT_ONCE ?= 2
+
 test: lint model_store/mnist.mar
-	$(BIN)/python -m pytest --cov=torchserve_lite --cov-report=
+	$(BIN)/python -m pytest -m 'not alone' -n $(TESTS_AT_ONCE) --dist worksteal --cov=torchserve_lite --cov-report=
+	$(BIN)/python -m pytest -m alone --cov=torchserve_lite --cov-report= --cov-append
 	@echo "lines covered, of what runs in the tests' own process: $$($(BIN)/coverage report --format=total) %"
 
 lint: $(VENV)/.installed

@@ -6,6 +6,8 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.server import Server, running, write_model
 from tests.faults.wire import Answer, Client
 
@@ -59,6 +61,7 @@ class Flood:
         await client.close()
 
 
+@pytest.mark.alone  # how much the machine serves, which is compared between moments
 async def test_flood_is_served_as_far_as_it_can_be_and_refused_at_once_beyond(tmp_path: Path) -> None:
     """All figures are compared with figures of the same round: how fast this machine is does not matter. One round of
     three has to hold, because what else the machine does may change in the middle of one."""
