@@ -219,8 +219,7 @@ async def test_client_that_never_reads_what_is_streamed_frees_the_worker_and_is_
         for _ in range(30):
             job.add_piece(InferenceResponse(b"x" * 1_000_000))
 
-    limits = {"slow_client_seconds": 0.05, "slow_client_rate": 1e9}
-    async with asyncio.timeout(PATIENCE), serving_grpc(**limits) as front:
+    async with asyncio.timeout(PATIENCE), serving_grpc(slow_client_seconds=0.05, slow_client_rate=1e9) as front:
         front.engine.answer = answer
         request = front.inference.message(SERVICE, method, model_name="tiny", **SEQUENCE.get(method, {}))
         call = front.inference.call(SERVICE, method)(iter([request]) if method in SEQUENCE else request)

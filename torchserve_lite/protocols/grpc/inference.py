@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -178,7 +178,7 @@ class _Sequences:
                 del self._users[sequence], self._locks[sequence]
 
 
-async def _pieces(response: InferenceResponse) -> AsyncIterator[Buffer]:
+async def _pieces(response: InferenceResponse) -> AsyncGenerator[Buffer, None]:
     """One, unless the handler streams; an empty first one of several is left out."""
     if response.stream is None:
         yield response.body
