@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from aiohttp.http import HttpProcessingError
@@ -28,8 +30,9 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
     bring a form of its own.
     """
     root = logging.getLogger()
+    layout = _JsonLayout() if config.form == "json" else _Layout()
     if console.formatter is None:
-        console.setFormatter(_Layout())
+        console.setFormatter(layout)
     with ExitStack() as stack:
         stack.enter_context(_levels())
         stack.enter_context(_attached(root, console))
@@ -38,7 +41,7 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
         stack.enter_context(running([sink for _, sink in files]))
         for logger, sink in files:
             handler = SinkHandler(sink)
-            handler.setFormatter(_Layout())
+            handler.setFormatter(layout)
             stack.enter_context(_attached(logger, handler))
         yield
 
@@ -129,4 +132,27 @@ class _Layout(logging.Formatter):
             if not hasattr(record, "source"):
                 record.source = "main"
             line = record.laid_out = super().format(record)
+        return line
+
+
+class _JsonLayout(logging.Formatter):
+    """An object a line, whatever stands in the message. ``traceback`` only where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Made once for all places that the line goes to."""
+        line: str | None = getattr(record, "laid_out", None)
+        if line is None and record.name == _ACCESS.name:
+            line = record.getMessage()
+        elif line is None:
+            told = {
+                "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+                "level": record.levelname,
+                "source": getattr(record, "source", "main"),
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+            if record.exc_info:
+                told["traceback"] = self.formatException(record.exc_info)
+            line = json.dumps(told)
+        record.laid_out = line
         return line

@@ -98,7 +98,7 @@ async def serve(config: Config, progress: StartupProgress) -> None:
         certificates = Certificates(config.tls, (*config.http.encrypted_hosts, *config.grpc.encrypted_hosts))
         await stack.enter_async_context(certificates.kept_fresh())
         core = await stack.enter_async_context(serving_core(config, shutdown))
-        log_lines = AccessLog(access_lines)
+        log_lines = AccessLog(access_lines, as_json=config.logs.form == "json")
         access = Access(config.access)
         front = HttpFrontEnd(
             config.http,

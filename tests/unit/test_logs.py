@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import warnings
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,22 @@ def test_each_kind_of_line_goes_to_its_file(tmp_path: Path, console: io.StringIO
     assert "printed by a worker" in text(tmp_path / "model_log.log")
     assert "ours" not in text(tmp_path / "model_log.log")
     assert text(tmp_path / "access_log.log") == "one request\nanother\n"
+
+
+def test_json_lines_hold_whatever_is_logged_and_cannot_be_forged(tmp_path: Path, console: io.StringIO) -> None:
+    forged = 'ours\n{"level": "ERROR"}\x1b[2J\u2028"'
+    with logging_to(LogConfig(folder=tmp_path, form="json"), SinkHandler(console)):
+        logging.getLogger("some.module").warning("%s", forged)
+        try:
+            raise ValueError("planted")
+        except ValueError:
+            logging.getLogger("MODEL_LOG").exception("failed", extra={"source": "W-m_1.0-stdout"})
+    warned, failed = [json.loads(line) for line in text(tmp_path / "ts_log.log").splitlines()]
+    assert (warned["level"], warned["logger"], warned["source"]) == ("WARNING", "some.module", "main")
+    assert (warned["message"], "traceback" in warned) == (forged, False)
+    assert datetime.fromisoformat(warned["time"]).tzinfo is not None
+    assert failed["traceback"].endswith("ValueError: planted")
+    assert [json.loads(line)["message"] for line in text(tmp_path / "model_log.log").splitlines()] == ["failed"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         "--kserve", action="store_true", help="also serve on KServe's ports 8080 and 8081, once every model is ready"
     )
     parser.add_argument("--python", metavar="PROGRAM", help="interpreter of workers; default: the server's own")
+    parser.add_argument("--log-format", choices=("text", "json"), help="json: an object a line; default: text")
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")

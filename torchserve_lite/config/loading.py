@@ -66,7 +66,11 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         downloads=DownloadConfig(**pieces["downloads"], s3=_s3_credentials(environ)),
         metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
         snapshots=_snapshots(values, kept_properties(read, command_line), models, environ),
-        logs=LogConfig(folder=log_folder(environ), metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs")),
+        logs=LogConfig(
+            folder=log_folder(environ),
+            metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs"),
+            **pieces["logs"],
+        ),
         source=file,
         notices=tuple(lines),
         # Nothing secret is kept, and nothing unknown, since that could be anything.

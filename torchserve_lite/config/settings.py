@@ -205,6 +205,7 @@ class MetricsConfig:
 class LogConfig:
     folder: Path | None = Path("logs")  # LOG_LOCATION; None: no files
     metrics_folder: Path | None = Path("logs")  # METRICS_LOCATION
+    form: str = "text"  # or json: an object a line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +46,23 @@ async def test_line_has_torchserves_layout() -> None:
     (line,) = written.lines
     layout = r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3} - /127\.0\.0\.1:51346 "POST /predictions/m\?x=1 HTTP/1\.1" 500 18'
     assert re.fullmatch(layout, line)
+
+
+@virtual_time
+async def test_json_line_says_the_same_as_an_object() -> None:
+    written = Written()
+    log = AccessLog(written, as_json=True)
+    add(log, 500, 0.0184)
+    log.flush()
+    line = json.loads(written.lines[0])
+    assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
+    assert line == {
+        "logger": "ACCESS_LOG",
+        "client": "127.0.0.1:51346",
+        "request": "POST /predictions/m?x=1 HTTP/1.1",
+        "status": 500,
+        "milliseconds": 18.4,
+    }
 
 
 @pytest.mark.parametrize(

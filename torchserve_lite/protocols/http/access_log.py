@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 _FLUSH_EVERY = 0.5  # seconds a line may wait
@@ -14,10 +16,14 @@ _QUERY_OF_URL = re.compile(r"([?&]url=[^&]*?)(?:\?.*|%3f[^&]*)", re.IGNORECASE) 
 
 
 class AccessLog:
-    """Collects lines and hands them over as one text. ``write`` gets text that ends with a newline; it never blocks."""
+    """Collects lines and hands them over as one text. ``write`` gets text that ends with a newline; it never blocks.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    ``as_json``: each line is an object.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, as_json: bool = False) -> None:
         self._write = write
+        self._as_json = as_json
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._second = 0
@@ -27,7 +33,20 @@ class AccessLog:
 
     def add(self, peer: str, asked: str, status: int, seconds: float) -> None:
         """``peer`` and ``asked`` as ``peer_name`` and ``request_line`` give them."""
-        self._lines.append(f'{self._now()} - {peer} "{asked}" {status} {seconds * 1000:.0f}')
+        if self._as_json:
+            line = json.dumps(
+                {
+                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "logger": "ACCESS_LOG",
+                    "client": peer.removeprefix("/"),
+                    "request": asked,
+                    "status": status,
+                    "milliseconds": round(seconds * 1000, 3),
+                }
+            )
+        else:
+            line = f'{self._now()} - {peer} "{asked}" {status} {seconds * 1000:.0f}'
+        self._lines.append(line)
         if len(self._lines) >= _FLUSH_AT:
             self.flush()
         elif self._timer is None:
