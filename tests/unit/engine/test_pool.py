@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from tests.conftest import NewJob, job_maker, spec_of, stream_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.models import BatchPolicy, RecoveryPolicy, WorkerState
+from torchserve_lite.core.models import BatchPolicy, ModelSpec, RecoveryPolicy, SequencePolicy, WorkerState
 from torchserve_lite.core.streams import Buffer
-from torchserve_lite.engine.interface import EngineEvents
+from torchserve_lite.engine.interface import EngineEvents, JobQueue
 from torchserve_lite.engine.pool import WorkerPool
 from torchserve_lite.engine.queues.batches import BatchAggregator
 from torchserve_lite.engine.queues.policies import ShareOfClients
+from torchserve_lite.engine.queues.sequences import SequenceQueue
 from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import (
@@ -29,11 +30,13 @@ from torchserve_lite.errors import (
     InvalidInput,
     LoadFailed,
     ModelFailed,
+    NoIdleWorker,
     NoWorkers,
     QueueFull,
     ReaderTooSlow,
     ResponseTimeout,
     ServingError,
+    Unavailable,
     WorkerDied,
     WorkerRestarting,
 )
@@ -53,7 +56,7 @@ async def pool_of(
     spec = spec_of(**facts)
     pool = WorkerPool(
         spec,
-        BatchAggregator(spec.key.name, spec.batch.size, spec.queue_size, ShareOfClients(spec.batch)),
+        queue_of(spec),
         launcher,
         lambda spec: Slot(str(next(ids)), None, Restarts(spec.recovery)),
         events or NotedEvents(),
@@ -66,6 +69,12 @@ async def pool_of(
     finally:
         pool.close()
         await running
+
+
+def queue_of(spec: ModelSpec) -> JobQueue:
+    if spec.sequences is not None:
+        return SequenceQueue(spec.key.name, spec.batch.size, spec.sequences, lambda: ShareOfClients(spec.batch))
+    return BatchAggregator(spec.key.name, spec.batch.size, spec.queue_size, ShareOfClients(spec.batch))
 
 
 def asked(pool: WorkerPool, *jobs: Job) -> tuple[Job, ...]:
@@ -923,6 +932,70 @@ async def test_stream_that_nobody_begins_to_read_frees_the_worker_when_it_is_clo
         assert await body(waiting) == b"end"
 
 
+@virtual_time
+async def test_request_of_a_sequence_goes_to_its_worker_beside_one_that_is_idle_for_longer(new_job: NewJob) -> None:
+    launcher = FakeLauncher()
+    async with pool_of(launcher, workers=2, sequences=SequencePolicy(max_idle=60, most=2)) as pool:
+        for sequence in "ab":
+            (job,) = asked(pool, new_job(sequence.encode(), headers=(("ts_request_sequence_id", sequence),)))
+            await job.answer
+        (job,) = asked(pool, new_job(b"b", headers=(("ts_request_sequence_id", "b"),)))
+        await job.answer
+    assert [worker.batches for worker in launcher.workers] == [[[b"a"]], [[b"b"], [b"b"]]]
+
+
+@virtual_time
+async def test_batch_that_is_due_first_goes_first_though_it_is_another_workers(new_job: NewJob) -> None:
+    """Each waits for the other client of its worker: the timer is the first one's."""
+    launcher = FakeLauncher()
+    sequences = SequencePolicy(max_idle=60, most=4)
+    async with pool_of(launcher, workers=2, sequences=sequences, batch=BatchPolicy(size=2, delay=10)) as pool:
+        jobs = {name: new_job(name.encode(), headers=(("ts_request_sequence_id", name),)) for name in "abcd"}
+        asked(pool, *jobs.values())
+        await asyncio.gather(*(job.answer for job in jobs.values()))
+        begun = now()
+        first = new_job(b"c", headers=(("ts_request_sequence_id", "c"),))
+        asked(pool, first)
+        await asyncio.sleep(5)
+        second = new_job(b"a", headers=(("ts_request_sequence_id", "a"),))
+        asked(pool, second)
+        await first.answer
+        assert now() == begun + 11  # it runs for a second
+        await second.answer
+        assert now() == begun + 16
+
+
+@virtual_time
+async def test_sequences_of_a_worker_that_is_to_go_need_not_wait_until_it_has(new_job: NewJob) -> None:
+    launcher = FakeLauncher(echo_after(1.0), echo_after(100.0), echo_after(1.0))
+    async with pool_of(launcher, workers=2, sequences=SequencePolicy(max_idle=60, most=3)) as pool:
+        (first,) = asked(pool, new_job(b"a", headers=(("ts_request_sequence_id", "a"),)))
+        (long,) = asked(pool, new_job(b"b", headers=(("ts_request_sequence_id", "b"),)))
+        await first.answer
+        pool.scale(1)
+        assert await body(long) == b"b"
+        (other,) = asked(pool, new_job(b"b", headers=(("ts_request_sequence_id", "b"),)))
+        assert await body(other) == b"b"
+    assert [worker.batches for worker in launcher.workers] == [[[b"a"], [b"b"]], [[b"b"]]]
+
+
+@pytest.mark.parametrize(("lanes", "size", "room"), [(1, 1, 1), (1, 3, 3), (2, 2, 4)])
+@virtual_time
+async def test_job_tickets_are_for_as_many_jobs_as_could_run_now(
+    lanes: int, size: int, room: int, new_job: NewJob
+) -> None:
+    launcher = FakeLauncher(load_seconds=lambda attempt: 5.0)
+    async with pool_of(launcher, job_tickets=True, lanes=lanes, batch=BatchPolicy(size=size, delay=1)) as pool:
+        with pytest.raises(NoIdleWorker):
+            pool.submit(new_job())
+        await asyncio.sleep(6)
+        for _ in range(2):
+            jobs = asked(pool, *(new_job() for _ in range(room)))
+            with pytest.raises(NoIdleWorker):
+                pool.submit(new_job())
+            await asyncio.gather(*(job.answer for job in jobs))
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("ask"), st.none() | st.integers(1, 5)),
@@ -935,15 +1008,23 @@ STEPS = st.lists(
 )
 
 
-@given(steps=STEPS, failures=st.lists(st.booleans(), max_size=6), size=st.integers(1, 3))
+IN_SEQUENCES = {"sequences": SequencePolicy(max_idle=2.0, timeout=20.0, most=2, most_waiting=3)}
+
+
+@given(
+    steps=STEPS,
+    failures=st.lists(st.booleans(), max_size=6),
+    size=st.integers(1, 3),
+    facts=st.sampled_from([{}, {"job_tickets": True}, {"lanes": 2}, IN_SEQUENCES, {**IN_SEQUENCES, "lanes": 2}]),
+)
 @virtual_time
 async def test_every_job_gets_exactly_one_answer_whatever_happens(
-    steps: list[tuple[str, Any]], failures: list[bool], size: int
+    steps: list[tuple[str, Any]], failures: list[bool], size: int, facts: dict[str, Any]
 ) -> None:
     launcher, new_job = FakeLauncher(failures=failures), job_maker()
     jobs: list[Job] = []
     policy = BatchPolicy(size=size, delay=0.5)
-    async with pool_of(launcher, batch=policy, recovery=RecoveryPolicy(window=3), queue_size=8) as pool:
+    async with pool_of(launcher, batch=policy, recovery=RecoveryPolicy(window=3), queue_size=8, **facts) as pool:
         for kind, what in steps:
             await happen(pool, launcher, jobs, new_job, kind, what)
         await asyncio.sleep(100)
@@ -958,8 +1039,9 @@ async def happen(
 ) -> None:
     match kind:
         case "ask":
-            job = new_job(str(len(jobs)).encode(), within=what)
-            with suppress(QueueFull, NoWorkers, WorkerRestarting, ModelFailed):
+            sequence = (("ts_request_sequence_id", "abc"[len(jobs) % 3]),)
+            job = new_job(str(len(jobs)).encode(), within=what, headers=sequence)
+            with suppress(Unavailable):
                 pool.submit(job)
                 jobs.append(job)
         case "pass":

@@ -166,29 +166,47 @@ async def test_new_sequence_goes_to_the_idle_worker_that_has_the_fewest() -> Non
 
 @virtual_time
 async def test_new_sequence_does_not_wait_for_a_busy_worker() -> None:
+    """Though that has fewer."""
     served = Served(workers=2)
-    for name in "abc":
-        served.ask(name)
-    assert bodies(served.takes(0)) == ["a", "b"]
+    served.ask("a")
     served.ends(served.takes(1))
-    for name in "de":
+    served.ask("b")
+    assert bodies(served.takes(0)) == ["b"]
+    for name in "cd":
         served.ask(name)
-    assert bodies(served.takes(1)) == ["d", "e"]
+    assert bodies(served.takes(1)) == ["c", "d"]
+
+
+@virtual_time
+async def test_sequences_that_have_ended_do_not_count_when_workers_are_compared() -> None:
+    served = Served(workers=2)
+    served.ask("a", ends=True)
+    served.ends(served.takes(0))
+    served.ask("b")
+    served.ends(served.takes(1))
+    served.ask("c")
+    assert served.takes(1) == []
+    assert bodies(served.takes(0)) == ["c"]
 
 
 @virtual_time
 async def test_sequences_of_a_worker_that_is_gone_go_on_with_others(caplog: pytest.LogCaptureFixture) -> None:
-    served = Served(workers=2)
-    for body in ("a1", "a2", "a3"):
-        served.ask("a", body)
+    served = Served(size=1, workers=2)
+    served.dies(1)
+    for name in "ab":
+        served.ask(name)
+        served.ends(served.takes(0))
+    served.queue.worker_came(served.slots[1])
+    for body in ("a1", "a2", "b1"):
+        served.ask(body[0], body)
     batch = served.takes(0)
     with caplog.at_level(logging.WARNING):
         served.dies(0)
-    assert "Worker 9000 of model tiny has gone, and what its handler kept of 1 sequences" in caplog.text
-    assert served.takes(1) == []  # it is not known yet what became of the first job
-    served.ends(batch)
+    assert "Worker 9000 of model tiny has gone, and what its handler kept of 2 sequences" in caplog.text
     served.ends(served.takes(1))
-    assert bodies(served.takes(1)) == ["a3"]
+    assert served.takes(1) == []  # it is not known yet what became of the first job of a
+    served.ends(batch)
+    assert bodies(served.takes(1)) == ["a2"]
 
 
 @virtual_time
@@ -250,14 +268,16 @@ async def test_as_many_jobs_of_a_sequence_wait_as_may() -> None:
 
 @virtual_time
 async def test_sequence_ends_when_it_has_been_idle_for_too_long() -> None:
-    served = Served(most=1, max_idle=10)
+    served = Served(workers=2, most=1, max_idle=10)
     served.ask("a")
     served.ends(served.takes())
     await asyncio.sleep(6)
     served.ask("a")
     await asyncio.sleep(20)  # it waits
+    assert served.takes(1) == []
     batch = served.takes()
     await asyncio.sleep(20)  # it runs
+    assert served.refuses("b")
     served.ends(batch)
     await asyncio.sleep(9.9)
     assert served.refuses("b")
@@ -275,6 +295,23 @@ async def test_sequence_ends_when_it_has_taken_too_long_as_a_whole() -> None:
     assert served.refuses("b")
     await asyncio.sleep(0.6)
     assert not served.refuses("b")
+
+
+@virtual_time
+async def test_time_limits_of_a_sequence_that_has_ended_are_not_those_of_the_next_of_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served = Served(most=1, max_idle=10, timeout=12)
+    served.ask("a")
+    served.ends(served.takes())
+    await asyncio.sleep(9)
+    served.ask("a", ends=True)
+    served.ends(served.takes())
+    served.ask("a")
+    served.ends(served.takes())
+    await asyncio.sleep(9)
+    assert served.refuses("b")
+    assert not caplog.records  # of callbacks that failed
 
 
 @virtual_time
@@ -419,18 +456,24 @@ async def test_jobs_that_fail_all_leave_no_sequence_busy() -> None:
     waiting = [served.ask("a"), served.ask("b")]
     served.queue.fail_all(NoWorkers("tiny"))
     assert [type(job.answer.exception()) for job in waiting] == [NoWorkers] * 2
+    assert batch[0].is_open
     served.ends(batch)
     served.ask("a")
     assert len(served.takes()) == 1
 
 
+@pytest.mark.parametrize("busy", [True, False])
 @virtual_time
-async def test_sequences_end_with_the_last_worker_that_is_wanted() -> None:
+async def test_sequences_end_with_the_last_worker_that_is_wanted(busy: bool) -> None:
     served = Served(most=1)
     served.ask("a")
-    served.ends(served.takes())
+    batch = served.takes()
+    if not busy:
+        served.ends(batch)
     served.queue.workers = 0
     served.dies()
+    if busy:
+        served.ends(batch)
     assert not served.refuses("b")
 
 

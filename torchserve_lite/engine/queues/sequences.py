@@ -186,6 +186,12 @@ class SequenceQueue:
 
     def move_to(self, other: JobQueue, moved: Callable[[], None]) -> None:
         """What a worker here still runs of a sequence comes before what waits of it, there as well."""
+        if self._sequences:
+            log.warning(
+                "New workers of model %s take over, which know nothing of what the old ones have kept of %d sequences",
+                self._name,
+                len(self._sequences),
+            )
         for sequence in dict.fromkeys([*self._sequences.values(), *self._open.values()]):
             if sequence.busy and sequence.id and isinstance(other, SequenceQueue):
                 sequence.goes_on = partial(other._go_on, other._hold(sequence.id), moved)
