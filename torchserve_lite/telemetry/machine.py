@@ -51,7 +51,8 @@ class MachineFigures:
         psutil.cpu_percent()  # from here on counts what the next look tells
 
     async def run(self) -> None:
-        """Until it is cancelled. What cannot be read is left out, and said once."""
+        """Until it is cancelled. What cannot be read is left out, and said once. The first looks come in quick succession:
+        that is when models load."""
         wait = _SHORTEST
         said = ""
         while True:
@@ -63,7 +64,8 @@ class MachineFigures:
                 if worker.pid is not None
             ]
             try:  # in a thread: a file system that hangs must not keep the server from anything else
-                figures, memory = await asyncio.to_thread(self._look, workers)
+                busy = psutil.cpu_percent()  # here: it counts from the last call of the same thread
+                figures, memory = await asyncio.to_thread(self._look, busy, workers)
             except (OSError, psutil.Error) as error:
                 if str(error) != said:
                     said = str(error)
@@ -71,15 +73,15 @@ class MachineFigures:
             else:
                 self._metrics.show_machine(figures)
                 self._metrics.show_memory(*memory)
-            wait = max(self._interval, _SHORTEST)
+            wait = max(min(2 * wait, self._interval), _SHORTEST)
 
     def _look(
-        self, workers: Sequence[tuple[ModelKey, str, int]]
+        self, busy: float, workers: Sequence[tuple[ModelKey, str, int]]
     ) -> tuple[Sequence[MachineFigure], tuple[float, Sequence[tuple[ModelKey, str, float]]]]:
         host = (("Level", "Host"),)
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
         figures: list[MachineFigure] = [
-            ("CPUUtilization", host, psutil.cpu_percent()),
+            ("CPUUtilization", host, busy),
             ("MemoryUsed", host, memory.used / _MEGABYTE),
             ("MemoryAvailable", host, memory.available / _MEGABYTE),
             ("MemoryUtilization", host, memory.percent),
