@@ -51,8 +51,10 @@ class MachineFigures:
         psutil.cpu_percent()  # from here on counts what the next look tells
 
     async def run(self) -> None:
-        """Until it is cancelled. What cannot be read is left out, and said once. The first looks come in quick succession:
-        that is when models load."""
+        """Until it is cancelled. What cannot be read is left out, and said once.
+
+        The first looks come in quick succession: that is when models load.
+        """
         wait = _SHORTEST
         said = ""
         while True:
