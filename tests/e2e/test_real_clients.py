@@ -137,6 +137,7 @@ VALUES: dict[str, Any] = {
     "kserve v1 predict": {"predictions": [2]},
     "kserve v1 predict two": {"predictions": [2, 2]},
     "kserve v1 explain": 28,
+    "kserve v1 event": {"predictions": [2]},
     "kserve v2 live": True,
     "kserve v2 ready": True,
     "kserve v2 model ready": True,
@@ -214,3 +215,10 @@ async def test_call_is_answered(outcomes: Outcomes, name: str) -> None:
 @pytest.mark.parametrize("name", ERRORS)
 async def test_call_is_refused_with_a_reason_that_the_client_shows(outcomes: Outcomes, name: str) -> None:
     assert ERRORS[name] in outcomes[name]["error"]
+
+
+async def test_event_is_answered_with_an_event(outcomes: Outcomes) -> None:
+    """Which KServe's SDK sends as headers."""
+    headers = outcomes["kserve v1 event headers"]["value"]
+    assert (headers["ce-type"], headers["ce-source"]) == ("io.kserve.inference.response", "io.kserve.inference.mnist")
+    assert set(headers) == {"ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time"}

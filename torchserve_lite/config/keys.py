@@ -129,6 +129,9 @@ _TABLE = (
     _key("kserve", choice("auto", "true", "false"), "auto", flag="--kserve"),
     _key("kserve_address", address(80, 443), "", "http.kserve"),
     _key("kserve_grpc_port", port, "", "grpc.kserve_port"),
+    _key("cloud_event_type", header_value, "io.kserve.inference.response", "http.event_type"),
+    _key("cloud_event_source", header_value, "", "http.event_source"),
+    _key("cloud_event_merge", boolean, "false", "http.event_merge"),
     # The certificate of https:// addresses
     _key("keystore", path, "", "tls.keystore"),
     _key("keystore_pass", text, "changeit", "tls.keystore_password", secret=True),

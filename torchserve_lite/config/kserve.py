@@ -24,6 +24,7 @@ _IN_A_POD = {
     # Proxies learn late that a pod is going, and most pods have no preStop hook to wait for them.
     "shutdown_linger_seconds": "5",
 }
+_VARIABLES = {"CE_TYPE": "cloud_event_type", "CE_SOURCE": "cloud_event_source", "CE_MERGE": "cloud_event_merge"}
 _OF_A_SERVICE = {"disable_token_authorization": "true"}  # the platform guards the door
 
 
@@ -40,6 +41,7 @@ def kserve_defaults(switch: str, environ: Mapping[str, str]) -> Mapping[str, tup
     in_a_pod = reason_for_pod(switch, environ)
     of_a_service = in_a_pod or (_SERVICE if environ.get(_SERVICE) else "")
     return {
+        **{key: (environ[name].strip(), name) for name, key in _VARIABLES.items() if environ.get(name)},
         **({key: (text, in_a_pod) for key, text in _IN_A_POD.items()} if in_a_pod else {}),
         **({key: (text, of_a_service) for key, text in _OF_A_SERVICE.items()} if of_a_service else {}),
     }

@@ -57,6 +57,9 @@ class HttpConfig:
     management_hosts: tuple[str, ...] = ()  # names, in small letters, by which management may be called; see guard.py
     shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included
     shutdown_linger: float = 1.0  # seconds for which a server that stops goes on accepting, while it is not ready
+    event_type: str = "io.kserve.inference.response"  # of the CloudEvents that answer CloudEvents
+    event_source: str = ""  # of them; without it io.kserve.inference. and the model's name
+    event_merge: bool = False  # whether they keep the other attributes of the event that they answer
     unix_socket_mode: int = 0o600  # who may connect to a listener on a unix socket
 
     @property

@@ -26,6 +26,7 @@ from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.cloud_events import CloudEvents
 from torchserve_lite.protocols.http.connections import Client, Clients
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
@@ -141,8 +142,10 @@ class Listener:
         table = RouteTable(self.exchange.answer, guard)
         refusals = Refusals(settings, self.metrics, table.description)
         shared = (plane, self.health, Bodies(settings))
-        for routes in (TorchServeRoutes, SageMakerRoutes, KServeV1Routes, KServeV2Routes):
-            routes(*shared).add_to(table)
+        events = CloudEvents(settings)
+        kserve = (KServeV1Routes(*shared, events), KServeV2Routes(*shared, events))
+        for routes in (TorchServeRoutes(*shared), SageMakerRoutes(*shared), *kserve):
+            routes.add_to(table)
         self.aiohttp: list[Aiohttp] = []
         heads = PlainHeads(table.plain, settings.max_request_size)
         self.front = Front(self.clients, refusals, self.exchange, plane, heads, guard, self._speak_aiohttp)
@@ -238,6 +241,8 @@ ODD = {
     "upgrade": post(b"Connection: Upgrade", b"Upgrade: websocket"),
     "last request": post(b"Connection: close"),
     "binary tensors": post(b"Inference-Header-Content-Length: 1", path=b"/v2/models/tiny/infer"),
+    "event in headers": post(b"ce-id: 1", path=b"/v1/models/tiny:predict"),
+    "event as body": post(b"Content-Type: Application/CloudEvents+json", path=b"/v1/models/tiny:predict"),
     "time limit that is none": post(b"X-Request-Timeout-Ms: soon"),
     "unknown header": post(b"Trailer: x"),
     "repeated header": post(b"Accept: a", b"accept: b"),

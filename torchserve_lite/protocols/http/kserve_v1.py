@@ -18,6 +18,7 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.cloud_events import CloudEvents
 from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
 from torchserve_lite.protocols.http.openapi import (
     ANYTHING,
@@ -75,10 +76,11 @@ _EXPLAIN = replace(
 
 
 class KServeV1Routes:
-    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies, events: CloudEvents) -> None:
         self._plane = plane
         self._health = health
         self._bodies = bodies
+        self._events = events
 
     def add_to(self, table: RouteTable) -> None:
         health = table.group(ErrorForm.KSERVE, Door.OPEN)
@@ -105,8 +107,9 @@ class KServeV1Routes:
             raise RouteNotFound
         check_method(request)
         await self._plane.check_known(target.model, None)
-        body = Part("body", await self._bodies.unpacked(request), JSON)
-        return await self._plane.infer(make_request(request, target, (body,)))
+        body = await self._bodies.unpacked(request)
+        answer = await self._plane.infer(make_request(request, target, (Part("body", body, JSON),)))
+        return self._events.answer(request, body, target.model, answer)
 
 
 class KServeV1ReadinessRoutes:

@@ -19,6 +19,7 @@ from torchserve_lite.protocols.errors import ErrorForm
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.answers import JSON, json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.cloud_events import CloudEvents
 from torchserve_lite.protocols.http.codings import packed
 from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
 from torchserve_lite.protocols.http.openapi import (
@@ -136,10 +137,11 @@ def _of_version(operation: Operation) -> Operation:
 
 
 class KServeV2Routes:
-    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies) -> None:
+    def __init__(self, plane: DataPlane, health: Health, bodies: Bodies, events: CloudEvents) -> None:
         self._plane = plane
         self._health = health
         self._bodies = bodies
+        self._events = events
 
     def add_to(self, table: RouteTable) -> None:
         health = table.group(ErrorForm.KSERVE, Door.OPEN)
@@ -196,6 +198,7 @@ class KServeV2Routes:
         if TENSORS in request.headers:
             parts = tensor_parts(body, header(request, TENSORS))
         answer = await self._plane.infer(make_request(request, target, parts))
+        answer = self._events.answer(request, body, target.model, answer)
         return await packed(answer, header(request, "Accept-Encoding"))
 
 

@@ -23,6 +23,7 @@ from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.api_description import ApiDescriptionRoutes
 from torchserve_lite.protocols.http.bodies import Bodies
+from torchserve_lite.protocols.http.cloud_events import CloudEvents
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
@@ -239,8 +240,8 @@ class HttpFrontEnd:
             repository = KServeRepository(self._plane, ModelRepository(self._manager), self._access)
             routes += [
                 KServeRepositoryRoutes(repository, Bodies(self._config)),
-                KServeV1Routes(*shared),
-                KServeV2Routes(*shared),
+                KServeV1Routes(*shared, CloudEvents(self._config)),
+                KServeV2Routes(*shared, CloudEvents(self._config)),
                 OpenAIRoutes(self._plane, Bodies(self._config)),
             ]
         if "management" in roles:

@@ -32,7 +32,9 @@ _REQUEST_LINE = re.compile(r"(POST|PUT) ((?:/[A-Za-z0-9_:~-][A-Za-z0-9_:~.-]*)+/
 _RULES = {  # for the headers that change how a request is read, or answered
     "connection": re.compile("keep-alive", re.IGNORECASE),
     "content-length": re.compile("0|[1-9][0-9]{0,9}"),
-    "content-type": re.compile("(?!multipart/form-data|application/x-www-form-urlencoded).*", re.IGNORECASE),
+    "content-type": re.compile(
+        "(?!multipart/form-data|application/x-www-form-urlencoded|application/cloudevents).*", re.IGNORECASE
+    ),
     "host": HOST,
 }
 # fmt: off
