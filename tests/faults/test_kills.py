@@ -91,6 +91,8 @@ async def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
             more = "startupTimeout: 4\n" if name == IMPATIENT else ""
             stages.write_model(folder / "store", name, config + more)
         async with running(folder, folder / "store", {"worker_launcher": request.param}) as server:
+            # Its first start may take too long, where it waits for the imports of what it is forked from.
+            await server.line(rf"-{IMPATIENT}.* is ready \(pid")
             yield Place(server, stages)
 
 
