@@ -103,7 +103,7 @@ async def test_death_of_its_worker_costs_a_sequence_what_was_kept_and_no_other_r
             await running.answer
         assert await answer_to(waiting) == (other, "next")
         assert await model.ask("b", "two") == (other, "one two")
-        assert "what its handler kept of 1 sequences" in caplog.text
+        assert "what its handler kept of its sequences (1)" in caplog.text
         gate.open()
         while model.model.engine.status(model.model.spec.key).ready_workers < 2:
             await asyncio.to_thread(os.sched_yield)

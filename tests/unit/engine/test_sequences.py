@@ -202,7 +202,7 @@ async def test_sequences_of_a_worker_that_is_gone_go_on_with_others(caplog: pyte
     batch = served.takes(0)
     with caplog.at_level(logging.WARNING):
         served.dies(0)
-    assert "Worker 9000 of model tiny has gone, and what its handler kept of 2 sequences" in caplog.text
+    assert "Worker 9000 of model tiny has gone, and with it what its handler kept of its sequences (2)" in caplog.text
     served.ends(served.takes(1))
     assert served.takes(1) == []  # it is not known yet what became of the first job of a
     served.ends(batch)

@@ -188,7 +188,7 @@ class SequenceQueue:
         """What a worker here still runs of a sequence comes before what waits of it, there as well."""
         if self._sequences:
             log.warning(
-                "New workers of model %s take over, which know nothing of what the old ones have kept of %d sequences",
+                "New workers of model %s take over. They know nothing of what the old ones kept of its sequences (%d).",
                 self._name,
                 len(self._sequences),
             )
@@ -241,8 +241,8 @@ class SequenceQueue:
             return
         if host.sequences and self.workers:
             log.warning(
-                "Worker %s of model %s has gone, and what its handler kept of %d sequences; other workers go on with "
-                "them",
+                "Worker %s of model %s has gone, and with it what its handler kept of its sequences (%d). Other "
+                "workers go on with them.",
                 slot.id,
                 self._name,
                 len(host.sequences),
