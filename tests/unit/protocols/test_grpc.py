@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.conftest import Holder
 from torchserve_lite import errors
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
@@ -148,6 +149,44 @@ async def test_job_is_abandoned_when_the_client_cancels(front: GrpcFront, method
     await abandoned(front.engine.jobs[0])
 
 
+async def test_streams_are_whole_and_in_order_while_a_third_of_200_clients_leaves(front: GrpcFront) -> None:
+    left: list[Job] = []
+    all_there, all_left = asyncio.Event(), asyncio.Event()
+
+    def leave(job: Job) -> None:
+        left.append(job)
+        if len(left) == 67:
+            all_left.set()
+
+    def begin(job: Job) -> None:
+        job.holder = Holder(leave)
+        job.add_piece(InferenceResponse(b"0"))
+        if len(front.engine.jobs) == 200:
+            all_there.set()
+
+    async def read(number: int) -> list[bytes]:
+        request = front.inference.message(SERVICE, "StreamPredictions", model_name="tiny")
+        stream = front.inference.call(SERVICE, "StreamPredictions")(request)
+        pieces = []
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            pieces.append(message.prediction)
+            if number % 3 == 0:
+                stream.cancel()
+                break
+        return pieces
+
+    front.engine.answer = begin
+    reading = [asyncio.create_task(read(number)) for number in range(200)]
+    await asyncio.gather(all_there.wait(), all_left.wait())
+    for job in front.engine.jobs:
+        if job not in left:
+            for number in range(1, 10):
+                job.add_piece(InferenceResponse(b"%d" % number))
+            job.succeed(InferenceResponse(b""))
+    whole = [b"%d" % number for number in range(10)]
+    assert await asyncio.gather(*reading) == [whole[:1] if n % 3 == 0 else whole for n in range(200)]
+
+
 async def test_handler_is_stopped_when_the_client_leaves_in_the_middle_of_a_stream(front: GrpcFront) -> None:
     front.engine.answer = lambda job: job.add_piece(InferenceResponse(b"1"))
     request = front.inference.message(SERVICE, "StreamPredictions", model_name="tiny")
@@ -155,20 +194,10 @@ async def test_handler_is_stopped_when_the_client_leaves_in_the_middle_of_a_stre
     assert (await stream.read()).prediction == b"1"
     (job,) = front.engine.jobs
     gone = asyncio.Event()
-    job.holder = Holder(gone)
+    job.holder = Holder(lambda unwanted: gone.set())
     stream.cancel()
     await gone.wait()
     assert not job.wanted
-
-
-class Holder:
-    """Whoever runs a job, who sets ``told`` when it is not wanted any more."""
-
-    def __init__(self, told: asyncio.Event) -> None:
-        self._told = told
-
-    def unwanted(self, job: Job) -> None:
-        self._told.set()
 
 
 @pytest.mark.parametrize(
@@ -215,7 +244,7 @@ async def test_client_that_never_reads_what_is_streamed_frees_the_worker_and_is_
     went = asyncio.Event()
 
     def answer(job: Job) -> None:
-        job.holder = Holder(went)
+        job.holder = Holder(lambda unwanted: went.set())
         for _ in range(30):
             job.add_piece(InferenceResponse(b"x" * 1_000_000))
 
