@@ -27,13 +27,22 @@ LOCK := $(BIN)/uv --quiet pip compile pyproject.toml --extra dev --universal --g
 	--no-emit-package torch -c requirements/torch.txt --annotation-style line \
 	--custom-compile-command 'make upgrade' -o requirements/locked.txt
 
+# What images are made of, layer by layer, in the same versions.
+IMAGE_PARTS := handlers server build
+LOCK_IMAGE = for part in $(IMAGE_PARTS); do \
+	$(BIN)/uv --quiet pip compile docker/requirements/$$part.in --universal --python-version 3.11 --generate-hashes \
+		--no-emit-package torch -c requirements/locked.txt -c requirements/torch.txt --annotation-style line \
+		--custom-compile-command 'make lock' -o docker/requirements/$$part.txt || exit 1; done
+
 lock:
 	test -x $(BIN)/uv || $(MAKE) setup
 	$(LOCK)
+	$(LOCK_IMAGE)
 
 upgrade:
 	test -x $(BIN)/uv || $(MAKE) setup
 	$(LOCK) --upgrade
+	$(LOCK_IMAGE)
 
 # KServe's SDK and tritonclient for the tests that run them, in an environment of their own: their protobuf is not ours.
 CLIENTS := .venv-clients

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import tempfile
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from torchserve_lite import __version__
-from torchserve_lite.archive.store import Archive, ModelStore
+from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.errors import ArchiveNotFound, BadRequest, Conflict, ServingError
 
 Manifest = dict[str, Any]
 
 _IMAGE = f"registry.example.com/torchserve-lite:{__version__}"
 _RESOURCE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,48}[a-z0-9])?")
-_GUIDE = """\
+_CONFIGURATION = """\
 inference_address=http://0.0.0.0:8085
 management_address=http://0.0.0.0:8085
 metrics_address=http://0.0.0.0:8082
@@ -28,7 +27,7 @@ enable_envvars_config=true
 install_py_dep_per_model=true
 job_queue_size=100
 model_store=/mnt/models/model-store
-model_snapshot={snapshot}
+load_models={file}
 """
 
 
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         with store.open_at(file.name, file.absolute()) as archive:
             name = resource_name(arguments.name or archive.manifest.model_name)
             if arguments.layout is not None:
-                write_layout(arguments.layout, file, archive)
+                write_layout(arguments.layout, file)
     print(yaml.safe_dump_all(manifests(name, arguments), sort_keys=False), end="")
     return 0
 
@@ -176,21 +175,16 @@ def _resources(cpu: str, memory: str, gpus: int) -> Manifest:
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def write_layout(folder: Path, file: Path, archive: Archive) -> None:
-    """``model-store`` and ``config`` as KServe mounts them below /mnt/models."""
+def write_layout(folder: Path, file: Path) -> None:
+    """``model-store`` and ``config`` as KServe mounts them below /mnt/models. How to serve the model is left to its
+    archive."""
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty. Name another folder with --layout.")
-    model = {"defaultVersion": True, "marName": file.name, "minWorkers": 1, "maxWorkers": 1}
-    snapshot = {
-        "name": "startup.cfg",
-        "modelCount": 1,
-        "models": {archive.manifest.model_name: {archive.manifest.model_version: model}},
-    }
     try:
         (folder / "model-store").mkdir(parents=True)
         (folder / "config").mkdir()
         copy = shutil.copytree if file.is_dir() else shutil.copyfile
         copy(file, folder / "model-store" / file.name)
-        (folder / "config" / "config.properties").write_text(_GUIDE.format(snapshot=json.dumps(snapshot)))
+        (folder / "config" / "config.properties").write_text(_CONFIGURATION.format(file=file.name))
     except OSError as error:
         raise ServingError(f"{folder} cannot be written: {error.strerror}.") from error

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchserve_lite.cli.first_process import behind_first_process
 from torchserve_lite.cli.start import prepare, serve_configured
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    return behind_first_process(lambda: _serve(arguments))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     prepare(os.environ)
     from torchserve_lite.cli.display import display_for
     from torchserve_lite.cli.llm_examples import first_requests

@@ -20,6 +20,8 @@ _IN_A_POD = {
     "management_address": "http://127.0.0.1:8083",
     "metrics_address": "http://0.0.0.0:8082",
     "grpc_inference_address": "0.0.0.0",
+    # Nobody would restore them: a start that names its file does not, and a pod's root may be read-only.
+    "config_snapshots": "false",
     "model_store": "/mnt/models/model-store",
     # Proxies learn late that a pod is going, and most pods have no preStop hook to wait for them.
     "shutdown_linger_seconds": "5",

@@ -51,8 +51,9 @@ def test_name_that_kubernetes_does_not_take_becomes_one_that_it_does(capsys: pyt
 
 def test_layout_is_what_the_storage_has_to_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("--layout", "storage") == 0
-    (model,) = load_config(tmp_path / "storage/config/config.properties", {}, {}).models.startup
-    assert (model.name, model.version, model.url) == ("mnist_kf", "1.0", "mnist.mar")
+    config = load_config(tmp_path / "storage/config/config.properties", {}, {"PROTOCOL_VERSION": "v1"})
+    assert [model.url for model in config.models.startup] == ["mnist.mar"]
+    assert config.notices == ()
     assert (tmp_path / "storage/model-store/mnist.mar").read_bytes() == (tmp_path / "mnist.mar").read_bytes()
     assert _run("--layout", "storage") == 1
     assert "not empty" in capsys.readouterr().err
