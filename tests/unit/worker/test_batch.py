@@ -365,3 +365,34 @@ def test_result_that_cannot_be_sent_is_told_as_such_in_every_envelope(envelope: 
     (reply,) = replies_of(runner_of(lambda rows, context: [result]), call(body, envelope=envelope))
     assert reply.failure in (FailureKind.HANDLER, FailureKind.CODE)
     assert bytes(body_of(reply)).startswith(b"Unsupported model output data type.")
+
+
+def test_requests_in_all_forms_of_kserve_share_a_call_and_get_their_own_rows_in_their_own_forms() -> None:
+    """One with several tensors has a call of its own, since they may belong together."""
+    seen: list[list[Any]] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        seen.append([row["data"] if isinstance(row, dict) else row for row in rows])
+        return [10 * (value[0] if isinstance(value, list) else value) for value in seen[-1]]
+
+    head = json.dumps(
+        {
+            "inputs": [{"name": "x", "shape": [1], "datatype": "INT8", "parameters": {"binary_data_size": 1}}],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()
+    parts = (SentPart("body", bytearray(head)), SentPart("tensors", bytearray(b"\x05")))
+    replies = replies_of(
+        runner_of(handle),
+        call({"instances": [1, 2]}, "v1", envelope="kserve"),
+        Call("binary", "predict", parts, (), envelope="kservev2"),
+        two_tensors("two"),
+        call({"inputs": [{**TENSOR, "data": [3]}]}, "json", envelope="kservev2"),
+    )
+    assert seen == [[1, 2, [5], [3]], [[7], [7]]]
+    v1, binary, two, inline = [body_of(reply) for reply in replies]
+    assert json.loads(v1) == {"predictions": [10, 20]}
+    assert binary.endswith((50).to_bytes(8, "little"))
+    assert dict(replies[1].headers)["Inference-Header-Content-Length"] == str(len(binary) - 8)
+    assert [output["data"] for output in json.loads(two)["outputs"]] == [[70], [70]]
+    assert json.loads(inline)["outputs"][0]["data"] == [30]
