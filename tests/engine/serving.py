@@ -115,3 +115,13 @@ async def served(
     async with engine_of(launcher, model, events=events, **(engine or {})) as running, asyncio.timeout(100):
         await running.load(spec, workers)
         yield Served(running, spec, events)
+
+
+async def pieces_of(job: Job) -> list[bytes]:
+    """The whole of a streamed answer, or the one piece of another."""
+    response = await job.answer
+    pieces = [bytes(response.body)]
+    if response.stream is not None:
+        async with response.stream as rest:
+            pieces += [bytes(piece) async for piece in rest]
+    return pieces

@@ -8,21 +8,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import stream_of
-from tests.engine.serving import served
-from torchserve_lite.core.jobs import Job
+from tests.engine.serving import pieces_of, served
 from torchserve_lite.core.models import BatchPolicy, SequencePolicy
 from torchserve_lite.errors import PredictionFailed, TooManySequences
 
 CONTINUOUS: dict[str, Any] = {"continuous": True, "lanes": 2, "batch": BatchPolicy(size=2, delay=10.0)}
-
-
-async def whole(job: Job) -> list[bytes]:
-    first = await job.answer
-    pieces = [bytes(first.body)]
-    if first.stream is not None:
-        async with first.stream as rest:
-            pieces += [bytes(piece) async for piece in rest]
-    return pieces
 
 
 @pytest.mark.parametrize("launcher", ["forked", "shared", "inline"])
@@ -30,9 +20,9 @@ async def test_late_request_joins_one_that_runs_and_both_end_at_their_own_step(l
     async with served(launcher, "continuous", **CONTINUOUS) as model:
         long = model.submit(b"forever")
         async with await stream_of(long) as steps:
-            assert await whole(model.submit(b"3")) == [b"2 "] * 3
+            assert await pieces_of(model.submit(b"3")) == [b"2 "] * 3
             await anext(steps)
-        assert await whole(model.submit(b"1")) == [b"1 "]  # whose place the first has left; nobody else is there
+        assert await pieces_of(model.submit(b"1")) == [b"1 "]  # whose place the first has left; nobody else is there
 
 
 async def test_request_beyond_the_places_waits_for_one() -> None:
@@ -43,7 +33,7 @@ async def test_request_beyond_the_places_waits_for_one() -> None:
         await anext(aiter(streams[0]))
         assert model.engine.status(model.spec.key).queued == 1
         streams[0].close()
-        assert await whole(waiting) == [b"2 "] * 2
+        assert await pieces_of(waiting) == [b"2 "] * 2
         streams[1].close()
 
 
@@ -52,10 +42,10 @@ async def test_failure_ends_those_that_were_at_work_and_the_worker_lives() -> No
         pids = model.pids
         async with await stream_of(model.submit(b"forever")) as steps:
             with pytest.raises(PredictionFailed):
-                await whole(model.submit(b"fail"))
+                await pieces_of(model.submit(b"fail"))
             with pytest.raises(PredictionFailed):
                 [piece async for piece in steps]
-        assert await whole(model.submit(b"1")) == [b"1 "]
+        assert await pieces_of(model.submit(b"1")) == [b"1 "]
         assert model.pids == pids
 
 
@@ -66,7 +56,7 @@ async def test_sequences_join_a_continuous_handler_and_end_by_its_header() -> No
 
         async def told(sequence: str, word: str) -> str:
             named = (("ts_request_sequence_id", sequence),)
-            return b"".join(await whole(model.submit(word.encode(), headers=named))).decode()
+            return b"".join(await pieces_of(model.submit(word.encode(), headers=named))).decode()
 
         answers = await asyncio.gather(told("a", "1"), told("a", "2"), told("b", "3"))
         assert [answer.partition(":")[2] for answer in answers] == ["1", "1,2", "3"]

@@ -7,20 +7,10 @@ import json
 
 import pytest
 
-from tests.engine.serving import Served, served
-from torchserve_lite.core.jobs import Job
+from tests.engine.serving import Served, pieces_of, served
 from torchserve_lite.core.models import BatchPolicy
 
 LAUNCHERS = ["forked", "shared", "exec", "inline"]
-
-
-async def pieces_of(job: Job) -> list[bytes]:
-    response = await job.answer
-    pieces = [bytes(response.body)]
-    if response.stream is not None:
-        async with response.stream as rest:
-            pieces += [bytes(piece) async for piece in rest]
-    return pieces
 
 
 def numbered(pieces: list[bytes]) -> list[tuple[object, int]]:
