@@ -23,7 +23,7 @@ STREAMS = 200
 PIECES = 40  # of each; half of them before the gate
 HALF = PIECES // 2
 
-# A worker runs 64 such requests at once. One look at the gate serves all of its streams.
+# Four workers run 50 such requests each. One look at the gate serves all streams of a worker.
 HANDLER = f"""
 import asyncio
 import pathlib

@@ -13,13 +13,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.e2e.server import PATIENCE, Server, running, write_model
 
 HANDLER = """
+from ts.handler_utils.utils import send_intermediate_predict_response
+
 def handle(data, context):
     if data is None:
         return None
+    while bytes(data[0]["body"]) == b"ever":
+        send_intermediate_predict_response(["x" * 100_000], context.request_ids, "", 200, context)
     return [b"x" * 20_000_000 if bytes(row["body"]) == b"much" else bytes(row["body"]) for row in data]
 """
 LIMITS = {
@@ -173,6 +178,17 @@ async def test_readers_that_never_read_are_ended_and_others_are_answered(tmp_pat
             await back_to(server, before)
             for client in deaf:
                 assert len(await client.read_to_end()) < 20_000_000
+
+
+@pytest.mark.parametrize("accept", [b"", b"Accept: text/event-stream\r\n"], ids=["chunks", "events"])
+async def test_reader_of_a_stream_that_never_reads_is_ended_and_its_worker_is_free(
+    tmp_path: Path, accept: bytes
+) -> None:
+    async with serving(tmp_path) as server:
+        with clients(server, 1) as (deaf,):
+            await deaf.send(HEAD + accept + b"Content-Length: 4\r\n\r\never")
+            await server.line(rf"\b{deaf.port}\b.* is cut off")
+            assert await server.post("/predictions/m", b"7") == (200, 7)
 
 
 async def test_flood_of_idle_clients_leaves_room_for_new_ones_and_for_workers(tmp_path: Path) -> None:
