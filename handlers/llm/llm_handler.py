@@ -17,6 +17,7 @@ from llm_models import generates_text, load_config
 from llm_requests import RequestRefused, read_body
 from llm_settings import model_source, read_settings
 from ts.torch_handler.base_handler import BaseHandler
+from ts.utils.util import PredictionException
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,11 @@ class LLMHandler(BaseHandler):
         self.under_way: set[str] = set()
         self.initialized = True
 
-    def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[Any]:
+    def handle(self, data: Sequence[Any], context: Any) -> list[Any]:
+        if context.get_request_header(0, "describe") == "True":  # called beside the others, who have not left
+            return [self._about()]
+        if context.get_request_header(0, "explain") == "True":
+            raise PredictionException("A language model's answers cannot be explained.", 501)
         ids = [str(context.get_request_id(index)) for index in range(len(data))]
         for gone in self.under_way.difference(ids):
             self._forget(gone)
@@ -59,7 +64,7 @@ class LLMHandler(BaseHandler):
         replies = {**self.service.replies(), **known}
         return self._sent([replies.get(request_id, NOTHING_YET) for request_id in ids], ids, context)
 
-    def _begin(self, request_id: str, row: Mapping[str, Any], path: str | None) -> Reply | None:
+    def _begin(self, request_id: str, row: Any, path: str | None) -> Reply | None:
         """The reply, when it is known without the model; None when the request is under way."""
         try:
             route = (path or "").strip("/")
@@ -82,20 +87,22 @@ class LLMHandler(BaseHandler):
         return None
 
     def _models(self, name: str) -> Reply:
-        model = {
+        if not name:
+            return model_list([self._about()])
+        if name != self.name:
+            raise RequestRefused(
+                f"There is no model {name} here, only {self.name}.", status=404, code="model_not_found"
+            )
+        return Reply(self._about())
+
+    def _about(self) -> dict[str, Any]:
+        return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "torchserve-lite",
             "max_model_len": self.service.max_model_len,
         }
-        if not name:
-            return model_list([model])
-        if name != self.name:
-            raise RequestRefused(
-                f"There is no model {name} here, only {self.name}.", status=404, code="model_not_found"
-            )
-        return Reply(model)
 
     def _sent(self, replies: Sequence[Reply], ids: Sequence[str], context: Any) -> list[Any]:
         for index, (reply, request_id) in enumerate(zip(replies, ids, strict=True)):

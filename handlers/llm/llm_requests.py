@@ -76,10 +76,11 @@ class EmbeddingRequest:
     as_base64: bool
 
 
-def read_body(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON object that the client sent, whatever content type it gave."""
-    body = row.get("body")
-    body = row.get("data") if body is None else body
+def read_body(row: Any) -> dict[str, Any]:
+    """The JSON object that the client sent, whatever content type it gave. Of KServe's V1 an instance is the object."""
+    body = row
+    if isinstance(row, dict):
+        body = next((row[name] for name in ("body", "data") if row.get(name) is not None), row)
     if isinstance(body, (bytes, bytearray, str)):
         try:
             body = json.loads(body)

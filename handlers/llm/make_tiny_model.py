@@ -77,7 +77,6 @@ def make(folder: Path, architecture: str = "llama", *, seed: int = 0, **changes:
         "batchSize": 16,
         "maxBatchDelay": 0,
         "continuousBatching": True,
-        "handler": {"served_model_name": f"tiny-{architecture}"},
     }
     (folder / "model-config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 

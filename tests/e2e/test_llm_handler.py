@@ -144,3 +144,13 @@ async def test_models_are_listed(client: Any, server: Server) -> None:
     assert {model.id async for model in client.models.list()} == {"tiny", "vectors"}
     _, answer = await server.get("/predictions/tiny/1.0/v1/models")
     assert [model["id"] for model in answer["data"]] == ["tiny"]  # type: ignore[index]
+
+
+async def test_kserves_v1_asks_for_a_completion_and_a_description_disturbs_nobody(server: Server) -> None:
+    asked = asyncio.ensure_future(
+        server.post("/v1/models/tiny:predict", {"instances": [{"prompt": "Hello", "max_tokens": 40, "temperature": 0}]})
+    )
+    _, described = await server.get("/models/tiny?customized=true")
+    assert described[0]["customizedMetadata"]["id"] == "tiny"  # type: ignore[index]
+    status, answer = await asked
+    assert (status, answer["predictions"][0]["object"]) == (200, "text_completion")  # type: ignore[index]

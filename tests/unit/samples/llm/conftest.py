@@ -25,7 +25,7 @@ class Serving:
 
     def __init__(self, handler: testing.LoadedHandler) -> None:
         self._handler = handler
-        self._rows: dict[str, tuple[dict[str, Any], str | None]] = {}
+        self._rows: dict[str, tuple[Any, str | None]] = {}
         self._asked = 0
         self.pieces: dict[str, list[Any]] = {}
         self.statuses: dict[str, int] = {}
@@ -35,10 +35,11 @@ class Serving:
     def service(self) -> Any:
         return self._handler.entry_point.__self__.service  # type: ignore[attr-defined]
 
-    def begin(self, body: Any, path: str | None = None) -> str:
+    def begin(self, body: Any, path: str | None = None, *, row: bool = False) -> str:
+        """``row``: the body is the row itself, as an envelope makes it."""
         self._asked += 1
         request_id = f"r{self._asked}"
-        self._rows[request_id] = {"body": body}, path
+        self._rows[request_id] = (body if row else {"body": body}), path
         self.pieces[request_id] = []
         return request_id
 
@@ -72,9 +73,17 @@ class Serving:
             self.step()
         raise AssertionError(f"not answered: {list(self._rows)}")
 
-    def ask(self, body: Any, path: str | None = None) -> Any:
+    def called_alone(self, header: str) -> Any:
+        from ts.context import RequestHeaders, RequestProcessor
+
+        context = self._handler.context
+        context.request_ids = {0: header}
+        context.request_processor = [RequestProcessor(RequestHeaders({header: "True"}))]
+        return self._handler.entry_point([{}], context)[0]
+
+    def ask(self, body: Any, path: str | None = None, *, row: bool = False) -> Any:
         """The answer to one request alone, or the text of its stream."""
-        request_id = self.begin(body, path)
+        request_id = self.begin(body, path, row=row)
         self.run()
         return self.answer(request_id)
 
@@ -82,8 +91,8 @@ class Serving:
         pieces = self.pieces[request_id]
         return "".join(pieces) if isinstance(pieces[0], str) else pieces[0]
 
-    def refusal(self, body: Any, path: str | None = None) -> tuple[int, dict[str, Any]]:
-        error = self.ask(body, path)["error"]
+    def refusal(self, body: Any, path: str | None = None, *, row: bool = False) -> tuple[int, dict[str, Any]]:
+        error = self.ask(body, path, row=row)["error"]
         return self.statuses[f"r{self._asked}"], error
 
 

@@ -158,6 +158,18 @@ def test_nothing_is_kept_of_clients_that_left(llama: Serving) -> None:
     assert len(generation._decoder._mask) == 0
 
 
+def test_description_is_given_between_two_steps_and_ends_no_text(llama: Serving) -> None:
+    """The server calls the handler with it alone, so that the texts under way seem to have left."""
+    streamed = llama.begin(completion(PROMPTS[0], stream=True))
+    llama.step()
+    assert llama.called_alone("describe")["max_model_len"] == 256
+    with pytest.raises(Exception, match="cannot be explained"):
+        llama.called_alone("explain")
+    llama.run()
+    assert llama.answer(streamed).endswith("data: [DONE]\n\n")
+    assert len(llama.pieces[streamed]) > 5
+
+
 def test_seeded_text_does_not_depend_on_its_batch(llama: Serving) -> None:
     seeded = completion("Once upon", temperature=1, top_p=0.9, seed=7)
     alone = llama.ask(seeded)["choices"][0]["text"]

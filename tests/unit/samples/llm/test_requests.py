@@ -213,6 +213,12 @@ def test_parameters_that_ask_for_nothing_or_are_unknown_are_no_hindrance(serving
     assert serving.statuses[f"r{serving._asked}"] == 200
 
 
+def test_instance_of_kserves_v1_is_read_as_a_body(serving: Serving) -> None:
+    assert serving.ask({"body": {"prompt": "Hello", "max_tokens": 1}}, row=True)["choices"]
+    assert serving.ask({"prompt": "Hello", "max_tokens": 1}, row=True)["choices"]
+    assert serving.refusal("Hello", row=True)[0] == 400
+
+
 @pytest.mark.parametrize("body", [b"{", b"[1]", bytearray(b""), "", 3])
 def test_body_that_is_no_object_is_refused(serving: Serving, body: Any) -> None:
     status, error = serving.refusal(body, "v1/completions")
