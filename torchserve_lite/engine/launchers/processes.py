@@ -109,7 +109,7 @@ class StartedProcess(ChildHandle):
 
     def ended(self, code: int) -> None:
         self._stop_looking()
-        if not self.exit_code.done():
+        if not self.exit_code.done() and not self._loop.is_closed():  # else nobody waits for it
             self.exit_code.set_result(code)
 
     def _seen_to_end(self) -> None:
@@ -121,7 +121,8 @@ class StartedProcess(ChildHandle):
 
     def _stop_looking(self) -> None:
         if self._end is not None:
-            self._loop.remove_reader(self._end)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._end)
             os.close(self._end)
             self._end = None
 
