@@ -56,6 +56,7 @@ class VLLMHandler(BaseHandler):
 
     def initialize(self, context: Any) -> None:
         os.environ.pop("VLLM_API_KEY", None)  # the server has asked for its own key
+        self._running: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
         self._parts = AsyncExitStack()  # closed with the process: vLLM's own processes end with it
         asyncio.get_event_loop().run_until_complete(self._start(vllm_arguments(context)))
         self.initialized = True
@@ -93,6 +94,8 @@ class VLLMHandler(BaseHandler):
                 404,
             )
         exchange = Exchange(self._app, _METHODS[path], f"/{path}", _payload(row), context.get_request_id(index) or "")
+        self._running.add(exchange.running)
+        exchange.running.add_done_callback(self._running.discard)
         try:
             status, kind = await exchange.begin()
             context.set_response_status(status, idx=index)
@@ -106,8 +109,11 @@ class VLLMHandler(BaseHandler):
 
 
 class Exchange:
-    """One request to an ASGI application; iterating gives the body of the answer. Closed before the end, or when its
-    client has left, the application is cancelled, whereupon vLLM gives the request up."""
+    """One request to an ASGI application; iterating gives the body of the answer.
+
+    Closed before the end, because its client has left, it tells the application so, and vLLM gives the request up. (To
+    cancel the application would not do: vLLM answers in a task of its own.)
+    """
 
     def __init__(self, app: Any, method: str, path: str, body: bytes, request_id: str) -> None:
         headers = {"host": "localhost", "content-type": "application/json", "content-length": str(len(body))}
@@ -115,7 +121,7 @@ class Exchange:
             headers["x-request-id"] = request_id  # of which vLLM makes its own
         scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,
             "scheme": "http",
@@ -129,26 +135,32 @@ class Exchange:
         }
         self._request: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
         self._sent: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)  # vLLM waits while the client is behind
-        self._running = asyncio.create_task(self._run(app, scope))
+        self._left = asyncio.Event()
+        self.running = asyncio.create_task(self._run(app, scope))
 
     async def _run(self, app: Any, scope: Mapping[str, Any]) -> None:
         try:
-            await app(scope, self._receive, self._sent.put)
+            await app(scope, self._receive, self._send)
         except Exception as error:
-            await self._sent.put(error)
+            await self._send(error)
         else:
-            await self._sent.put(None)
+            await self._send(None)
 
     async def _receive(self) -> dict[str, Any]:
-        if not self._request:
-            await asyncio.Event().wait()  # a client that leaves is told by cancelling
-        return self._request.pop()
+        if self._request:
+            return self._request.pop()
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        if not self._left.is_set():
+            await self._sent.put(message)
 
     async def begin(self) -> tuple[int, str]:
         """Status and content type."""
         message = await self._next()
         headers = {name.lower(): value for name, value in message["headers"]}
-        return message["status"], headers.get(b"content-type", b"application/json").decode("latin-1")
+        return int(message["status"]), headers.get(b"content-type", b"application/json").decode("latin-1")
 
     def __aiter__(self) -> Exchange:
         return self
@@ -168,7 +180,9 @@ class Exchange:
         return found
 
     def close(self) -> None:
-        self._running.cancel()
+        self._left.set()
+        while not self._sent.empty():  # or the application would wait for somebody to take it
+            self._sent.get_nowait()
 
 
 def vllm_arguments(context: Any) -> argparse.Namespace:

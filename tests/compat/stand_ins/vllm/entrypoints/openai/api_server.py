@@ -61,13 +61,28 @@ class Application:
         self.state = SimpleNamespace()
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Send) -> None:
+        """As vLLM does, in a task of its own, which is cancelled when the client disconnects and not otherwise."""
+        body = (await receive())["body"]
+        answering = asyncio.create_task(self._respond(scope["method"], scope["path"], body, send))
+        leaving = asyncio.ensure_future(receive())
+        await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            leaving.cancel()
+            answering.result()
+        else:
+            assert leaving.result() == {"type": "http.disconnect"}
+            answering.cancel()
+            await asyncio.wait([answering])
+            await _answer(send, 200, None)
+
+    async def _respond(self, method: str, path: str, body: bytes, send: Send) -> None:
         adapters = [module["name"] for module in self.state.args.lora_modules or ()]
         names = [*self.state.args.served_model_name, *adapters]
-        if (scope["method"], scope["path"]) == ("GET", "/v1/models"):
+        if (method, path) == ("GET", "/v1/models"):
             await _answer(send, 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
             return
-        assert scope["method"] == "POST"
-        request = json.loads((await receive())["body"])
+        assert method == "POST"
+        request = json.loads(body)
         if request["model"] not in names:
             error = {"message": f"no model {request['model']}", "type": "NotFoundError", "param": "model", "code": 404}
             await _answer(send, 404, {"error": error})
