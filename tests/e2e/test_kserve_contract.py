@@ -61,7 +61,7 @@ def inline(datatype: str, data: Any, shape: Any = None) -> bytes:
     return v2({"name": "x", "shape": [1] if shape is None else shape, "datatype": datatype, "data": data})
 
 
-def in_bytes(datatype: str, shape: Any, size: Any, raw: bytes, announced: str = "") -> tuple[bytes, dict[str, str]]:
+def in_bytes(datatype: str, shape: Any, size: Any, raw: bytes, *, announced: str = "") -> tuple[bytes, dict[str, str]]:
     head = v2({"name": "x", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}})
     return head + raw, {SIZE: announced or str(len(head))}
 
