@@ -95,7 +95,7 @@ class JoinedDecoder:
                 (_stacked(before[0], after[0], width), _stacked(before[1], after[1], width))
                 for before, after in zip(old, new, strict=True)
             ]
-            mask = torch.cat([_widened(self._mask[..., None], width), _widened(mask[..., None], width)])[..., 0]
+            mask = torch.cat([functional.pad(one, (width - one.shape[1], 0)) for one in (self._mask, mask)])
         self._layers, self._mask = _new_cache(new), mask
         return logits
 
@@ -221,18 +221,15 @@ def _new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
 
 def _keys_and_values(cache: Any) -> list[tuple[Tensor, Tensor]]:
     """Of each layer, ``[texts, heads, tokens, size]``; ValueError when the model keeps something else."""
-    layers = [tuple(layer[:2]) for layer in cache]
-    if any(type(layer) is not _layer_type() for layer in getattr(cache, "layers", ())) or any(
-        not isinstance(part, Tensor) or part.dim() != 4 for layer in layers for part in layer
-    ):
+    from transformers import cache_utils
+
+    plain = getattr(cache_utils, "DynamicLayer", None)  # older versions have no layers, and keep nothing else
+    if any(type(layer) is not plain for layer in getattr(cache, "layers", ())):
         raise ValueError("its cache holds more than keys and values")
+    layers = [(layer[0], layer[1]) for layer in cache]
+    if not all(isinstance(part, Tensor) and part.dim() == 4 for layer in layers for part in layer):
+        raise ValueError("its cache lacks the keys and values of a layer")
     return layers
-
-
-def _layer_type() -> type:
-    from transformers.cache_utils import DynamicLayer
-
-    return DynamicLayer
 
 
 def _stacked(above: Tensor, below: Tensor, width: int) -> Tensor:

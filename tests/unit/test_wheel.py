@@ -28,6 +28,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 def test_wheel_holds_every_default_handler(wheel: dict[str, int]) -> None:
     handlers = {f"torchserve_lite/handlers/{file.name}" for file in handlers_folder().glob("*.py")}
     assert handlers <= wheel.keys()
+    parts = {f"torchserve_lite/handlers/llm/{file.name}" for file in handlers_folder().glob("llm/llm_*.py")}
+    assert parts <= wheel.keys()
 
 
 def test_wheel_holds_every_module_of_the_package_with_its_content(wheel: dict[str, int]) -> None:
