@@ -132,6 +132,7 @@ async def test_process_is_as_the_operator_started_it(launcher: str) -> None:
     os.umask(umask := os.umask(0o022))
     inherited = set(psutil.Process(start_preloading().process.pid).environ())
     added = {"PYTHONPATH", "TS_DECODE_INPUT_REQUEST", "TS_IPEX_ENABLE", "TS_IPEX_GPU_ENABLE"}
+    added |= {f"TS_REQUEST_SEQUENCE_{name}" for name in ("ID", "START", "END")}
     expected = {
         "arguments": [],
         "stdin": "",
