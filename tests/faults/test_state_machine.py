@@ -56,6 +56,14 @@ class Place:
 
         self.runner.run(bounded())
 
+    def run_in_time(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nothing any more when the time is over. Not by a rule's precondition: what hypothesis draws may depend on what
+        it has drawn before, and on nothing else."""
+        if time.monotonic() < self.ends:
+            self.run(work)
+        else:
+            work.close()
+
     async def scaled(self, workers: int) -> None:
         """Waits until it has that many. A start may fail meanwhile, and is tried again: its worker was killed."""
         while (await self.server.put(f"/models/m?min_worker={workers}&max_worker={workers}&synchronous=true"))[
@@ -112,37 +120,27 @@ class Life(RuleBasedStateMachine):
         self.has_flapped = self.has_reloaded = False  # they take long
         self.before = self.place.held()
 
-    @property
-    def goes_on(self) -> bool:
-        return time.monotonic() < self.place.ends
-
     def body(self, kind: str) -> str:
         self.place.bodies += 1
         return f"{kind}-{self.place.bodies}"
 
-    @rule()
-    def rest(self) -> None:
-        """There is always something that may be done, also when the time is over."""
-
-    @precondition(lambda self: self.goes_on)
     @rule(workers=st.integers(0, 3))
     def scale(self, workers: int) -> None:
         self.wanted = workers
-        self.place.run(self._put(workers))
+        self.place.run_in_time(self._put(workers))
 
     async def _put(self, *numbers: int) -> None:
         for workers in numbers:
             status, body = await self.place.server.put(f"/models/m?min_worker={workers}&max_worker={workers}")
             assert status == 202, body
 
-    @precondition(lambda self: self.goes_on and not self.has_flapped)
+    @precondition(lambda self: not self.has_flapped)
     @rule()
     def scale_up_and_down_many_times_at_once(self) -> None:
         self.has_flapped = True
         self.wanted = 1
-        self.place.run(self._put(*[3, 1] * 30))
+        self.place.run_in_time(self._put(*[3, 1] * 30))
 
-    @precondition(lambda self: self.goes_on)
     @rule(which=st.integers(0, 2))
     def kill(self, which: int) -> None:
         async def kill() -> None:
@@ -151,9 +149,8 @@ class Life(RuleBasedStateMachine):
                 with contextlib.suppress(ProcessLookupError):  # it was on its way out already
                     os.kill(alive[which], signal.SIGKILL)
 
-        self.place.run(kill())
+        self.place.run_in_time(kill())
 
-    @precondition(lambda self: self.goes_on)
     @rule(kind=st.sampled_from(["quick", "fail", "stream"]), count=st.integers(1, 6))
     def ask(self, kind: str, count: int) -> None:
         """Several at once become batches."""
@@ -163,9 +160,8 @@ class Life(RuleBasedStateMachine):
                 body = self.body(kind)
                 self.asked.append((body, Asked(self.place.server, "m", body)))
 
-        self.place.run(ask())
+        self.place.run_in_time(ask())
 
-    @precondition(lambda self: self.goes_on)
     @rule(leaves=st.booleans())
     def ask_and_do_not_wait(self, leaves: bool) -> None:
         """The client leaves while the handler runs, or its time limit passes."""
@@ -186,13 +182,13 @@ class Life(RuleBasedStateMachine):
                 held.cancel()
                 self.place.stages.release("m", body)
 
-        self.place.run(ask())
+        self.place.run_in_time(ask())
 
-    @precondition(lambda self: self.goes_on and not self.has_reloaded)
+    @precondition(lambda self: not self.has_reloaded)
     @rule()
     def reload(self) -> None:
         self.has_reloaded = True
-        self.place.run(self.place.changed())
+        self.place.run_in_time(self.place.changed())
 
     @rule()
     def be_quiet(self) -> None:

@@ -23,7 +23,7 @@ def handle(data, context):
     time.sleep({seconds})
     return [bytes(row["body"]) for row in data]
 """
-LINGER = 0.3
+LINGER = 1.0  # seconds: the default, which leaves these clients enough where the tests share two cores
 CLIENTS = 32
 SLOW_CLIENTS = 2
 PIPELINED = 3  # requests that a client which pipelines sends in one piece
