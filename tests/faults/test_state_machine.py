@@ -57,8 +57,8 @@ class Place:
         self.runner.run(bounded())
 
     def run_in_time(self, work: Coroutine[Any, Any, None]) -> None:
-        """Nothing any more when the time is over. Not by a rule's precondition: what hypothesis draws may depend on what
-        it has drawn before, and on nothing else."""
+        """Nothing any more when the time is over. Not by a rule's precondition: what hypothesis draws may depend on
+        what it has drawn before, and on nothing else."""
         if time.monotonic() < self.ends:
             self.run(work)
         else:
