@@ -66,8 +66,8 @@ def in_bytes(datatype: str, shape: Any, size: Any, raw: bytes, *, announced: str
     return head + raw, {SIZE: announced or str(len(head))}
 
 
-def binary(name: str, told: str, *facts: Any, announced: str = "") -> Any:
-    body, headers = in_bytes(*facts, announced=announced)
+def binary(name: str, told: str, datatype: str, shape: Any, size: Any, raw: bytes, announced: str = "") -> Any:
+    body, headers = in_bytes(datatype, shape, size, raw, announced)
     return pytest.param(INFER, body, headers, 400, told, id=f"binary, {name}")
 
 
