@@ -67,7 +67,7 @@ def in_bytes(datatype: str, shape: Any, size: Any, raw: bytes, *, announced: str
 
 
 def binary(name: str, told: str, datatype: str, shape: Any, size: Any, raw: bytes, announced: str = "") -> Any:
-    body, headers = in_bytes(datatype, shape, size, raw, announced)
+    body, headers = in_bytes(datatype, shape, size, raw, announced=announced)
     return pytest.param(INFER, body, headers, 400, told, id=f"binary, {name}")
 
 

@@ -233,8 +233,12 @@ class WorkerPool:
         seat, slot.seat = slot.seat, None
         if seat is None:
             return
-        seat.close()
         worker = seat.worker
+        cause = worker.death or WorkerDied("It was stopped.")
+        if seat.was_hung:
+            limit = f"responseTimeout={self.spec.response_timeout:g} s"
+            cause = WorkerDied(f"It was stopped for another request, to which it gave no answer within {limit}.")
+        seat.close()
         for batch in reversed(seat.batches):  # what is put back comes before what was put back already
             self.queue.finished(batch.jobs)
             jobs = [job for job in batch.jobs if job.wanted]
@@ -244,7 +248,7 @@ class WorkerPool:
                 self.queue.put_back(jobs)
             else:
                 for job in jobs:
-                    job.fail(worker.death or WorkerDied("It was stopped."))
+                    job.fail(cause)
         self.dispatch()
 
 

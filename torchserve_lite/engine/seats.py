@@ -187,6 +187,12 @@ class Seat:
         if not self.left.done():
             self.left.set_exception(error)
 
+    @property
+    def was_hung(self) -> bool:
+        """Its worker was given up because it gave no answer in time."""
+        failed = self.left.done() and not self.left.cancelled()
+        return failed and isinstance(self.left.exception(), ResponseTimeout)
+
     def close(self) -> None:
         """When its worker is gone."""
         if self._watchdog is not None:

@@ -271,6 +271,27 @@ async def test_waiting_jobs_are_told_when_the_last_worker_cannot_restart_while_a
 
 
 @virtual_time
+async def test_requests_that_a_hung_worker_had_besides_are_told_that_it_was_stopped_for_another(
+    new_job: NewJob,
+) -> None:
+    """They read that the kernel had killed it, as if memory had run out."""
+
+    async def killed(worker: FakeWorker, batch: Sequence[Job]) -> AsyncGenerator[Answers, None]:
+        await asyncio.sleep(21)
+        worker.die("Its process was ended by SIGKILL.")
+        yield result(b"too late")
+
+    async with pool_of(FakeLauncher(killed, echo_after(1.0)), response_timeout=20, lanes=4) as pool:
+        (hung,) = asked(pool, new_job())
+        await asyncio.sleep(10)
+        (other,) = asked(pool, new_job())
+        with pytest.raises(ResponseTimeout):
+            await hung.answer
+        with pytest.raises(WorkerDied, match=r"stopped for another request.*responseTimeout=20 s"):
+            await other.answer
+
+
+@virtual_time
 async def test_hung_worker_is_stopped_and_its_batch_is_told_the_limit(new_job: NewJob) -> None:
     launcher = FakeLauncher(echo_after(1000), echo_after(1))
     async with pool_of(launcher, response_timeout=20) as pool:
