@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS, UNKNOWN_TO_THE_ARCHIVER
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS, UNKNOWN_TO_THE_ARCHIVER, suggestion_for
 from torchserve_lite.archive.manifest import MANIFEST_PATH
 from torchserve_lite.archive.unpacking.entries import CHUNK, KIB, MIB
 from torchserve_lite.errors import BadRequest, Conflict, NotFound
@@ -186,7 +186,10 @@ def _handler_file(request: ArchiveRequest) -> str:
     if request.handler in BUILT_IN_HANDLERS and request.handler not in UNKNOWN_TO_THE_ARCHIVER:
         return ""
     module = request.handler.partition(":")[0]
-    return module if module.endswith(".py") else f"{module}.py"
+    file = module if module.endswith(".py") else f"{module}.py"
+    if module == request.handler != file and not Path(file).exists():  # may be meant for one of the server's own
+        raise NotFound(f"--handler: there is no file {file}. {suggestion_for(module)}")
+    return file
 
 
 def _existing(flag: str, path: Path) -> Path:

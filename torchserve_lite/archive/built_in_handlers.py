@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 # Name -> the module that it needs and the server does not bring, "" for none.
 BUILT_IN_HANDLERS = {
     "base_handler": "",
@@ -23,3 +25,10 @@ OPENAI_HANDLERS = frozenset({"llm_handler", "vllm_handler"})
 
 # torch-model-archiver 0.12 takes these for the name of a file of the user's.
 UNKNOWN_TO_THE_ARCHIVER = frozenset({"densenet_handler", "text_handler", "vision_handler"})
+
+
+def suggestion_for(handler: str) -> str:
+    """For somebody whose handler is not known: the one that was probably meant, and all that there are."""
+    near = difflib.get_close_matches(handler.lower(), BUILT_IN_HANDLERS, n=1)
+    question = f"Did you mean {near[0]}? " if near else ""
+    return f"{question}The server's own handlers are {', '.join(BUILT_IN_HANDLERS)}."

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS
+from torchserve_lite.archive.built_in_handlers import BUILT_IN_HANDLERS, suggestion_for
 from torchserve_lite.archive.source_code import module_file, parsed, top_level
 from torchserve_lite.archive.unpacking.entries import ArchiveError
 
@@ -39,7 +39,8 @@ def describe_entry_point(folder: Path, handler: str) -> str:
         if not handler:
             raise ArchiveError("names no handler. Give one when you register it, or set default_service_handler")
         raise ArchiveError(
-            f"has the handler {handler}, which is neither a Python file in it nor one of the server's own"
+            f"has the handler {handler}, which is neither a Python file in it nor one of the server's own. "
+            f"{suggestion_for(module).removesuffix('.')}"
         )
 
     source = _Source(file, folder)

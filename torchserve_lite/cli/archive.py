@@ -12,14 +12,19 @@ from pathlib import Path
 
 from torchserve_lite.archive.builder import FORMATS, ArchiveRequest, Progress, build
 from torchserve_lite.archive.manifest import RUNTIMES
+from torchserve_lite.cli.parsing import Parser
 from torchserve_lite.errors import ServingError
 
 _LARGE = 64 * 1024 * 1024  # bytes from which packing takes long enough to be watched
 
+EXAMPLES = (
+    "torchserve-lite archive --model-name mnist --version 1.0 --handler image_classifier --serialized-file mnist.pt2",
+    "torchserve-lite archive --model-name words --version 1.0 --handler handler.py --export-path model_store",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """torch-model-archiver's flags, by their original names."""
-    parser.formatter_class = argparse.RawTextHelpFormatter
     named = parser.add_argument
     named("--model-name", required=True, help="name of the model and, with a suffix, of the archive")
     named("-v", "--version", required=True, help="version of the model, any text")
@@ -51,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def torch_model_archiver(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="torch-model-archiver", description="Packs a model into an archive.")
+    parser = Parser(prog="torch-model-archiver", description="Packs a model into an archive.")
+    parser.documented = "docs/archives.md"
     add_arguments(parser)
     return run_as_the_original(parser, _build, argv)
 

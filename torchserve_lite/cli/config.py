@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 _WIDE = 120  # columns of a terminal that has room for every key on one line
 _NAME = 30  # columns that a narrower one has for a key
 
+EXAMPLES = (
+    "torchserve-lite config --changed",
+    "torchserve-lite config job_queue_size",
+    "torchserve-lite config --json --ts-config config.properties",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", nargs="?", metavar="KEY", help="explain this one (or its variable, TS_...)")

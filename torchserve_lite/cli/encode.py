@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _PLAIN_MODES = {"1": "L", "L": "L", "LA": "L"}  # grey stays grey: one channel; all else becomes RGB
 _DEEP_MODES = ("I", "F")  # more than 8 bits a channel; a conversion would cut the values off
 
+EXAMPLES = (
+    "torchserve-lite encode 2.png > input.json",
+    "torchserve-lite encode --protocol v2 --as tensor 2.png",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -10,6 +10,11 @@ from string import Template
 from torchserve_lite.archive.builder import check_model_name
 from torchserve_lite.errors import Conflict, ServingError
 
+EXAMPLES = (
+    "torchserve-lite init words",
+    "torchserve-lite init words --path projects",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="name of the model, and of the folder to make")

@@ -14,6 +14,11 @@ from torchserve_lite.archive.inspection import Inspection, inspect_archive
 from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.errors import ArchiveNotFound
 
+EXAMPLES = (
+    "torchserve-lite inspect model_store/mnist.mar",
+    "torchserve-lite inspect mnist.mar --json",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or the folder of one")

@@ -30,9 +30,11 @@ model_store=/mnt/models/model-store
 load_models={file}
 """
 
+EXAMPLES = ("torchserve-lite kserve manifest mnist.mar --storage-uri pvc://model-pv-claim | kubectl apply -f -",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog=parser.prog, metavar="COMMAND", required=True)
     manifest = commands.add_parser(
         "manifest",
         help="print the manifests of a model",

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 FAMILIES = ("--engine.", "--vllm_engine.", "--trt_llm_engine.")
 ENGINES = ("auto", "hf", "vllm", "trt_llm")
 
+EXAMPLES = (
+    "torchserve-lite llm --model ./my-model",
+    "torchserve-lite llm --model Qwen/Qwen2.5-0.5B-Instruct --name qwen --port 9000 --disable-token-auth",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -68,13 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where the model's folder is written while it is served; default: a temporary folder",
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
         "--engine.OPTION VALUE (or TorchServe's --vllm_engine.OPTION) sets any option of the engine: "
-        "--engine.max_model_len 4096\n\n"
-        "examples:\n"
-        "  torchserve-lite llm --model ./my-model\n"
-        "  torchserve-lite llm --model Qwen/Qwen2.5-0.5B-Instruct --name qwen --port 9000 --disable-token-auth"
+        "--engine.max_model_len 4096"
     )
 
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
     Displaying = Callable[[Config, Sink], AbstractContextManager[Display]]
 
+EXAMPLES = (
+    "torchserve-lite start --model-store model_store --models mnist.mar --disable-token-auth",
+    "torchserve-lite start --ts-config config.properties --background",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server_arguments(parser)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0  # seconds; more than the default shutdown_grace_seconds and what comes after it
 
+EXAMPLES = ("torchserve-lite stop",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Nothing to say: there is one pid file."""

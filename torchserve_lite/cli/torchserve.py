@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torchserve_lite import __version__
 from torchserve_lite.cli.commands import reporting_errors
+from torchserve_lite.cli.parsing import DOCUMENTATION, Parser
 from torchserve_lite.cli.pidfile import pid_file, running_server
 from torchserve_lite.cli.server_arguments import add_server_arguments
 
@@ -17,7 +18,8 @@ TORCHSERVE_VERSION = "0.12.0"  # the one we stand in for; scripts compare it
 
 
 def run_torchserve(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="torchserve", description="Serves TorchServe model archives.")
+    parser = Parser(prog="torchserve", description="Serves TorchServe model archives.")
+    parser.documented = f"{DOCUMENTATION}#torchserve"
     action = parser.add_mutually_exclusive_group()
     action.add_argument("-v", "--version", action="store_true", help="print the version")
     action.add_argument("--start", action="store_true", help="start the server in the background (the default)")

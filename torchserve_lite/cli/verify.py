@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torchserve_lite.core.requests import InferenceRequest
     from torchserve_lite.server import Core
 
+EXAMPLES = ("torchserve-lite verify model_store/mnist.mar --request 4.png",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or the folder of one")

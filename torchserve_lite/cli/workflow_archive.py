@@ -9,8 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from torchserve_lite.cli.archive import run_as_the_original
+from torchserve_lite.cli.parsing import Parser
 from torchserve_lite.errors import ServingError
 from torchserve_lite.workflows.builder import WorkflowArchiveRequest, build
+
+EXAMPLES = ("torchserve-lite workflow-archive --workflow-name dogs --spec-file workflow.yaml --handler functions.py",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def torch_workflow_archiver(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="torch-workflow-archiver", description="Packs a workflow into an archive.")
+    parser = Parser(prog="torch-workflow-archiver", description="Packs a workflow into an archive.")
+    parser.documented = "docs/workflows.md"
     add_arguments(parser)
     return run_as_the_original(parser, _build, argv)
 

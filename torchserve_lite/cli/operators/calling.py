@@ -22,7 +22,7 @@ _LOADS_WITHIN = 1800.0  # for what may fetch archives, install packages and load
 EXIT_CODES = "Exit codes: 0 done, 1 the server said no, 2 the command line is wrong, 3 no server answers."
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, *examples: str, loads: bool = False) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser, *, loads: bool = False) -> None:
     """``loads``: the server may have to load or drain models before it answers."""
     parser.add_argument("--json", action="store_true", help="print the server's answer as JSON, for programs")
     parser.add_argument(
@@ -33,9 +33,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *examples: str, loads:
         help="longest wait for the server's answer; default: %(default)g",
     )
     add_connection_arguments(parser)
-    lines = "\n  ".join(examples)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"examples:\n  {lines}\n\n{EXIT_CODES}"
+    parser.epilog = EXIT_CODES
 
 
 def call_server(

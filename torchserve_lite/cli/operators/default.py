@@ -7,11 +7,13 @@ import argparse
 from torchserve_lite.cli.operators.calling import add_common_arguments, make_change
 from torchserve_lite.cli.operators.client import Request, model_path
 
+EXAMPLES = ("torchserve-lite default mnist 2.0",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the model")
     parser.add_argument("version", metavar="VERSION", help="the version that is to be its default")
-    add_common_arguments(parser, "torchserve-lite default mnist 2.0")
+    add_common_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,11 @@ from torchserve_lite.errors import ConfigurationError
 
 _WIDE = 1000  # columns, where nobody's window ends a line
 
+EXAMPLES = (
+    "torchserve-lite models",
+    "torchserve-lite models mnist --url http://127.0.0.1:8081 --watch",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="one model, with its workers; default: all models")
@@ -29,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="show it anew every so many seconds (default: 2), until Ctrl-C",
     )
-    add_common_arguments(
-        parser, "torchserve-lite models", "torchserve-lite models mnist --url http://127.0.0.1:8081 --watch"
-    )
+    add_common_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,11 @@ import argparse
 from torchserve_lite.cli.operators.calling import add_common_arguments, make_change
 from torchserve_lite.cli.operators.client import Request
 
+EXAMPLES = (
+    "torchserve-lite register mnist.mar --workers 2",
+    "torchserve-lite register https://models.example/reader-2.0.mar --name reader --workers 1 --batch-size 8",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -35,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--s3-sse-kms", action="store_true", help="the archive is in S3, encrypted with SSE-KMS")
     parser.add_argument("--no-wait", action="store_true", help="return before the workers have loaded the model")
-    add_common_arguments(
-        parser,
-        "torchserve-lite register mnist.mar --workers 2",
-        "torchserve-lite register https://models.example/reader-2.0.mar --name reader --workers 1 --batch-size 8",
-        loads=True,
-    )
+    add_common_arguments(parser, loads=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

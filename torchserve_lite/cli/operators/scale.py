@@ -7,6 +7,11 @@ import argparse
 from torchserve_lite.cli.operators.calling import add_common_arguments, make_change
 from torchserve_lite.cli.operators.client import Request, model_path
 
+EXAMPLES = (
+    "torchserve-lite scale mnist 2",
+    "torchserve-lite scale mnist 1 4 --version 2.0 --no-wait",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the model")
@@ -14,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("high", nargs="?", type=int, metavar="MAX", help="most workers; default: MIN")
     parser.add_argument("--version", help="default: the default version")
     parser.add_argument("--no-wait", action="store_true", help="return before the workers have loaded the model")
-    add_common_arguments(
-        parser, "torchserve-lite scale mnist 2", "torchserve-lite scale mnist 1 4 --version 2.0 --no-wait", loads=True
-    )
+    add_common_arguments(parser, loads=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,11 +7,13 @@ import argparse
 from torchserve_lite.cli.operators.calling import add_common_arguments, make_change
 from torchserve_lite.cli.operators.client import Request, model_path
 
+EXAMPLES = ("torchserve-lite unregister mnist 1.0",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the model; nothing is asked before it is removed")
     parser.add_argument("version", nargs="?", metavar="VERSION", help="version to remove; default: the default version")
-    add_common_arguments(parser, "torchserve-lite unregister mnist 1.0", loads=True)
+    add_common_arguments(parser, loads=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

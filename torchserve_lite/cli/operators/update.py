@@ -7,6 +7,8 @@ import argparse
 from torchserve_lite.cli.operators.calling import add_common_arguments, make_change
 from torchserve_lite.cli.operators.client import Request, model_path
 
+EXAMPLES = ("torchserve-lite update mnist mnist-retrained.mar",)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--version", help="version to replace; default: the default version")
     parser.add_argument("--no-wait", action="store_true", help="return before the new archive has been loaded")
-    add_common_arguments(parser, "torchserve-lite update mnist mnist-retrained.mar", loads=True)
+    add_common_arguments(parser, loads=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
