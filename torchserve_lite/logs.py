@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,18 +13,21 @@ from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.config.settings import LogConfig
 from torchserve_lite.telemetry.log_sinks import FileTarget, Sink, SinkHandler, running
+from torchserve_lite.telemetry.metric_lines import HANDLER_LINES, SERVER_LINES
 
 _FILE_SIZE = 100 * 1024 * 1024
 _FILES_KEPT = 5
 _ACCESS = logging.getLogger("ACCESS_LOG")
 _HTTP = logging.getLogger("aiohttp.server")
 _MODEL = logging.getLogger("MODEL_LOG")
+_ON_THEIR_OWN = (_ACCESS, SERVER_LINES, HANDLER_LINES)  # too many for ts_log.log
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
-    """ts_log.log (everything of ours), model_log.log (what workers print) and access_log.log, besides the console.
+    """ts_log.log (everything of ours), model_log.log (what workers print), access_log.log, and where metrics are logged
+    ts_metrics.log and model_metrics.log; all of it on the console as well.
 
     Nothing that logs ever waits for a file: see ``telemetry/log_sinks``. ``console`` is the start-up display's; it may
     bring a form of its own.
@@ -35,9 +38,14 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
         console.setFormatter(layout)
     with ExitStack() as stack:
         stack.enter_context(_levels())
-        stack.enter_context(_attached(root, console))
-        stack.enter_context(_attached(_ACCESS, console))
-        files = _files(config.folder)
+        for logger in (root, *_ON_THEIR_OWN):
+            stack.enter_context(_attached(logger, console))
+        ours = ((root, "ts_log.log"), (_MODEL, "model_log.log"), (_ACCESS, "access_log.log"))
+        metrics = ((SERVER_LINES, "ts_metrics.log"), (HANDLER_LINES, "model_metrics.log"))
+        files = [
+            *_files(config.folder, ours, "LOG_LOCATION"),
+            *_files(config.metrics_folder, metrics, "METRICS_LOCATION"),
+        ]
         stack.enter_context(running([sink for _, sink in files]))
         for logger, sink in files:
             handler = SinkHandler(sink)
@@ -66,7 +74,9 @@ def _levels() -> Iterator[None]:
     levels = {logger: logger.level for logger in (logging.getLogger(), _MODEL)}
     logging.getLogger().setLevel(logging.INFO)
     _MODEL.setLevel(logging.DEBUG)
-    propagate, _ACCESS.propagate = _ACCESS.propagate, False
+    propagate = {logger: logger.propagate for logger in _ON_THEIR_OWN}
+    for logger in _ON_THEIR_OWN:
+        logger.propagate = False
     malformed = _MalformedRequests()
     _HTTP.addFilter(malformed)
     logging.captureWarnings(capture=True)
@@ -75,29 +85,30 @@ def _levels() -> Iterator[None]:
     finally:
         logging.captureWarnings(capture=False)
         _HTTP.removeFilter(malformed)
-        _ACCESS.propagate = propagate
+        for logger, propagated in propagate.items():
+            logger.propagate = propagated
         for logger, level in levels.items():
             logger.setLevel(level)
 
 
-def _files(folder: Path | None) -> list[tuple[logging.Logger, Sink]]:
-    """None when there are to be none, or they cannot be written: serving goes on, as on a read-only file system."""
+def _files(
+    folder: Path | None, names: Sequence[tuple[logging.Logger, str]], variable: str
+) -> list[tuple[logging.Logger, Sink]]:
+    """None when there are to be none, or they cannot be written: serving goes on, as on a read-only file system.
+    ``variable`` names the folder."""
     files: list[tuple[logging.Logger, Sink]] = []
     if folder is None:
         return files
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for logger, name in (
-            (logging.getLogger(), "ts_log.log"),
-            (_MODEL, "model_log.log"),
-            (_ACCESS, "access_log.log"),
-        ):
+        for logger, name in names:
             files.append((logger, Sink(FileTarget(folder / name, _FILE_SIZE, _FILES_KEPT))))
     except OSError as error:
         log.warning(
-            "Log files are missing: %s cannot be written (%s). Set LOG_LOCATION to a folder that can.",
+            "Log files are missing: %s cannot be written (%s). Set %s to a folder that can.",
             error.filename or folder,
             error.strerror,
+            variable,
         )
     return files
 
@@ -114,7 +125,8 @@ class _MalformedRequests(logging.Filter):
 
 
 class _Layout(logging.Formatter):
-    """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``; lines of the access log come laid out."""
+    """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``, of metrics time and message alone; lines of the
+    access log come laid out."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -126,6 +138,9 @@ class _Layout(logging.Formatter):
         line: str | None = getattr(record, "laid_out", None)
         if line is None and record.name == _ACCESS.name:
             line = record.laid_out = record.getMessage()
+        elif line is None and record.name in (SERVER_LINES.name, HANDLER_LINES.name):
+            time = f"{self.formatTime(record, self.datefmt)},{int(record.msecs):03d}"
+            line = record.laid_out = f"{time} - {record.getMessage()}"
         elif line is None:
             if record.levelno == logging.WARNING:
                 record.levelname = "WARN"

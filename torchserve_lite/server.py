@@ -208,9 +208,7 @@ class _Events(EngineEvents):
         self._metrics = metrics
 
     def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
-        self._metrics.batch_done(spec.key, len(batch), done.handler_seconds, seconds)
-        for metric in done.metrics:
-            self._metrics.handler_metric(metric)
+        self._metrics.batch_done(spec.key, batch, done, seconds)
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
         self._metrics.worker_loaded(spec.key, worker_id, seconds)

@@ -37,6 +37,18 @@ def test_each_kind_of_line_goes_to_its_file(tmp_path: Path, console: io.StringIO
     assert text(tmp_path / "access_log.log") == "one request\nanother\n"
 
 
+def test_metrics_have_files_and_a_layout_of_their_own(tmp_path: Path, console: io.StringIO) -> None:
+    config = LogConfig(folder=tmp_path / "logs", metrics_folder=tmp_path / "metrics")
+    with logging_to(config, SinkHandler(console)):
+        logging.getLogger("TS_METRICS").info("of the server")
+        logging.getLogger("MODEL_METRICS").info("of a handler")
+    stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
+    assert re.fullmatch(f"{stamp} - of the server\n", text(tmp_path / "metrics" / "ts_metrics.log"))
+    assert re.fullmatch(f"{stamp} - of a handler\n", text(tmp_path / "metrics" / "model_metrics.log"))
+    assert text(tmp_path / "logs" / "ts_log.log") == ""
+    assert len(console.getvalue().splitlines()) == 2
+
+
 def test_json_lines_hold_whatever_is_logged_and_cannot_be_forged(tmp_path: Path, console: io.StringIO) -> None:
     forged = 'ours\n{"level": "ERROR"}\x1b[2J\u2028"'
     with logging_to(LogConfig(folder=tmp_path, form="json"), SinkHandler(console)):
@@ -111,7 +123,7 @@ def test_no_files_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_handlers_are_gone_afterwards(tmp_path: Path, console: io.StringIO) -> None:
-    loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG")]
+    loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG", "TS_METRICS", "MODEL_METRICS")]
     before = [list(logger.handlers) for logger in loggers]
     with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         pass
@@ -119,7 +131,7 @@ def test_handlers_are_gone_afterwards(tmp_path: Path, console: io.StringIO) -> N
 
 
 def test_levels_are_as_they_were_afterwards(tmp_path: Path, console: io.StringIO) -> None:
-    loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG")]
+    loggers = [logging.getLogger(name) for name in ("", "MODEL_LOG", "ACCESS_LOG", "TS_METRICS", "MODEL_METRICS")]
     before = [(logger.level, logger.propagate) for logger in loggers]
     with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         pass

@@ -102,8 +102,9 @@ def check_configured(config: Config, environ: Mapping[str, str]) -> None:
         from torchserve_lite.management.watching import check_watching
 
         check_watching()
-    if (folder := config.logs.folder) is not None and environ.get("LOG_LOCATION"):
-        _check_log_folder(folder)
+    for variable, folder in (("LOG_LOCATION", config.logs.folder), ("METRICS_LOCATION", config.logs.metrics_folder)):
+        if folder is not None and environ.get(variable):
+            _check_log_folder(variable, folder)
 
 
 def _check_store(config: Config, key: str, store: Path | None) -> None:
@@ -121,11 +122,11 @@ def _check_store(config: Config, key: str, store: Path | None) -> None:
         ) from error
 
 
-def _check_log_folder(folder: Path) -> None:
+def _check_log_folder(variable: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ConfigurationError(
-            f"LOG_LOCATION={folder} cannot be written: {error.strerror}. Name a folder that can, or leave it unset."
+            f"{variable}={folder} cannot be written: {error.strerror}. Name a folder that can, or leave it unset."
         ) from error

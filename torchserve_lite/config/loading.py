@@ -49,6 +49,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
     read = ConfigurationFile.read(file)
     models = _models(values, pieces["models"], read.original)
     server_metrics, model_metrics = _metrics(settings, read.original)
+    metrics = MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics)
     lines = [*_repeated(file), *notices(settings, environ), *unknown_server_metrics(server_metrics)]
     return Config(
         http=HttpConfig(**pieces["http"]),
@@ -64,11 +65,11 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
         ),
         models=models,
         downloads=DownloadConfig(**pieces["downloads"], s3=_s3_credentials(environ)),
-        metrics=MetricsConfig(**pieces["metrics"], server_metrics=server_metrics, model_metrics=model_metrics),
+        metrics=metrics,
         snapshots=_snapshots(values, kept_properties(read, command_line), models, environ),
         logs=LogConfig(
             folder=log_folder(environ),
-            metrics_folder=Path(environ.get("METRICS_LOCATION") or "logs"),
+            metrics_folder=None if metrics.mode == "prometheus" else Path(environ.get("METRICS_LOCATION") or "logs"),
             **pieces["logs"],
         ),
         source=file,

@@ -25,9 +25,6 @@ def notices(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
         if key.parse in (boolean, inverted) and setting.text.lower() not in ("", "true", "false"):
             yield f"{key.name}={setting.text} ({setting.source}) counts as false; write true or false."
     yield from _features_to_come(settings)
-    mode = settings.get("metrics_mode")
-    if mode and mode.value not in (None, "prometheus"):
-        yield f"{mode.name}={mode.text}: comes later; until then metrics are served in Prometheus' form only."
     yield from _urls(settings)
     yield from _certificates(settings)
     yield from _kserve(settings)

@@ -207,7 +207,7 @@ class MetricsConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     folder: Path | None = Path("logs")  # LOG_LOCATION; None: no files
-    metrics_folder: Path | None = Path("logs")  # METRICS_LOCATION
+    metrics_folder: Path | None = None  # METRICS_LOCATION; None: metrics are not logged
     form: str = "text"  # or json: an object a line
 
 

@@ -14,15 +14,24 @@ from collections.abc import Iterable, Sequence
 
 from torchserve_lite import __version__
 from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.metrics import SERVER_METRICS, MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
-from torchserve_lite.ipc.messages import Metric
+from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
+from torchserve_lite.telemetry.metric_lines import HANDLER_LINES, LoggedFamily, metric_line
 
 log = logging.getLogger(__name__)
 
 _MODEL = ("model_name", "model_version")
+_EXPOSED = {  # by metrics_mode: what the endpoint shows. The others of TorchServe's metrics go to its logs
+    "prometheus": None,
+    "log": frozenset[str](),
+    "legacy": frozenset(
+        {"ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds"}
+    ),
+}
 _MOST_LOAD_TIMES = 1000  # each worker has a label of its own, and autoscaling starts ever new ones
 _HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker's text form
@@ -47,6 +56,7 @@ class ModelFigures:
         "_last_queue_time",
         "_latency",
         "_latency_sum",
+        "_logged",
         "_queue_sum",
         "_queue_time",
         "batch_size",
@@ -63,12 +73,15 @@ class ModelFigures:
         self._queue_time = metrics.queue_time.of(*labels)
         self._last_queue_time = metrics.last_queue_time
         self._errors = metrics.errors
+        self._logged = metrics.mode == "log"
 
     def answered(self, waited: float, total: float) -> None:
         """A successful answer: seconds in the queue, seconds from arrival to answer."""
         self._queue_time.observe(waited)
         self._latency.observe(total)
         self._last_queue_time.value = int(waited * 1000)
+        if self._logged:
+            self.show_sums()
 
     def show_sums(self) -> None:
         """TorchServe's running sums, which our distributions keep anyway."""
@@ -84,7 +97,9 @@ class ServerMetrics:
 
     def __init__(self, config: MetricsConfig) -> None:
         self.hostname = socket.gethostname()
-        self.registry = registry = Registry()
+        self.mode = config.mode
+        self._exposed = _EXPOSED[config.mode]
+        self.registry = registry = Registry(self._exposed)
         self._config = config
         self._by_class = [self._torchserve(f"Requests{group}XX").of("Host", self.hostname) for group in (2, 4, 5)]
         self.requests = self._torchserve("ts_inference_requests_total")
@@ -115,7 +130,8 @@ class ServerMetrics:
                     "which is one of the server's own metrics."
                 )
         self._figures: dict[ModelKey, ModelFigures] = {}
-        registry.before_render.append(self._show_sums)
+        if self.mode != "log":
+            registry.before_render.append(self._show_sums)
 
     def model(self, key: ModelKey) -> ModelFigures:
         figures = self._figures.get(key)
@@ -164,12 +180,15 @@ class ServerMetrics:
                 count = sum(worker.state is state for worker in status.workers)
                 self._workers.of(*labels, state.lower()).set(count)
 
-    def batch_done(self, key: ModelKey, size: int, handler_seconds: float, seconds: float) -> None:
-        """A batch of ``size`` took ``seconds``, from its sending to its last answer."""
-        self.model(key).batch_size.observe(size)
-        self._around_handler.set(round((seconds - handler_seconds) * 1000))
+    def batch_done(self, key: ModelKey, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
+        """A batch took ``seconds``, from its sending to its last answer."""
+        self.model(key).batch_size.observe(len(batch))
+        self._around_handler.set(round((seconds - done.handler_seconds) * 1000))
         labels = (("ModelName", key.name), ("Level", "Model"))
-        self.handler_metric(Metric("PredictionTime", "gauge", "ms", handler_seconds * 1000, labels))
+        ids = "" if self._exposed is None else ",".join([job.request.id for job in batch])
+        self.handler_metric(Metric("PredictionTime", "gauge", "ms", done.handler_seconds * 1000, labels, ids))
+        for metric in done.metrics:
+            self.handler_metric(metric)
 
     def handler_metric(self, metric: Metric) -> None:
         """A metric of a handler, by its name alone: kind and labels are those it was defined with.
@@ -185,7 +204,11 @@ class ServerMetrics:
                 MetricDefinition(metric.name, metric.kind, metric.unit, tuple(label for label, _ in metric.labels))
             )
             if family is not None:
-                _update(family, (*metric.labels, ("Hostname", self.hostname)), metric.value)
+                values = _update(family, (*metric.labels, ("Hostname", self.hostname)), metric.value)
+                if self._exposed is not None:
+                    labels = [pair for pair in zip(family.labels, values, strict=True) if pair[0] != "Hostname"]
+                    line = metric_line(family, metric.value, labels, self.hostname, metric.request_ids)
+                    HANDLER_LINES.info("%s", line)
                 return
         except ValueError as error:
             problem = str(error)
@@ -214,8 +237,10 @@ class ServerMetrics:
         """One of TorchServe's own metrics. One that metrics_config leaves out is counted, but not shown."""
         shown = {definition.name: definition for definition in self._config.server_metrics}
         if definition := shown.get(name):
-            add = self.registry.counter if definition.kind == "counter" else self.registry.gauge
-            return add(name, definition.unit, [exposed_name(label) for label in definition.dimensions])
+            labels = [exposed_name(label) for label in definition.dimensions]
+            if self._exposed is None or name in self._exposed:
+                return self.registry.add(Family(name, definition.kind, definition.unit, labels, Value))
+            return self.registry.add(LoggedFamily(name, definition.kind, definition.unit, labels))
         built_in = next(definition for definition in SERVER_METRICS if definition.name == name)
         return Family(name, built_in.kind, built_in.unit, built_in.dimensions, Value)
 
@@ -236,9 +261,11 @@ class ServerMetrics:
         return family
 
 
-def _update(family: Family[Value] | Family[Distribution], labels: Sequence[tuple[str, str]], value: float) -> None:
-    """As its kind has it, whatever the handler took it for; labels of the same names in any order. ValueError when it
-    has others or goes no such way."""
+def _update(
+    family: Family[Value] | Family[Distribution], labels: Sequence[tuple[str, str]], value: float
+) -> Sequence[str]:
+    """As its kind has it, whatever the handler took it for; labels of the same names in any order. Returns their values
+    in the family's order. ValueError when it has other labels or goes no such way."""
     values = [value for _, value in labels]
     if tuple([name for name, _ in labels]) != family.labels:
         named = {exposed_name(name): value for name, value in reversed(labels)}
@@ -253,3 +280,4 @@ def _update(family: Family[Value] | Family[Distribution], labels: Sequence[tuple
         figure.inc(value)
     else:
         raise ValueError(f"{family.name} is a counter, which only goes up")
+    return values

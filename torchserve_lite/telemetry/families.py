@@ -70,7 +70,7 @@ class Family(Generic[Kind]):
         self.name = name
         self.kind = kind
         self.labels = tuple(labels)
-        self._unit = unit
+        self.unit = unit
         self._make = make
         self._figures: dict[tuple[str, ...], Kind] = {}
 
@@ -79,8 +79,11 @@ class Family(Generic[Kind]):
         if figure is None:
             if len(values) != len(self.labels):
                 raise ValueError(f"{self.name} has the labels {self.labels}, not {len(values)} values")
-            figure = self._figures[values] = self._make()
+            figure = self._figures[values] = self._new(values)
         return figure
+
+    def _new(self, values: tuple[str, ...]) -> Kind:
+        return self._make()
 
     def clear(self) -> None:
         self._figures.clear()
@@ -94,7 +97,7 @@ class Family(Generic[Kind]):
         whole = not named or self.name in named
         samples = [line for name, line in self._samples() if whole or name in named]
         if whole or samples:
-            unit = self._unit.replace("\\", "\\\\").replace("\n", "\\n")
+            unit = self.unit.replace("\\", "\\\\").replace("\n", "\\n")
             yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {unit}"
             yield f"# TYPE {self.name} {self.kind}"
             yield from samples
@@ -113,17 +116,21 @@ class Family(Generic[Kind]):
 
 
 class Registry:
-    """Every family the endpoint shows. ``before_render`` functions bring gauges up to date when somebody looks."""
+    """Every family. ``before_render`` functions bring gauges up to date when somebody looks.
 
-    def __init__(self) -> None:
+    ``exposed``: the endpoint shows these alone; None: all.
+    """
+
+    def __init__(self, exposed: Set[str] | None = None) -> None:
+        self._exposed = exposed
         self._families: dict[str, Family[Value] | Family[Distribution]] = {}
         self.before_render: list[Callable[[], None]] = []
 
     def counter(self, name: str, unit: str, labels: Sequence[str]) -> Family[Value]:
-        return self._add(Family(name, "counter", unit, labels, Value))
+        return self.add(Family(name, "counter", unit, labels, Value))
 
     def gauge(self, name: str, unit: str, labels: Sequence[str]) -> Family[Value]:
-        return self._add(Family(name, "gauge", unit, labels, Value))
+        return self.add(Family(name, "gauge", unit, labels, Value))
 
     def histogram(self, name: str, unit: str, labels: Sequence[str], bounds: Sequence[float]) -> Family[Distribution]:
         family = Family(name, "histogram", unit, labels, lambda: Distribution(bounds))
@@ -140,10 +147,11 @@ class Registry:
         named = set(names)
         lines: list[str] = []
         for family in self._families.values():
-            lines.extend(family.lines(named))
+            if self._exposed is None or family.name in self._exposed:
+                lines.extend(family.lines(named))
         return "\n".join(lines) + "\n" if lines else ""
 
-    def _add(self, family: Family[Value]) -> Family[Value]:
+    def add(self, family: Family[Value]) -> Family[Value]:
         self._families[family.name] = family
         return family
 

@@ -230,8 +230,13 @@ def test_variables_of_the_libraries_are_respected_without_permission() -> None:
 
 
 def test_log_folders_come_from_the_environment_alone() -> None:
-    logs = load_config(None, {}, {"LOG_LOCATION": "/l", "METRICS_LOCATION": "/m"}).logs
+    logs = load_config(None, {"metrics_mode": "log"}, {"LOG_LOCATION": "/l", "METRICS_LOCATION": "/m"}).logs
     assert (logs.folder, logs.metrics_folder) == (Path("/l"), Path("/m"))
+
+
+@pytest.mark.parametrize(("mode", "folder"), [("prometheus", None), ("log", Path("logs")), ("legacy", Path("logs"))])
+def test_metrics_have_log_files_only_in_the_modes_that_write_them(load: Load, mode: str, folder: Path | None) -> None:
+    assert load(f"metrics_mode={mode}").logs.metrics_folder == folder
 
 
 def test_values_keep_what_was_set_but_nothing_secret_or_unknown(load: Load) -> None:

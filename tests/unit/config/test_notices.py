@@ -34,8 +34,6 @@ def _notices(folder: Path, text: str, environ: dict[str, str] | None = None) -> 
             "^Parallel workers: comes later; .*: initial_distribution_port.$",
             id="one line for a feature to come",
         ),
-        pytest.param("metrics_mode=log", "^metrics_mode=log: comes later", id="another metrics mode"),
-        pytest.param("metrics_format=log", "^metrics_format=log: comes later", id="the same under its old name"),
         pytest.param(
             "number_of_netty_threads=4\nNUM_WORKERS=1",
             "^Accepted, .*: NUM_WORKERS, number_of_netty_threads.$",

@@ -8,14 +8,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from torchserve_lite.config.settings import MetricsConfig
+from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
+from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.errors import ConfigurationError, LoadFailed, WorkerDied
-from torchserve_lite.ipc.messages import Metric
+from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 
 KEY = ModelKey("m", "1.0")
 MODEL = {"model_name": "m", "model_version": "1.0"}
+
+
+def batch(*ids: str) -> list[Job]:
+    return [Job(InferenceRequest(one, "m", None, Verb.PREDICT, ()), KEY, arrived=0.0) for one in ids]
 
 
 def metrics(*, auto_detect: bool = False) -> ServerMetrics:
@@ -105,7 +111,7 @@ def test_handlers_known_metric_gets_the_hostname_added() -> None:
 
 def test_batch_counts_its_size_and_the_time_in_and_around_its_handler() -> None:
     shown = metrics()
-    shown.batch_done(KEY, size=3, handler_seconds=0.5, seconds=0.75)
+    shown.batch_done(KEY, batch("a", "b", "c"), BatchDone(0.5), seconds=0.75)
     assert figure(shown, "PredictionTime", ModelName="m", Level="Model") == 500
     assert figure(shown, "WorkerThreadTime", Level="Host") == 250
     assert figure(shown, "ts_batch_size_sum", **MODEL) == 3
@@ -194,7 +200,7 @@ def test_labels_are_told_apart_by_their_names(labels: tuple[tuple[str, str], ...
 def test_time_of_a_prediction_has_its_labels_whatever_the_order_of_the_file() -> None:
     definition = MetricDefinition("PredictionTime", "gauge", "ms", ("Level", "ModelName"))
     shown = ServerMetrics(MetricsConfig(model_metrics=(definition,)))
-    shown.batch_done(ModelKey("m", "1.0"), 1, 0.5, 0.6)
+    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.6)
     assert figure(shown, "PredictionTime", Level="Model", ModelName="m") == 500
 
 
