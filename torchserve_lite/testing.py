@@ -22,6 +22,8 @@ from torchserve_lite import compat
 from torchserve_lite.config.metrics_file import read_metrics_file
 from torchserve_lite.core.metrics import MODEL_METRICS
 from torchserve_lite.worker.handlers import Envelopes, metrics_cache
+from torchserve_lite.worker.pieces import KeptPieces
+from torchserve_lite.worker.streaming import comes_in_steps
 
 EntryPoint = Callable[[list[Any], Any], Any]
 
@@ -91,21 +93,22 @@ def load(
         made.request_ids = made.request_processor = None  # as in a worker: while a model loads, there is no request
         _finished(initialize(made))
 
-    def call(data: list[Any], context: Any) -> Any:
-        return _finished(entry(data, context))
-
-    answer = Envelopes("predict").find(service_envelope)(call).handle if service_envelope else call
-    return LoadedHandler(entry, answer, made, folder)
+    loaded = LoadedHandler(entry, made, folder)
+    if service_envelope:
+        loaded.put_into(Envelopes("predict").find(service_envelope))
+    return loaded
 
 
 class LoadedHandler:
     """Call it with the requests of a batch. ``context`` holds what the handler set on the answers (status, headers),
-    ``sent`` the pieces that it streamed before its result, as ``(index of the request, value)``. ``entry_point`` is the
-    handler's own function or method, which is called without an envelope."""
+    ``sent`` the pieces that it streamed before its result, with the helper or from a generator, as ``(index of the
+    request, value)``. ``entry_point`` is the handler's own function or method, which is called without an envelope."""
 
-    def __init__(self, entry_point: EntryPoint, answer: EntryPoint, context: Any, folder: Path) -> None:
+    def __init__(self, entry_point: EntryPoint, context: Any, folder: Path) -> None:
         self.entry_point = entry_point
-        self._answer = answer
+        self._answer: EntryPoint = self._call
+        self._one_document = False
+        self._kept: dict[int, KeptPieces] = {}  # by row
         self._folder = folder
         self.context = context
         self.sent: list[tuple[int, Any]] = []
@@ -118,9 +121,41 @@ class LoadedHandler:
         with _inside(self._folder):
             return self._answer(list(data), self.context)
 
+    def put_into(self, envelope: Any) -> None:
+        """Calls come with whole bodies from now on. ``envelope``: its class."""
+        self._answer = envelope(self._call).handle
+        self._one_document = envelope.one_document
+
+    def _call(self, data: list[Any], context: Any) -> Any:
+        self._kept = {}
+        results = _finished(self.entry_point(data, context))
+        if not isinstance(results, list):
+            return results
+        return [self._whole(row, result) for row, result in enumerate(results)]
+
+    def _whole(self, row: int, result: Any) -> Any:
+        """With the pieces before it, where the answer is one document."""
+        if comes_in_steps(result):
+            for piece in _pieces_of(result):
+                self._send(row, piece)
+            result = ""
+        return self._kept[row].whole(result) if row in self._kept else result
+
     def _send(self, row: int, value: Any, request_id: str = "") -> None:
         """An envelope may have made several rows of a request."""
         self.sent.append((self._requests.index(self.context.request_ids[row]), value))
+        if self._one_document:
+            self._kept.setdefault(row, KeptPieces()).add(value, 0, 0)
+
+
+def _pieces_of(result: Any) -> list[Any]:
+    if not hasattr(type(result), "__anext__"):
+        return list(result)
+
+    async def collect() -> list[Any]:
+        return [piece async for piece in result]
+
+    return asyncio.run(collect())
 
 
 def _finished(result: Any) -> Any:

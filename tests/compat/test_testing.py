@@ -116,7 +116,7 @@ async def later(data, context):
     return data and [row + 1 for row in data]
 """
 TENSOR = {"name": "x", "shape": [2], "datatype": "INT64", "data": [1, 2]}
-SUM = {"name": "predict", "shape": [1], "datatype": "INT64", "data": [3]}
+SUM = {"name": "predict", "shape": [2], "datatype": "BYTES", "data": ["piece", "3"]}  # with the piece before it
 
 
 @pytest.fixture
@@ -148,13 +148,13 @@ def from_a_worker(envelope: str, bodies: Sequence[Any]) -> list[Any]:
         pytest.param(
             "json",
             [{"instances": [1, 2]}, {"instances": [7]}],
-            [{"predictions": [2, 3]}, {"predictions": [8]}],
+            [{"predictions": [["piece", 2], ["piece", 3]]}, {"predictions": [["piece", 8]]}],
             id="json",
         ),
         pytest.param(
             "kserve",
             [{"instances": [1]}, {"instances": [5, 6]}],
-            [{"predictions": [2]}, {"predictions": [6, 7]}],
+            [{"predictions": [["piece", 2]]}, {"predictions": [["piece", 6], ["piece", 7]]}],
             id="v1",
         ),
         pytest.param("kservev2", [{"id": "mine", "inputs": [TENSOR]}], [{"id": "mine", "outputs": [SUM]}], id="v2"),
@@ -186,7 +186,7 @@ def test_pieces_behind_an_envelope_belong_to_requests(rows: Path) -> None:
 
 def test_explanation_behind_an_envelope_is_called_one(rows: Path) -> None:
     handler = testing.load(rows, service_envelope="kserve")
-    assert handler([{"body": {"instances": [1]}}], explain=True) == [{"explanations": [2]}]
+    assert handler([{"body": {"instances": [1]}}], explain=True) == [{"explanations": [["piece", 2]]}]
 
 
 def test_async_handler_behind_an_envelope_is_awaited(rows: Path) -> None:
@@ -199,3 +199,22 @@ def test_metrics_file_is_what_the_handler_finds(tmp_path: Path) -> None:
     context = testing.context(metrics_config=tmp_path / "metrics.yaml")
     assert context.metrics.cache_keys() == ["counter:Hits"]
     assert testing.context().metrics.cache_keys() == ["gauge:HandlerTime", "gauge:PredictionTime"]
+
+
+@pytest.mark.parametrize(
+    "steps", ["(word for word in row['body'].split())", "later(row['body'].split())"], ids=["plain", "async"]
+)
+def test_generators_are_read_to_their_end(steps: str, tmp_path: Path) -> None:
+    """As a worker reads them, and what they gave is kept for the test."""
+    source = f"""
+async def later(words):
+    for word in words:
+        yield word
+
+def handle(data, context):
+    return data and [{steps} for row in data]
+"""
+    (tmp_path / "words.py").write_text(source)
+    handler = testing.load(tmp_path / "words.py")
+    assert handler([{"body": "a b"}, {"body": "c"}]) == ["", ""]
+    assert handler.sent == [(0, "a"), (0, "b"), (1, "c")]
