@@ -37,7 +37,7 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
     if console.formatter is None:
         console.setFormatter(layout)
     with ExitStack() as stack:
-        stack.enter_context(_levels())
+        stack.enter_context(_levels(config.level))
         for logger in (root, *_ON_THEIR_OWN):
             stack.enter_context(_attached(logger, console))
         ours = ((root, "ts_log.log"), (_MODEL, "model_log.log"), (_ACCESS, "access_log.log"))
@@ -69,14 +69,15 @@ def _attached(logger: logging.Logger, handler: logging.Handler) -> Iterator[None
 
 
 @contextmanager
-def _levels() -> Iterator[None]:
+def _levels(level: str) -> Iterator[None]:
     """What a handler logs is shown down to DEBUG, if it asks for that; warnings of Python's come as log lines."""
-    levels = {logger: logger.level for logger in (logging.getLogger(), _MODEL)}
-    logging.getLogger().setLevel(logging.INFO)
+    levels = {logger: logger.level for logger in (logging.getLogger(), _MODEL, *_ON_THEIR_OWN)}
+    logging.getLogger().setLevel(level.upper())
     _MODEL.setLevel(logging.DEBUG)
     propagate = {logger: logger.propagate for logger in _ON_THEIR_OWN}
     for logger in _ON_THEIR_OWN:
         logger.propagate = False
+        logger.setLevel(logging.INFO)  # requests and metrics are no matter of severity
     malformed = _MalformedRequests()
     _HTTP.addFilter(malformed)
     logging.captureWarnings(capture=True)
@@ -87,8 +88,8 @@ def _levels() -> Iterator[None]:
         _HTTP.removeFilter(malformed)
         for logger, propagated in propagate.items():
             logger.propagate = propagated
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        for logger, former in levels.items():
+            logger.setLevel(former)
 
 
 def _files(

@@ -136,3 +136,13 @@ def test_levels_are_as_they_were_afterwards(tmp_path: Path, console: io.StringIO
     with logging_to(LogConfig(folder=tmp_path), SinkHandler(console)):
         pass
     assert [(logger.level, logger.propagate) for logger in loggers] == before
+
+
+def test_level_holds_for_the_servers_lines_and_not_for_handlers(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path, level="warning"), SinkHandler(console)):
+        logging.getLogger("torchserve_lite.server").info("chatter")
+        logging.getLogger("MODEL_LOG").info("of a handler")
+        access_lines("a request\n")
+    assert "chatter" not in console.getvalue()
+    assert "of a handler" in console.getvalue()
+    assert "a request" in console.getvalue()

@@ -10,7 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchserve_lite.cli.server_arguments import add_server_arguments, find_configuration, read_configuration
+from torchserve_lite.cli.server_arguments import (
+    add_address_arguments,
+    add_server_arguments,
+    find_configuration,
+    read_configuration,
+)
 from torchserve_lite.cli.start_checks import check_settings
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", dest="ts_config", type=Path, metavar="FILE", help="the same as --ts-config")
     parser.add_argument("--changed", action="store_true", help="only what is not at its default")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_address_arguments(parser)
     add_server_arguments(parser)
     parser.epilog = (
         "Nothing is started. The exit status is 1 when a server would not start with this configuration, "

@@ -115,6 +115,10 @@ def worth_showing(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name == "MODEL_LOG"
 
 
+def warnings_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
 def headline(config: Config) -> str:
     return f"torchserve-lite {__version__}, {config.source or 'no configuration file'}"
 

@@ -26,6 +26,9 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--python", metavar="PROGRAM", help="interpreter of workers; default: the server's own")
     parser.add_argument("--log-format", choices=("text", "json"), help="json: an object a line; default: text")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="of the server's log lines; default: info"
+    )
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
@@ -36,6 +39,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="neither restore what was served last nor save what is served",
     )
+
+
+def add_address_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="where the inference address listens; default: as configured, or 127.0.0.1")
+    parser.add_argument("--port", type=int, metavar="N", help="its port; default: as configured, or 8080")
 
 
 def read_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -66,6 +74,30 @@ class FoundConfiguration:
 
 
 def find_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> FoundConfiguration:
+    found = _found_configuration(arguments, environ)
+    host, port = getattr(arguments, "host", None), getattr(arguments, "port", None)
+    if host is None and port is None:
+        return found
+    from torchserve_lite.config.settings import Address
+    from torchserve_lite.config.sources import gather_settings
+
+    setting = gather_settings(found.file, found.command_line, found.environ).get("inference_address")
+    configured: Address = setting.value if setting else Address("127.0.0.1", 8080)
+    if configured.path:  # a unix socket has neither
+        configured = Address("127.0.0.1", 8080)
+    address = replace(
+        configured,
+        host=configured.host if host is None else host.strip("[]"),
+        port=configured.port if port is None else port,
+    )
+    return replace(  # a flag says what is wanted now, so it stands above the variable
+        found,
+        command_line={**found.command_line, "inference_address": str(address)},
+        environ={name: text for name, text in found.environ.items() if name != "TS_INFERENCE_ADDRESS"},
+    )
+
+
+def _found_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> FoundConfiguration:
     """Where no configuration file is named, the last snapshot comes before the ``config.properties`` of the folder."""
     from torchserve_lite.config.kserve import file_in_pod, reason_for_pod
     from torchserve_lite.config.loading import snapshot_folder

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.first_process import behind_first_process
 from torchserve_lite.cli.pidfile import pid_file, registered, running_server
-from torchserve_lite.cli.server_arguments import add_server_arguments, read_configuration
+from torchserve_lite.cli.server_arguments import add_address_arguments, add_server_arguments, read_configuration
 from torchserve_lite.cli.start_checks import await_models, check_configured, check_descriptors, check_folders, preload
 
 if TYPE_CHECKING:
@@ -35,12 +35,18 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_address_arguments(parser)
     add_server_arguments(parser)
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--foreground", action="store_true", help="serve in this terminal (the default)")
     parser.add_argument("--watch", action="store_true", help="reload a model when its archive or folder changes")
     place.add_argument(
         "--background", action="store_true", help="return once the server listens; its output goes to a log file"
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("-q", "--quiet", action="store_true", help="of log lines, show only warnings and errors")
+    shown.add_argument(
+        "-v", "--verbose", action="store_true", help="show every log line on a terminal too, requests among them"
     )
 
 
@@ -65,7 +71,10 @@ def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying:
         config = replace(config, models=replace(config.models, watch=True))
     from torchserve_lite.cli.display import display_for
 
-    return serve_configured(config, environ, displaying or display_for, in_background=displaying is not None)
+    shown = "quiet" if getattr(arguments, "quiet", False) else "all" if getattr(arguments, "verbose", False) else ""
+    return serve_configured(
+        config, environ, displaying or display_for, in_background=displaying is not None, log_lines=shown
+    )
 
 
 def prepare(environ: Mapping[str, str]) -> None:
@@ -76,14 +85,26 @@ def prepare(environ: Mapping[str, str]) -> None:
 
 
 def serve_configured(
-    config: Config, environ: Mapping[str, str], displaying: Displaying, *, in_background: bool = False
+    config: Config,
+    environ: Mapping[str, str],
+    displaying: Displaying,
+    *,
+    in_background: bool = False,
+    log_lines: str = "",
 ) -> int:
+    """``log_lines``: which are shown; "quiet" or "all", or what the display thinks best."""
     check_configured(config, environ)
     from torchserve_lite.telemetry.log_sinks import written_to
 
     with registered(pid_file(), required=in_background) as notices, written_to(sys.stdout) as output:
         config = replace(config, notices=(*config.notices, *notices))
         with displaying(config, output) as display:
+            from torchserve_lite.cli.display import warnings_only, worth_showing
+
+            if log_lines == "quiet":
+                display.log_lines.addFilter(warnings_only)
+            elif log_lines == "all":
+                display.log_lines.removeFilter(worth_showing)
             from torchserve_lite.server import run as run_server
 
             return run_server(config, display, display.log_lines)

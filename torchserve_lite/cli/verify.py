@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchserve_lite.cli.start_checks import check_descriptors, check_folders, preload
 from torchserve_lite.core.shutdown import Shutdown
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--content-type", metavar="TYPE", help="its content type (default: by the file's name)")
     parser.add_argument("--explain", action="store_true", help="ask for an explanation")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = "The exit status is 1 when the model does not load or the request is not answered."
 
 
@@ -54,11 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
         log_lines.addFilter(worth_showing)
         log_lines.setFormatter(logging.Formatter("%(message)s"))
         with logging_to(LogConfig(folder=None), log_lines):
-            asyncio.run(_verify(arguments, data))
+            report = asyncio.run(_verify(arguments, data))
+    if arguments.json:
+        print(json.dumps(report, indent=2))
     return 0
 
 
-async def _verify(arguments: argparse.Namespace, data: bytes | None) -> None:
+async def _verify(arguments: argparse.Namespace, data: bytes | None) -> dict[str, Any]:
     from torchserve_lite.config.settings import Config, ModelsConfig, WorkerConfig
     from torchserve_lite.core.options import ServingOptions
     from torchserve_lite.server import serving_core
@@ -70,9 +74,16 @@ async def _verify(arguments: argparse.Namespace, data: bytes | None) -> None:
     async with serving_core(config, Shutdown()) as core:
         outcome = _Outcome()
         await core.manager.load_initial_models(models, outcome)
-        print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")
+        report: dict[str, Any] = {
+            "model": outcome.model,
+            "version": outcome.version,
+            "load_seconds": round(outcome.seconds, 3),
+        }
+        if not arguments.json:
+            print(f"{outcome.model} {outcome.version} loaded in {outcome.seconds:.2f} s")
         if data is not None:
-            await _ask(core, _sample(arguments, data, outcome.model))
+            report["answer"] = await _ask(core, _sample(arguments, data, outcome.model), quiet=arguments.json)
+        return report
 
 
 def _content(file: Path) -> bytes:
@@ -83,7 +94,7 @@ def _content(file: Path) -> bytes:
         raise BadRequest(f"{file} cannot be read: {error.strerror}.") from error
 
 
-async def _ask(core: Core, request: InferenceRequest) -> None:
+async def _ask(core: Core, request: InferenceRequest, *, quiet: bool) -> dict[str, Any]:
     begun = time.perf_counter()
     try:
         response = await core.plane.infer(request)
@@ -95,13 +106,21 @@ async def _ask(core: Core, request: InferenceRequest) -> None:
     if response.stream is not None:
         async with response.stream as pieces:
             body += b"".join([piece async for piece in pieces])
-    print(f"answered {response.status} in {(time.perf_counter() - begun) * 1000:.1f} ms, {response.content_type}")
+    milliseconds = (time.perf_counter() - begun) * 1000
     try:
-        print(body.decode())
+        text = body.decode()
     except UnicodeDecodeError:
-        print(f"{len(body)} bytes, beginning with {body[:60]!r}")
+        text = f"{len(body)} bytes, beginning with {body[:60]!r}"
+    if not quiet:
+        print(f"answered {response.status} in {milliseconds:.1f} ms, {response.content_type}\n{text}")
     if response.status >= 400:
         raise ServingError(f"The handler answered with status {response.status}.")
+    return {
+        "status": response.status,
+        "content_type": response.content_type,
+        "milliseconds": round(milliseconds, 1),
+        "text": text,
+    }
 
 
 def _sample(arguments: argparse.Namespace, data: bytes, model: str) -> InferenceRequest:

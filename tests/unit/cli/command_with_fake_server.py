@@ -23,6 +23,8 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
     if behaviour == "fails when it listens":
         progress.listening({"inference": "http://127.0.0.1:1"})
         raise ConfigurationError("model_store=/gone cannot be read")
+    for level, message in ((logging.INFO, "a line of no weight"), (logging.WARNING, "a warning")):
+        console.handle(logging.makeLogRecord({"levelno": level, "msg": message}))
     return _serve(progress)
 
 

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_lite.cli.server_arguments import add_server_arguments, command_line_settings, read_configuration
+from torchserve_lite.cli.server_arguments import (
+    add_address_arguments,
+    add_server_arguments,
+    command_line_settings,
+    read_configuration,
+)
 from torchserve_lite.cli.start_checks import await_models
 from torchserve_lite.config.keys import KEYS
 from torchserve_lite.config.properties import properties_text
@@ -27,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _parsed(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    add_address_arguments(parser)
     add_server_arguments(parser)
     return parser.parse_args(argv)
 
@@ -184,3 +190,31 @@ def test_models_of_the_environment_are_not_used_beside_a_snapshot(folder: Path) 
     config = _configured(**environ)
     assert (len(config.models.startup), config.workers.queue_size) == (1, 7)
     assert "Not used: TS_MODEL_SNAPSHOT." in config.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "configured", "listens"),
+    [
+        pytest.param(["--port", "9000"], "", "http://127.0.0.1:9000", id="port alone"),
+        pytest.param(["--host", "0.0.0.0"], "", "http://0.0.0.0:8080", id="host alone"),
+        pytest.param(["--host", "[::1]", "--port", "9000"], "", "http://[::1]:9000", id="both"),
+        pytest.param(["--port", "9000"], "http://0.0.0.0:8085", "http://0.0.0.0:9000", id="configured host stays"),
+        pytest.param(["--port", "9000"], "unix:/tmp/s.sock", "http://127.0.0.1:9000", id="in place of a socket"),
+    ],
+)
+def test_host_and_port_name_the_inference_address(argv: list[str], configured: str, listens: str, folder: Path) -> None:
+    if configured:
+        (folder / "config.properties").write_text(f"inference_address={configured}\n")
+    config = _configured("--model-store", "store", *argv)
+    assert str(config.http.inference) == listens
+
+
+def test_port_stands_above_the_variable(folder: Path) -> None:
+    (folder / "config.properties").write_text("enable_envvars_config=true\n")
+    config = _configured("--model-store", "store", "--port", "9000", TS_INFERENCE_ADDRESS="http://127.0.0.1:1")
+    assert config.http.inference is not None
+    assert config.http.inference.port == 9000
+
+
+def test_log_level_is_handed_on() -> None:
+    assert _configured("--model-store", "store", "--log-level", "warning").logs.level == "warning"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -166,3 +167,28 @@ def test_second_server_in_the_foreground_runs_without_the_pid_file(run: Run, fol
     result = run("torchserve-lite", "start", behaviour="refuses")
     assert f"warning: Another server (pid {first}) is registered" in result.stdout
     assert _pid(folder) == first
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], True), (["--quiet"], False)], ids=["plain", "quiet"])
+def test_quiet_start_shows_of_log_lines_what_is_wrong(run: Run, folder: Path, flags: list[str], shown: bool) -> None:
+    run("torchserve-lite", "start", "--background", *flags)
+    run("torchserve-lite", "stop")
+    log = (folder / "logs" / "torchserve-lite.log").read_text()
+    assert ("a line of no weight" in log) is shown
+    assert "a warning" in log
+
+
+@pytest.mark.parametrize(("flags", "shown"), [([], False), (["-v"], True)], ids=["plain", "verbose"])
+def test_verbose_start_shows_every_log_line_on_a_terminal(folder: Path, flags: list[str], shown: bool) -> None:
+    terminal, its_end = pty.openpty()
+    server = _popen(folder, "serves", "torchserve-lite", "start", *flags, stdout=its_end)
+    os.close(its_end)
+    output = ""
+    with os.fdopen(terminal, errors="replace") as screen, suppress(OSError):  # EIO: the end of a terminal
+        for line in screen:
+            output += line
+            if "Model server started" in line:
+                server.terminate()
+    server.communicate()
+    assert ("a line of no weight" in output) is shown
+    assert "a warning" in output
