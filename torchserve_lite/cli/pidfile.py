@@ -33,6 +33,55 @@ def running_server(file: Path) -> psutil.Process | None:
     return process
 
 
+def unregistered_servers() -> list[psutil.Process]:
+    """This user's servers, whoever registered them where: a second one in the same folder has no pid file, and one that
+    was started with another TMPDIR has it there."""
+    import psutil
+
+    found = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.uids().effective == os.geteuid() and _server(process.pid) and _serves(process.cmdline()):
+                found[process.pid] = process
+    parents = {pid: process.ppid() for pid, process in found.items() if process.is_running()}
+    return [process for pid, process in found.items() if parents.get(pid, 0) not in found]
+
+
+def _serves(command_line: list[str]) -> bool:
+    """Whether one of our commands, by its arguments, is one that serves."""
+    names = [Path(argument).name for argument in command_line]
+    place = next(index for index, name in enumerate(names) if name in _OUR_PROGRAMS)
+    if names[place] == "torchserve":
+        return not {"--stop", "-v", "--version", "-h", "--help"} & set(names[place:])
+    return names[place + 1 : place + 2] in (["start"], ["llm"])
+
+
+def description_of(server: psutil.Process) -> str:
+    """For somebody who has to tell one from another."""
+    import psutil
+
+    words = server.cmdline()
+    place = next((index for index, word in enumerate(words) if Path(word).name in _OUR_PROGRAMS), 0)
+    command = " ".join([Path(words[place]).name, *words[place + 1 :]])
+    try:
+        return f"pid {server.pid}: {command} (in {server.cwd()})"
+    except psutil.Error:
+        return f"pid {server.pid}: {command}"
+
+
+def tell_of(servers: list[psutil.Process]) -> str:
+    """That no pid file names a server is not to say that none runs."""
+    listed = "\n".join(f"  {description_of(server)}" for server in servers)
+    return (
+        f"No server is registered in {pid_file()}, but on this machine there are:\n{listed}\n"
+        "Stop one with: torchserve-lite stop --pid PID"
+    )
+
+
+def server_of_pid(pid: int) -> psutil.Process | None:
+    return _server(pid)
+
+
 def _pid_in(file: Path) -> int | None:
     try:
         return int(file.read_text().split()[0])
@@ -58,6 +107,13 @@ def _server(pid: int | None) -> psutil.Process | None:
     return process if is_ours else None
 
 
+def forget(pid: int, file: Path | None = None) -> None:
+    """Removes the pid file of this server, and of no other."""
+    file = file or pid_file()
+    if _pid_in(file) == pid:
+        file.unlink(missing_ok=True)
+
+
 @contextmanager
 def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...]]:
     """While entered, the file names this process. Yields what the user should know if that cannot be.
@@ -81,5 +137,4 @@ def registered(file: Path, *, required: bool = False) -> Iterator[tuple[str, ...
     try:
         yield ()
     finally:
-        if _pid_in(file) == os.getpid():
-            file.unlink(missing_ok=True)
+        forget(os.getpid(), file)

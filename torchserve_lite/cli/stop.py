@@ -8,23 +8,29 @@ import select
 import sys
 from typing import TYPE_CHECKING
 
-from torchserve_lite.cli.pidfile import pid_file, running_server
+from torchserve_lite.cli.pidfile import forget, pid_file, running_server, server_of_pid, tell_of, unregistered_servers
 
 if TYPE_CHECKING:
     import psutil
 
 PATIENCE = 60.0  # seconds; more than the default shutdown_grace_seconds and what comes after it
 
-EXAMPLES = ("torchserve-lite stop",)
+EXAMPLES = ("torchserve-lite stop", "torchserve-lite stop --pid 4711")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing to say: there is one pid file."""
+    parser.add_argument("--pid", type=int, metavar="N", help="the server to stop; default: that of the pid file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    server = running_server(pid_file())
+    server = running_server(pid_file()) if arguments.pid is None else server_of_pid(arguments.pid)
+    if server is None and arguments.pid is not None:
+        print(f"torchserve-lite: process {arguments.pid} is no server that runs.", file=sys.stderr)
+        return 1
     if server is None:
+        if others := unregistered_servers():
+            print(tell_of(others), file=sys.stderr)
+            return 1
         print("No server is running.")
         return 0
     print(f"Stopping the server (pid {server.pid}) ...", flush=True)
@@ -49,7 +55,7 @@ def finish(server: psutil.Process, farewell: str, patience: float = PATIENCE) ->
             file=sys.stderr,
         )
         return 1
-    pid_file().unlink(missing_ok=True)
+    forget(server.pid)
     print(farewell)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from torchserve_lite import __version__
 from torchserve_lite.cli.commands import reporting_errors
 from torchserve_lite.cli.parsing import DOCUMENTATION, Parser
-from torchserve_lite.cli.pidfile import pid_file, running_server
+from torchserve_lite.cli.pidfile import pid_file, running_server, tell_of, unregistered_servers
 from torchserve_lite.cli.server_arguments import add_server_arguments
 
 TORCHSERVE_VERSION = "0.12.0"  # the one we stand in for; scripts compare it
@@ -54,6 +55,9 @@ def _stop() -> int:
 
     server = running_server(pid_file())
     if server is None:
+        if others := unregistered_servers():
+            print(tell_of(others), file=sys.stderr)
+            return 1
         print("TorchServe is not currently running.")
         return 0
     code = finish(server, "TorchServe has stopped.")

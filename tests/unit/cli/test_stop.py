@@ -19,13 +19,15 @@ from torchserve_lite.cli.stop import finish
 _OBEDIENT = "print(flush=True); import signal; signal.pause()"
 _STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {_OBEDIENT}"
 
-Serve = Callable[[str], "subprocess.Popen[bytes]"]
+Serve = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    # Of the processes of this machine, those that the test has started: others may be servers of somebody's.
+    monkeypatch.setattr(psutil, "process_iter", lambda: psutil.Process().children())
     return tmp_path
 
 
@@ -33,12 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def serve(folder: Path) -> Iterator[Serve]:
     processes = []
 
-    def start(script: str) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen([sys.executable, "-c", script, "torchserve-lite"], stdout=subprocess.PIPE)
+    def start(script: str, *, registered: bool = True, command: str = "start") -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", script, "torchserve-lite", command], stdout=subprocess.PIPE)
         processes.append(process)
         assert process.stdout is not None
         process.stdout.readline()  # it has set up its signals
-        (folder / ".model_server.pid").write_text(str(process.pid))
+        if registered:
+            (folder / ".model_server.pid").write_text(str(process.pid))
         return process
 
     yield start
@@ -58,6 +61,36 @@ def test_stop_ends_the_server_and_its_pid_file(serve: Serve, folder: Path, capsy
 def test_stop_without_a_server_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stop"]) == 0
     assert capsys.readouterr().out == "No server is running.\n"
+
+
+def test_server_without_a_pid_file_is_told_of_and_goes_on(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """``stop`` said that no server was running."""
+    server = serve(_OBEDIENT, registered=False)
+    assert (main(["stop"]), torchserve(["--stop"])) == (1, 1)
+    shown = capsys.readouterr()
+    assert shown.err.count(f"  pid {server.pid}: torchserve-lite start (in {Path.cwd()})\n") == 2
+    assert "Stop one with: torchserve-lite stop --pid PID\n" in shown.err
+    assert not shown.out
+    assert server.poll() is None
+
+
+def test_command_that_does_not_serve_is_no_server(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(_OBEDIENT, registered=False, command="models")
+    assert main(["stop"]) == 0
+    assert capsys.readouterr().out == "No server is running.\n"
+
+
+def test_stop_ends_the_server_of_a_pid_and_leaves_the_others_pid_file(serve: Serve, folder: Path) -> None:
+    serve(_OBEDIENT)
+    server = serve(_OBEDIENT, registered=False)
+    assert main(["stop", "--pid", str(server.pid)]) == 0
+    assert server.wait() == -signal.SIGTERM
+    assert (folder / ".model_server.pid").exists()
+
+
+def test_stop_ends_no_process_that_is_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stop", "--pid", str(os.getppid())]) == 1
+    assert "is no server that runs" in capsys.readouterr().err
 
 
 def test_stop_says_when_the_server_takes_too_long(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
