@@ -10,9 +10,10 @@ import contextlib
 import copy
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -47,12 +48,21 @@ def _always_room(index: int) -> None:
 @dataclass(slots=True)
 class Delivery:
     """How the answers of one batch leave, and what is known of its clients. ``concurrent``: other batches run on the
-    same event loop."""
+    same event loop. ``silence``: seconds for which the parent need not hear of a handler that is at work."""
 
     emit: Emit
     is_cancelled: Callable[[int], bool]
     room: Room = _always_room
     concurrent: bool = False
+    silence: float = math.inf
+    told: float = field(default_factory=time.monotonic)
+
+    def has_stepped(self) -> None:
+        """The handler has taken a step, of which there may be nothing to send. One that takes many has not hung."""
+        now = time.monotonic()
+        if now - self.told > self.silence:
+            self.told = now
+            self.emit(())
 
     def emit_known(self, requests: Sequence[Request]) -> None:
         """The replies that there are, and that have not gone out."""
@@ -79,9 +89,10 @@ class BatchRunner:
         self._failures = Failures(load.spec.key.name, load.model_dir)
 
     @property
-    def response_timeout(self) -> float:
-        """Seconds, after which the parent takes a worker that says nothing of a batch for hung."""
-        return self._load.spec.response_timeout
+    def silence(self) -> float:
+        """Seconds for which nothing need be said of a batch: well below the response timeout, after which the parent
+        takes a worker for hung."""
+        return self._load.spec.response_timeout / 4
 
     @property
     def is_continuous(self) -> bool:
@@ -95,7 +106,7 @@ class BatchRunner:
 
         ``arrived``: the reading of the monotonic clock from which the calls' remaining seconds count; None: now.
         """
-        return steps.run(self._batch(calls, Delivery(emit, is_cancelled), arrived))
+        return steps.run(self._batch(calls, Delivery(emit, is_cancelled, silence=self.silence), arrived))
 
     async def predict_concurrently(
         self,
@@ -109,7 +120,7 @@ class BatchRunner:
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
-        delivery = Delivery(emit, is_cancelled, room, concurrent=True)
+        delivery = Delivery(emit, is_cancelled, room, concurrent=True, silence=self.silence)
         return await steps.run_concurrently(self._batch(calls, delivery, arrived))
 
     def _batch(self, calls: Sequence[Call], delivery: Delivery, arrived: float | None) -> steps.Steps:
@@ -193,7 +204,9 @@ class BatchRunner:
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
         kept: dict[int, KeptPieces] = {}
-        context.send = piece_sender(owners, delivery.emit, self.max_response_size, delivery.is_cancelled, kept)
+        context.send = piece_sender(
+            owners, delivery.emit, self.max_response_size, delivery.is_cancelled, kept, delivery.has_stepped
+        )
         self._mark_stage("handle", 0 if len(rows) == 1 else -1)
         try:
             with requests_shown(owners, context):
@@ -289,6 +302,9 @@ class _RowReader:
 
     def room(self) -> Awaitable[Any] | None:
         return self._delivery.room(self._owner.index)
+
+    def has_stepped(self) -> None:
+        self._delivery.has_stepped()
 
     def piece(self, value: Any) -> None:
         assert self._context.send is not None

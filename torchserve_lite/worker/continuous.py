@@ -103,11 +103,9 @@ class ContinuousBatch:
                 for place in joined.places:
                     del self._places[place.request.index]
                 joined.outgoing.end((), BatchDone(now - joined.begun, self._take_metrics()))
-            elif (
-                now - joined.told > self._runner.response_timeout / 4
-            ):  # an answer that is given whole takes many steps
+            elif now - joined.told > self._runner.silence:  # an answer that is given whole takes many steps
                 joined.told = now
-                joined.outgoing.is_at_work()
+                joined.outgoing.send(())
 
     def _step(self) -> steps.Steps:
         context = self._runner.handler.context

@@ -33,20 +33,16 @@ class OutgoingAnswers:
         self._in_turn = threading.Lock()
 
     def send(self, answers: Sequence[Answer]) -> None:
-        """ValueError when a call among them has had its last answer. What nobody waits for is left out."""
+        """ValueError when a call among them has had its last answer. What nobody waits for is left out. No answers at
+        all: the handler has not hung, and the parent's response timeout counts anew."""
         with self._in_turn:
             if self._ended or any(answer.index in self._answered for answer in answers):
                 raise ValueError("The request has been answered: nothing more can be sent to it.")
             self._look_ahead()
             self._answered.update(answer.index for answer in answers if answer.last)
-            if wanted := tuple([answer for answer in answers if not self._is_cancelled(answer.index)]):
+            wanted = tuple([answer for answer in answers if not self._is_cancelled(answer.index)])
+            if wanted or not answers:
                 self._frames.send(encode(Answers(self._batch, wanted)))
-
-    def is_at_work(self) -> None:
-        """There is nothing to send, and the handler has not hung: the parent's response timeout counts anew."""
-        with self._in_turn:
-            if not self._ended:
-                self._frames.send(encode(Answers(self._batch, ())))
 
     def end(self, answers: Sequence[Answer], done: BatchDone) -> None:
         with self._in_turn:

@@ -51,13 +51,14 @@ def piece_sender(
     max_response_size: int,
     is_cancelled: Callable[[int], bool],
     kept: dict[int, KeptPieces],
+    has_stepped: Callable[[], None],
 ) -> Callable[[int, Any, str], None]:
     """What a handler streams with. What is wrong with a piece is raised where the handler sends it, and when all its
     clients have left CancelledError, as a coroutine's that nobody waits for: a handler that goes on works for nobody.
 
     It goes to the request of that row, or to that ``request_id`` when it is another's: a thread that outlives its
     batch finds the next batch on the context, and what it has must not go to the client of that. Where an answer is one
-    document, its pieces are ``kept`` for that, by row.
+    document, its pieces are ``kept`` for that, by row, and ``has_stepped`` is called for each.
     """
 
     def send(row: int, value: Any, request_id: str = "") -> None:
@@ -75,6 +76,7 @@ def piece_sender(
         if owner.is_one_document:
             assert not isinstance(reply.body, int)
             kept.setdefault(row, KeptPieces()).add(value, len(reply.body), max_response_size)
+            has_stepped()
         else:
             owner.answer_begun = True
             emit([Answer(owner.index, reply, last=False)])

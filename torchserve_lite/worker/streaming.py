@@ -29,6 +29,9 @@ class Reader(Protocol):
     def room(self) -> Awaitable[Any] | None:
         """To be awaited before the next step, when the client is behind."""
 
+    def has_stepped(self) -> None:
+        """Called after each step, also one without a piece."""
+
     def piece(self, value: Any) -> None:
         """ValueError when it cannot be sent."""
 
@@ -87,6 +90,7 @@ def read_together(
                 if (room := reader.room()) is not None:
                     yield room
             step = yield from _next(results, give_way)
+            readers[0].has_stepped()
             ended = isinstance(step, Ended)
             pieces = [None] * len(readers) if ended and step.value is None else check(step.value if ended else step)
             for row, (reader, piece) in enumerate(zip(readers, pieces, strict=True)):
@@ -109,6 +113,7 @@ def _is_over(steps: Any, reader: Reader, give_way: bool) -> Waits:
         if not reader.wants_more():
             raise asyncio.CancelledError("The client has left.")
         step = yield from _next(steps, give_way)
+        reader.has_stepped()
         if isinstance(step, Ended):
             reader.end(step.value)
             return True

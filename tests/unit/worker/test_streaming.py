@@ -22,9 +22,11 @@ Told = dict[int, list[Any]]
 
 class Asked:
     """Runs one batch. ``pieces``: what each call was told so far, a last answer in a tuple; calls in ``left`` have no
-    client any more."""
+    client any more. ``signs_of_life``: how often the parent was told nothing but that the handler is at work."""
 
     def __init__(self, way: str) -> None:
+        self.response_timeout = 60.0
+        self.signs_of_life = 0
         self.way = way
         self.pieces: Told = {}
         self.left: set[int] = set()
@@ -40,8 +42,13 @@ class Asked:
                 self.failures.append(answer.reply.failure)
             self.pieces.setdefault(answer.index, []).append((body,) if answer.last else body)
 
+    def emit(self, answers: Sequence[Answer]) -> None:
+        self.signs_of_life += not answers
+        self.hear(answers)
+
     def __call__(self, entry_point: EntryPoint, *bodies: bytes, **facts: Any) -> Told:
-        load = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h"), model_dir=".", max_response_size=1000)
+        spec = spec_of(key=ModelKey("m", "1.0"), handler="h", response_timeout=self.response_timeout)
+        load = Load(spec=spec, model_dir=".", max_response_size=1000)
         context = testing.context(manifest={"model": {}}, model_yaml_config={})
         runner = BatchRunner(Handler(entry_point, context), load, lambda stage, row: None)
         calls = [Call(str(n), "predict", (SentPart("body", body),), (), **facts) for n, body in enumerate(bodies)]
@@ -49,9 +56,9 @@ class Asked:
         if self.way == "in turn":
             with asyncio.Runner() as loop:  # a worker's thread has one that does not run
                 asyncio.set_event_loop(loop.get_loop())
-                last = runner.predict(calls, self.hear, is_left)
+                last = runner.predict(calls, self.emit, is_left)
         else:
-            last = asyncio.run(runner.predict_concurrently(calls, self.hear, is_left, room=lambda i: self.room(i)))
+            last = asyncio.run(runner.predict_concurrently(calls, self.emit, is_left, room=lambda i: self.room(i)))
         self.hear(last)
         return self.pieces
 
@@ -220,6 +227,30 @@ def test_envelope_gets_the_whole_of_what_the_helper_sent(ask: Asked, pieces: lis
     told = ask(by_helper(pieces, last), b'{"instances": [1, 2]}', b'{"instances": [3]}', envelope="kserve")
     bodies = [json.loads(body) for ((body,),) in told.values()]
     assert bodies == [{"predictions": [whole, whole]}, {"predictions": [whole]}]
+
+
+def many_nothings(rows: list[Any], context: Any) -> Iterator[list[Any]]:
+    for _ in range(4):
+        yield [None] * len(rows)
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        pytest.param(by_helper(["a"] * 4, ""), id="helper"),
+        pytest.param(lambda rows, context: [iter(["a"] * 4)], id="steps of a row"),
+        pytest.param(lambda rows, context: [iter([None] * 4)], id="steps without a piece"),
+        pytest.param(many_nothings, id="steps of the handler"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_parent_hears_of_a_handler_that_takes_steps_of_which_nothing_is_sent(
+    ask: Asked, handle: EntryPoint, at_once: bool
+) -> None:
+    """Else it would take the worker for hung. The response timeout is for a step, as with continuous batching."""
+    ask.response_timeout = 60.0 if at_once else 0.0
+    ask(handle, b'{"instances": [1]}', envelope="kserve")
+    assert (ask.signs_of_life == 0) if at_once else (ask.signs_of_life >= 4)
 
 
 def test_each_element_of_a_tensor_has_the_whole_of_its_pieces(ask: Asked) -> None:
