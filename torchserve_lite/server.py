@@ -32,7 +32,7 @@ from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.dataplane.local import LocalDataPlane
 from torchserve_lite.engine.affinity import WorkerAffinity, cores_to_share_out
 from torchserve_lite.engine.devices import Devices, count_gpus, usable_cores
-from torchserve_lite.engine.interface import EngineEvents
+from torchserve_lite.engine.interface import EngineEvents, Release
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
@@ -207,8 +207,13 @@ class _Events(EngineEvents):
     def __init__(self, metrics: ServerMetrics) -> None:
         self._metrics = metrics
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
-        self._metrics.batch_done(spec.key, batch, done, seconds)
+    def batch_done(
+        self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float, release: Release
+    ) -> None:
+        self._metrics.batch_done(spec.key, batch, done, seconds, release)
+
+    def work_wasted(self, spec: ModelSpec, reason: str) -> None:
+        self._metrics.work_wasted(spec.key, reason)
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
         self._metrics.worker_loaded(spec.key, worker_id, seconds)

@@ -15,7 +15,7 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec, RecoveryPolicy
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.devices import Devices
-from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Worker
+from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Release, Worker
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
@@ -32,7 +32,9 @@ class Noted(EngineEvents):
         self.failures: list[WorkerFailure] = []
         self.failed = asyncio.Event()
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
+    def batch_done(
+        self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float, release: Release
+    ) -> None:
         self.done.append(done)
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:

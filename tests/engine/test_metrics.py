@@ -35,3 +35,14 @@ async def test_handler_finds_the_configured_metrics_and_its_updates_arrive(launc
 async def test_metrics_that_every_handler_finds_without_a_file_are_torchserves(launcher: str) -> None:
     async with served(launcher, "gauges") as model:
         assert await model.ask(b"") == b"gauge:HandlerTime gauge:PredictionTime"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+async def test_stages_that_a_handler_marks_arrive_with_their_batch(launcher: str) -> None:
+    async with served(launcher, "staging") as model:
+        await model.ask(b"preprocess inference unheard-of")
+        await model.ask(b"")
+        first, second = model.events.done
+    assert [stage for stage, _ in first.stages] == ["preprocess", "inference"]
+    assert 0 <= sum(seconds for _, seconds in first.stages) <= first.handler_seconds
+    assert second.stages == ()

@@ -10,7 +10,7 @@ from typing import Protocol
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream
-from torchserve_lite.errors import ServingError
+from torchserve_lite.errors import DeadlineExceeded, ServingError
 
 Outcome = InferenceResponse | ServingError
 """How a request ends: with its answer (a streamed one from its first piece on), or with why there is none."""
@@ -93,6 +93,14 @@ class Job:
     def wanted(self) -> bool:
         """Somebody still waits for (more of) the answer."""
         return self.is_open if self._stream is None else not self._stream.ended
+
+    @property
+    def given_up(self) -> str:
+        """Why nobody waits any more, although its answer may yet come: ``client_left``, ``deadline``; empty when it is
+        none of these."""
+        if self._abandoned:
+            return "client_left"
+        return "deadline" if isinstance(self._outcome, DeadlineExceeded) else ""
 
     def remaining(self, now: float) -> float | None:
         return None if self.deadline is None else self.deadline - now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torchserve_lite.core.jobs import Job, JobHolder
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
@@ -13,6 +13,10 @@ from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ServingError, WorkerDied, WorkerFailure
 from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Metric
+
+Release = Literal["full", "clients", "delay", "alone"]
+"""Why a batch goes: it is full, all clients are in it that can be expected, its time is over, or its one job must be
+alone."""
 
 
 class Engine(Protocol):
@@ -43,7 +47,12 @@ class Engine(Protocol):
 class EngineEvents:
     """What pools report while they work; this one ignores everything. Telemetry and tests override it."""
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None: ...
+    def batch_done(
+        self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float, release: Release
+    ) -> None: ...
+
+    def work_wasted(self, spec: ModelSpec, reason: str) -> None:
+        """A worker runs a job for which nobody waits any more: ``client_left`` or ``deadline``."""
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None: ...
 
@@ -54,12 +63,13 @@ class JobQueue(JobHolder, Protocol):
     """The jobs of one model version that wait for a worker.
 
     ``running`` jobs have been taken and are not finished; ``workers`` take from here, the pool keeps it up to date.
-    A batch has at most ``batch_size`` jobs. ``by_sequence``: what may go depends on which worker is asked for, and is
-    changed by what answers say.
+    A batch has at most ``batch_size`` jobs; ``release`` says why the last one went. ``by_sequence``: what may go
+    depends on which worker is asked for, and is changed by what answers say.
     """
 
     by_sequence: bool
     batch_size: int
+    release: Release
     capacity: int
     running: int
     workers: int

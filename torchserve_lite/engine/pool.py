@@ -155,7 +155,7 @@ class WorkerPool:
         self._seats.remove(seat)  # its turn comes again after all others'
         self._seats.append(seat)
         if len(self.queue) and (batch := self.queue.next_batch(seat.slot)):
-            seat.run(batch)
+            seat.run(batch, self.queue.release)
 
     def _dispatch_at(self, due: float) -> None:
         """A timer that runs out too early costs one look; to set it anew for each job would cost more."""
@@ -180,7 +180,7 @@ class WorkerPool:
 
     async def _serve(self, worker: Worker, slot: Slot) -> None:
         """From a worker's being ready until it is to go."""
-        seat = slot.seat = Seat(worker, slot, self.spec, self._answered)
+        seat = slot.seat = Seat(worker, slot, self.spec, self._answered, self._events)
         if slot.retired:
             seat.retire()
         else:
@@ -225,7 +225,7 @@ class WorkerPool:
             seat.slot.restarts.proven()
             seconds = self._loop.time() - batch.begun
             self._busy_seconds += seconds
-            self._events.batch_done(self.spec, batch.jobs, update.done, seconds)
+            self._events.batch_done(self.spec, batch.jobs, update.done, seconds, batch.release)
 
     def _answer_what_is_left(self, slot: Slot) -> None:
         """Its worker is gone. No job leaves unanswered: those that a dead worker never took up wait for the next one,

@@ -10,7 +10,7 @@ from functools import partial
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
-from torchserve_lite.engine.interface import Worker
+from torchserve_lite.engine.interface import EngineEvents, Release, Worker
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import ReaderTooSlow, ResponseTimeout
 from torchserve_lite.ipc.messages import Answers
@@ -20,13 +20,14 @@ _SHORT = 0.05  # seconds: only behind batches that take no longer may another on
 
 
 class RunningBatch:
-    """``begun`` and ``since`` are readings of the event loop's clock: when it was sent, and from when on its worker
-    owes a word about it."""
+    """``release``: why it went. ``begun`` and ``since`` are readings of the event loop's clock: when it was sent, and
+    from when on its worker owes a word about it."""
 
-    __slots__ = ("begun", "jobs", "since")
+    __slots__ = ("begun", "jobs", "release", "since")
 
-    def __init__(self, jobs: Sequence[Job], now: float) -> None:
+    def __init__(self, jobs: Sequence[Job], release: Release, now: float) -> None:
         self.jobs = jobs
+        self.release = release
         self.begun = now
         self.since = now
 
@@ -40,7 +41,12 @@ class Seat:
     """
 
     def __init__(
-        self, worker: Worker, slot: Slot, spec: ModelSpec, answered: Callable[[Seat, RunningBatch, Answers], None]
+        self,
+        worker: Worker,
+        slot: Slot,
+        spec: ModelSpec,
+        answered: Callable[[Seat, RunningBatch, Answers], None],
+        events: EngineEvents,
     ) -> None:
         self.worker = worker
         self.slot = slot
@@ -48,6 +54,8 @@ class Seat:
         self._loop = asyncio.get_running_loop()
         self.left: asyncio.Future[None] = self._loop.create_future()
         self._retired = False
+        self._spec = spec
+        self._events = events
         self._lanes = spec.lanes
         self._timeout = spec.response_timeout
         self._answered = answered
@@ -81,8 +89,8 @@ class Seat:
         """Batches that the worker has and does not run yet."""
         return self.batches[self._lanes :]
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        batch = RunningBatch(jobs, self._loop.time())
+    def run(self, jobs: Sequence[Job], release: Release) -> None:
+        batch = RunningBatch(jobs, release, self._loop.time())
         self.batches.append(batch)
         for job in jobs:
             job.holder = self
@@ -166,6 +174,8 @@ class Seat:
 
     def unwanted(self, job: Job) -> None:
         """As the holder of running jobs: the worker need not go on for this one."""
+        if job.given_up and any(job in batch.jobs for batch in self.batches[: self._lanes]):
+            self._events.work_wasted(self._spec, job.given_up)
         self.worker.unwanted(job)
         if self._retired:
             self._leave_if_nobody_waits()

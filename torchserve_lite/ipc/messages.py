@@ -160,10 +160,11 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
 
 
 class BatchDone(msgspec.Struct, frozen=True, array_like=True):
-    """Every call of the batch has had its last answer."""
+    """Every call of the batch has had its last answer. ``stages``: the seconds of those that the handler marks."""
 
     handler_seconds: float = 0.0
     metrics: tuple[Metric, ...] = ()
+    stages: tuple[tuple[str, float], ...] = ()
 
 
 class Answers(msgspec.Struct, tag=True):

@@ -32,6 +32,7 @@ _EXPOSED = {  # by metrics_mode: what the endpoint shows. The others of TorchSer
         {"ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds"}
     ),
 }
+_RELEASES = ("full", "clients", "delay", "alone")
 _MOST_LOAD_TIMES = 1000  # each worker has a label of its own, and autoscaling starts ever new ones
 _HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker's text form
@@ -52,6 +53,7 @@ class ModelFigures:
 
     __slots__ = (
         "_errors",
+        "_handler_steps",
         "_labels",
         "_last_queue_time",
         "_latency",
@@ -60,6 +62,8 @@ class ModelFigures:
         "_queue_sum",
         "_queue_time",
         "batch_size",
+        "handler_time",
+        "released",
         "requests",
     )
 
@@ -67,6 +71,9 @@ class ModelFigures:
         self._labels = labels = (key.name, key.version)
         self.requests = metrics.requests.of(*labels, metrics.hostname)
         self.batch_size = metrics.batch_size.of(*labels)
+        self.handler_time = metrics.handler_time.of(*labels)
+        self.released = {why: metrics.batches.of(*labels, why) for why in _RELEASES}
+        self._handler_steps = metrics.handler_steps
         self._latency_sum = metrics.latency_sum.of(*labels, metrics.hostname)
         self._queue_sum = metrics.queue_sum.of(*labels, metrics.hostname)
         self._latency = metrics.latency.of(*labels)
@@ -87,6 +94,9 @@ class ModelFigures:
         """TorchServe's running sums, which our distributions keep anyway."""
         self._queue_sum.set(self._queue_time.sum * 1e6)
         self._latency_sum.set(self._latency.sum * 1e6)
+
+    def step(self, name: str, seconds: float) -> None:
+        self._handler_steps.of(*self._labels, name).observe(seconds)
 
     def failed(self, code: str) -> None:
         self._errors.of(*self._labels, code).inc()
@@ -112,6 +122,10 @@ class ServerMetrics:
         self.latency = registry.histogram("ts_inference_seconds", "Seconds", _MODEL, SECONDS)
         self.queue_time = registry.histogram("ts_queue_seconds", "Seconds", _MODEL, SECONDS)
         self.batch_size = registry.histogram("ts_batch_size", "Count", _MODEL, SIZES)
+        self.handler_time = registry.histogram("ts_handler_seconds", "Seconds", _MODEL, SECONDS)
+        self.handler_steps = registry.histogram("ts_handler_step_seconds", "Seconds", (*_MODEL, "step"), SECONDS)
+        self.batches = registry.counter("ts_batches_total", "Count", (*_MODEL, "reason"))
+        self._wasted = registry.counter("ts_wasted_requests_total", "Count", (*_MODEL, "reason"))
         self.errors = registry.counter("ts_inference_errors_total", "Count", (*_MODEL, "code"))
         self._queued = registry.gauge("ts_queue_length", "Count", _MODEL)
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
@@ -180,9 +194,17 @@ class ServerMetrics:
                 count = sum(worker.state is state for worker in status.workers)
                 self._workers.of(*labels, state.lower()).set(count)
 
-    def batch_done(self, key: ModelKey, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
-        """A batch took ``seconds``, from its sending to its last answer."""
-        self.model(key).batch_size.observe(len(batch))
+    def work_wasted(self, key: ModelKey, reason: str) -> None:
+        self._wasted.of(key.name, key.version, reason).inc()
+
+    def batch_done(self, key: ModelKey, batch: Sequence[Job], done: BatchDone, seconds: float, release: str) -> None:
+        """A batch took ``seconds``, from its sending to its last answer. ``release``: why it went."""
+        figures = self.model(key)
+        figures.batch_size.observe(len(batch))
+        figures.handler_time.observe(done.handler_seconds)
+        figures.released[release].value += 1
+        for step, spent in done.stages:
+            figures.step(step, spent)
         self._around_handler.set(round((seconds - done.handler_seconds) * 1000))
         labels = (("ModelName", key.name), ("Level", "Model"))
         ids = "" if self._exposed is None else ",".join([job.request.id for job in batch])

@@ -80,11 +80,14 @@ class BatchRunner:
     ``sys.exit`` ends its worker, as in TorchServe.
     """
 
-    def __init__(self, handler: Handler, load: Load, mark_stage: StageMark) -> None:
+    def __init__(
+        self, handler: Handler, load: Load, mark_stage: StageMark, handler_returned: Callable[[], None] = lambda: None
+    ) -> None:
         self.handler = handler
         self.max_response_size = load.max_response_size
         self._load = load
         self._mark_stage = mark_stage
+        self._handler_returned = handler_returned
         self._envelopes = Envelopes(load.v2_output_names, load.spec.signature)
         self._failures = Failures(load.spec.key.name, load.model_dir)
 
@@ -245,6 +248,7 @@ class BatchRunner:
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
             _answer_all(group, self.failure_of(group, error, delivery))
         else:
+            self._handler_returned()
             self._mark_stage("packing", -1)
             pack(group, results, context)
         return []

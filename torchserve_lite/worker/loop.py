@@ -36,6 +36,7 @@ from torchserve_lite.worker.handlers import Handler, load_handler
 from torchserve_lite.worker.metrics import CollectedMetrics
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.process import prepare_process
+from torchserve_lite.worker.stage_times import StageTimes
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class WorkerLoop:
     ) -> None:
         self._frames = frames
         self._marker = marker
+        self._stage_times = StageTimes(marker.mark)
         self._own_process = own_process
         self._fork_server = fork_server
         self._cancelled: defaultdict[int, set[int]] = defaultdict(set)  # calls, by the number of their batch
@@ -120,9 +122,10 @@ class WorkerLoop:
             if not isinstance(load, Load):
                 return
             self._marker.mark("loading")
-            handler.context.mark_stage = self._marker.mark
+            self._stage_times = StageTimes(self._marker.mark)
+            handler.context.mark_stage = self._stage_times.mark
             self._send(Loaded(time.monotonic() - begun, self._load_metrics))
-            self._serve(BatchRunner(handler, load, self._marker.mark), events)
+            self._serve(BatchRunner(handler, load, self._marker.mark, self._stage_times.end), events)
 
     def _serve(self, runner: BatchRunner, events: asyncio.AbstractEventLoop) -> None:
         if runner.is_continuous:
@@ -142,7 +145,7 @@ class WorkerLoop:
                 self._use_threads(load.threads)
             else:
                 self._fork_server.loading(load.threads)
-            handler = load_handler(load, self._metrics.add, self._marker.mark, own_process=self._own_process)
+            handler = load_handler(load, self._metrics.add, self._stage_times.mark, own_process=self._own_process)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -158,9 +161,10 @@ class WorkerLoop:
         self._send(Loaded(time.monotonic() - begun, self._load_metrics))
         from torchserve_lite.worker.batch import BatchRunner  # not before loading has made ``ts`` importable
 
-        return BatchRunner(handler, load, self._marker.mark)
+        return BatchRunner(handler, load, self._marker.mark, self._stage_times.end)
 
     def _serve_one_by_one(self, runner: BatchRunner) -> None:
+        self._stage_times.take()  # of what initialize may have tried out
         for predict, arrived in self._batches():
             self._use_threads(predict.threads)
             self._marker.begin(predict.batch)
@@ -168,7 +172,7 @@ class WorkerLoop:
             is_cancelled = self._cancelled[predict.batch].__contains__
             outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
             answers = runner.predict(predict.calls, outgoing.send, is_cancelled, arrived)
-            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
+            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take(), self._stage_times.take()))
             for batch in [batch for batch in self._cancelled if batch <= predict.batch]:
                 del self._cancelled[batch]
 

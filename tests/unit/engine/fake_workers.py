@@ -9,7 +9,7 @@ from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.core.streams import Buffer
-from torchserve_lite.engine.interface import EngineEvents
+from torchserve_lite.engine.interface import EngineEvents, Release
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import LoadFailed, WorkerDied, WorkerFailure
 from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Metric, Reply
@@ -164,12 +164,20 @@ class FakeLauncher:
 class NotedEvents(EngineEvents):
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.releases: list[Release] = []
+        self.wasted: list[str] = []
         self.loaded: list[str] = []
         self.load_metrics: list[Metric] = []
         self.failed: list[WorkerFailure] = []
 
-    def batch_done(self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float) -> None:
+    def batch_done(
+        self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float, release: Release
+    ) -> None:
         self.batches.append(len(batch))
+        self.releases.append(release)
+
+    def work_wasted(self, spec: ModelSpec, reason: str) -> None:
+        self.wasted.append(reason)
 
     def worker_loaded(self, spec: ModelSpec, worker_id: str, seconds: float, metrics: Sequence[Metric]) -> None:
         self.loaded.append(worker_id)

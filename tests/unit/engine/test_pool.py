@@ -17,6 +17,7 @@ from tests.conftest import NewJob, job_maker, spec_of, stream_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import BatchPolicy, ModelSpec, RecoveryPolicy, SequencePolicy, WorkerState
+from torchserve_lite.core.requests import Verb
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.engine.interface import EngineEvents, JobQueue
 from torchserve_lite.engine.pool import WorkerPool
@@ -1079,3 +1080,46 @@ def is_own_answer(job: Job) -> bool:
     if (error := job.answer.exception()) is not None:
         return isinstance(error, ServingError)
     return job.answer.result().body == body_of(job)
+
+
+@virtual_time
+async def test_batch_says_why_it_went(new_job: NewJob) -> None:
+    """Two clients are known and one of them comes back: it waits for the other in vain."""
+    events = NotedEvents()
+    async with pool_of(FakeLauncher(), events=events, batch=BatchPolicy(size=3, delay=0.5)) as pool:
+        for jobs in (
+            [new_job(), new_job(), new_job()],
+            [new_job(verb=Verb.EXPLAIN)],
+            [new_job(), new_job(), new_job()],
+            [new_job(), new_job()],
+            [new_job(), new_job()],
+        ):
+            for job in asked(pool, *jobs):
+                await job.answer
+    assert events.releases == ["full", "alone", "full", "delay", "clients"]
+
+
+@virtual_time
+async def test_work_for_nobody_is_told_once_and_only_of_what_runs(new_job: NewJob) -> None:
+    events = NotedEvents()
+    async with pool_of(FakeLauncher(), events=events) as pool:
+        left, late, waiting, answered = asked(pool, new_job(), new_job(), new_job(), new_job())
+        await asyncio.sleep(0.5)
+        left.abandon()
+        waiting.abandon()
+        await asyncio.sleep(1.0)
+        late.fail(DeadlineExceeded(1.5))
+        await answered.answer
+    assert events.wasted == ["client_left", "deadline"]
+
+
+@virtual_time
+async def test_death_of_a_worker_is_no_wasted_work(new_job: NewJob) -> None:
+    events, launcher = NotedEvents(), FakeLauncher()
+    async with pool_of(launcher, events=events) as pool:
+        (job,) = asked(pool, new_job())
+        await asyncio.sleep(0.5)
+        launcher.workers[0].die()
+        with pytest.raises(WorkerDied):
+            await job.answer
+    assert events.wasted == []

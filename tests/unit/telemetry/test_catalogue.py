@@ -111,10 +111,32 @@ def test_handlers_known_metric_gets_the_hostname_added() -> None:
 
 def test_batch_counts_its_size_and_the_time_in_and_around_its_handler() -> None:
     shown = metrics()
-    shown.batch_done(KEY, batch("a", "b", "c"), BatchDone(0.5), seconds=0.75)
+    shown.batch_done(KEY, batch("a", "b", "c"), BatchDone(0.5), 0.75, "full")
     assert figure(shown, "PredictionTime", ModelName="m", Level="Model") == 500
     assert figure(shown, "WorkerThreadTime", Level="Host") == 250
     assert figure(shown, "ts_batch_size_sum", **MODEL) == 3
+
+
+def test_batch_counts_why_it_went_and_the_steps_of_its_handler() -> None:
+    shown = metrics()
+    done = BatchDone(0.5, stages=(("preprocess", 0.125), ("inference", 0.25)))
+    for release in ("delay", "delay", "alone"):
+        shown.batch_done(KEY, batch("a"), done, 0.75, release)
+    reasons = {
+        why: figure(shown, "ts_batches_total", **MODEL, reason=why) for why in ("full", "clients", "delay", "alone")
+    }
+    assert reasons == {"full": 0, "clients": 0, "delay": 2, "alone": 1}
+    assert figure(shown, "ts_handler_seconds_sum", **MODEL) == 1.5
+    assert figure(shown, "ts_handler_step_seconds_sum", **MODEL, step="inference") == 0.75
+    assert figure(shown, "ts_handler_step_seconds_count", **MODEL, step="preprocess") == 3
+    assert figure(shown, "ts_handler_step_seconds_count", **MODEL, step="postprocess") is None
+
+
+def test_wasted_work_is_counted_by_its_reason() -> None:
+    shown = metrics()
+    for reason in ("client_left", "deadline", "client_left"):
+        shown.work_wasted(KEY, reason)
+    assert figure(shown, "ts_wasted_requests_total", **MODEL, reason="client_left") == 2
 
 
 def test_unknown_metric_of_a_handler_is_shown_only_with_auto_detection() -> None:
@@ -200,7 +222,7 @@ def test_labels_are_told_apart_by_their_names(labels: tuple[tuple[str, str], ...
 def test_time_of_a_prediction_has_its_labels_whatever_the_order_of_the_file() -> None:
     definition = MetricDefinition("PredictionTime", "gauge", "ms", ("Level", "ModelName"))
     shown = ServerMetrics(MetricsConfig(model_metrics=(definition,)))
-    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.6)
+    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.6, "full")
     assert figure(shown, "PredictionTime", Level="Model", ModelName="m") == 500
 
 

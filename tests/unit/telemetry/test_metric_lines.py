@@ -62,7 +62,7 @@ def test_batch_and_its_handlers_metrics_are_lines_with_their_requests(caplog: py
     visits = MetricDefinition("Visits", "counter", "count", ("Shelf", "Place"))
     shown = metrics("log", visits, *MetricsConfig().model_metrics)
     own = Metric("Visits", "counter", "count", 2, (("Place", "left"), ("Shelf", "top")), "b")
-    shown.batch_done(KEY, batch("a", "b"), BatchDone(0.5, (own, own)), 0.75)
+    shown.batch_done(KEY, batch("a", "b"), BatchDone(0.5, (own, own)), 0.75, "full")
     assert lines(caplog, "TS_METRICS") == ["WorkerThreadTime.Milliseconds:250.0|#Level:Host"]
     assert lines(caplog, "MODEL_METRICS") == [
         "PredictionTime.ms:500.0|#ModelName:m,Level:Model,requestID:a,b",
@@ -100,7 +100,7 @@ def test_endpoint_shows_what_the_logs_do_not(mode: str, exposed: set[str], caplo
     shown = metrics(mode)
     shown.model(KEY).requests.value += 1
     shown.model(KEY).answered(0.25, 1.5)
-    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.75)
+    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.75, "full")
     assert set(re.findall(r"# TYPE (\w+)", shown.registry.render())) == exposed
     assert exposed.isdisjoint(line.partition(".")[0] for line in lines(caplog, "TS_METRICS"))
     assert len(lines(caplog, "MODEL_METRICS")) == 1
@@ -110,5 +110,5 @@ def test_nothing_is_logged_where_the_endpoint_shows_it_all(caplog: pytest.LogCap
     shown = metrics("prometheus")
     shown.count_response(200)
     shown.model(KEY).answered(0.25, 1.5)
-    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.75)
+    shown.batch_done(KEY, batch("a"), BatchDone(0.5), 0.75, "full")
     assert caplog.records == []

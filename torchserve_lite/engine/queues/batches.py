@@ -9,7 +9,7 @@ from itertools import islice
 from time import perf_counter
 
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.engine.interface import JobQueue
+from torchserve_lite.engine.interface import JobQueue, Release
 from torchserve_lite.engine.queues.policies import NOW, ReleasePolicy
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import DeadlineExceeded, QueueFull, ServingError
@@ -25,6 +25,7 @@ class BatchAggregator:
     def __init__(self, name: str, size: int, capacity: int, policy: ReleasePolicy) -> None:
         self.batch_size = size
         self.capacity = capacity
+        self.release: Release = "full"
         self.running = 0
         self.workers = 1
         self._name = name
@@ -61,8 +62,9 @@ class BatchAggregator:
         """The first jobs, without those whose deadline has passed (its timer may not have fired yet, and the handler
         must not see the job all the same). An explanation or a description goes alone."""
         now = self._loop.time()
-        self._policy.released(now, next(iter(self._jobs)).arrived, len(self._jobs), self.running)
         first = list(islice(self._jobs, self.batch_size))
+        why = self._policy.released(now, first[0].arrived, len(self._jobs), self.running, self.workers)
+        self.release = why if first[0].batchable else "alone"
         taken = perf_counter()
         batch: list[Job] = []
         for job in first:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from torchserve_lite.core.models import BatchPolicy
+from torchserve_lite.engine.interface import Release
 
 NOW = float("-inf")
 
@@ -20,8 +21,8 @@ class ReleasePolicy(Protocol):
     def release_time(self, oldest: float, waiting: int, running: int, workers: int) -> float:
         """When the waiting jobs, the first of which arrived at ``oldest``, should go; a time that has passed: now."""
 
-    def released(self, now: float, oldest: float, waiting: int, running: int) -> None:
-        """A batch is about to be taken."""
+    def released(self, now: float, oldest: float, waiting: int, running: int, workers: int) -> Release:
+        """A batch is about to be taken. Returns why it may go."""
 
 
 class ShareOfClients:
@@ -45,7 +46,11 @@ class ShareOfClients:
         worth_waiting_for = min(self._open_lately - running, share)
         return NOW if waiting >= min(self._batch.size, worth_waiting_for) else oldest + self._batch.delay
 
-    def released(self, now: float, oldest: float, waiting: int, running: int) -> None:
+    def released(self, now: float, oldest: float, waiting: int, running: int, workers: int) -> Release:
         """A batch that waited in vain shows that the clients it waited for are no longer there."""
+        why: Release = "full"
+        if waiting < self._batch.size:
+            why = "clients" if self.release_time(oldest, waiting, running, workers) == NOW else "delay"
         if now >= oldest + self._batch.delay:
             self._open_lately = waiting + running
+        return why

@@ -16,7 +16,7 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import SequencePolicy
 from torchserve_lite.core.requests import InferenceRequest, Verb
 from torchserve_lite.core.shortening import shortened
-from torchserve_lite.engine.interface import JobQueue
+from torchserve_lite.engine.interface import JobQueue, Release
 from torchserve_lite.engine.queues.policies import NOW, ReleasePolicy
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import (
@@ -51,6 +51,7 @@ class SequenceQueue:
     ) -> None:
         self.batch_size = batch_size
         self.capacity = limits.most * (1 + limits.most_waiting)
+        self.release: Release = "full"
         self.running = 0
         self.workers = 1
         self._name = name
@@ -115,7 +116,8 @@ class SequenceQueue:
         now, taken = self._loop.time(), perf_counter()
         host = self._hosts[slot]
         ready = self._ready_for(host)
-        host.policy.released(now, _oldest(ready), len(ready), host.running)
+        why = host.policy.released(now, _oldest(ready), len(ready), host.running, workers=1)
+        self.release = why if ready[0].next_job.batchable else "alone"
         batch: list[Job] = []
         expired: list[tuple[Job, float]] = []
         for sequence in ready:

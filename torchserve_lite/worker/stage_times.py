@@ -1,0 +1,41 @@
+"""How long a handler is at its stages, which it marks by itself (``BaseHandler`` does)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_TIMED = frozenset({"preprocess", "inference", "postprocess", "explain"})  # each is a label of a metric
+
+
+class StageTimes:
+    """Of one batch after the other. A handler that marks no stage pays for two calls that do nothing."""
+
+    def __init__(self, mark: Callable[[str, int], None]) -> None:
+        self._mark = mark
+        self._stage = ""
+        self._since = 0.0
+        self._seconds: dict[str, float] = {}
+
+    def mark(self, stage: str, row: int = -1) -> None:
+        """The handler's ``context.mark_stage``."""
+        self._mark(stage, row)
+        if stage != self._stage:
+            self.end()
+            if stage in _TIMED:
+                self._stage, self._since = stage, time.monotonic()
+
+    def end(self) -> None:
+        """The handler has returned: its last stage is over."""
+        if self._stage:
+            seconds = time.monotonic() - self._since
+            self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + seconds
+            self._stage = ""
+
+    def take(self) -> tuple[tuple[str, float], ...]:
+        """Those since the last time."""
+        self.end()
+        if not self._seconds:
+            return ()
+        taken, self._seconds = tuple(self._seconds.items()), {}
+        return taken
