@@ -241,6 +241,19 @@ async def test_request_without_a_sequence_begins_one_and_its_handler_is_told_the
 
 
 @virtual_time
+async def test_name_that_a_handler_is_told_is_the_one_of_its_queue() -> None:
+    """It finds a header that comes twice as one, with both values."""
+    served = Served()
+    job = job_maker()(headers=(("ts_request_sequence_id", ""), ("TS_REQUEST_SEQUENCE_START", "no")))
+    served.queue.put(job)
+    (id_header, name), start = job.request.headers
+    assert (id_header, start) == ("ts_request_sequence_id", ("ts_request_sequence_start", "true"))
+    assert name in served.queue._sequences
+    served.queue.put(job_maker()(headers=(("ts_request_sequence_id", "a"), ("Ts_Request_Sequence_Id", "b"))))
+    assert "a, b" in served.queue._sequences
+
+
+@virtual_time
 async def test_there_are_as_many_sequences_as_may_be() -> None:
     served = Served(most=2)
     served.ask("a")

@@ -93,8 +93,10 @@ class SequenceQueue:
                 raise TooManySequences(self._name, limits.most)
             if not name:
                 name = f"ts-seq-{uuid4()}"
-                own = ((limits.headers.id, name), (limits.headers.start, "true"))
-                job.request = replace(request, headers=request.headers + own, encoded_headers=b"")
+                own = {limits.headers.id: name, limits.headers.start: "true"}
+                replaced = {header.lower() for header in own}
+                others = [header for header in request.headers if header[0].lower() not in replaced]
+                job.request = replace(request, headers=(*others, *own.items()), encoded_headers=b"")
             return self._begin(name)
         if len(sequence.jobs) - (not sequence.busy) >= limits.most_waiting:
             raise SequenceQueueFull(self._name, shortened(name, _LONGEST_ID), limits.most_waiting)
@@ -366,5 +368,5 @@ def _oldest(ready: Sequence[_Sequence]) -> float:
 
 
 def _header(request: InferenceRequest, lower_name: str) -> str:
-    """In any spelling, the last of several as handlers find it; empty when there is none."""
-    return next((value for name, value in reversed(request.headers) if name.lower() == lower_name), "")
+    """In any spelling, several joined as handlers find them; empty when there is none."""
+    return ", ".join([value for name, value in request.headers if name.lower() == lower_name and value])
