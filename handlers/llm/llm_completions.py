@@ -18,6 +18,7 @@ from llm_requests import (
     RequestRefused,
     read_chat_request,
     read_completion_request,
+    whole_characters,
 )
 from llm_settings import Settings, model_source, read_chat_template
 
@@ -103,10 +104,12 @@ class CompletionService:
             raise RequestRefused(
                 f"The model's chat template does not take these messages: {error}", "messages"
             ) from error
+        whole_characters(text, "messages")
         return self._checked(self._tokenizer(text, add_special_tokens=False)["input_ids"], "messages")
 
     def _prompt(self, prompt: Prompt) -> Sequence[int]:
-        return self._checked(self._tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt, "prompt")
+        given = self._tokenizer(whole_characters(prompt, "prompt"))["input_ids"] if isinstance(prompt, str) else prompt
+        return self._checked(given, "prompt")
 
     def _checked(self, tokens: Sequence[int], param: str) -> Sequence[int]:
         if not tokens:  # an empty text, and a tokenizer that begins texts with nothing

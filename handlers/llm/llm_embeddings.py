@@ -12,7 +12,7 @@ import torch
 from llm_answers import Reply, failure, usage
 from llm_decoding import text_config
 from llm_models import load_model, load_tokenizer, max_length, pooling_of
-from llm_requests import EmbeddingRequest, Prompt, RequestRefused, read_embedding_request
+from llm_requests import EmbeddingRequest, Prompt, RequestRefused, read_embedding_request, whole_characters
 from llm_settings import Settings, model_source
 from torch import Tensor
 from torch.nn import functional
@@ -76,7 +76,9 @@ class EmbeddingService:
         self._waiting.pop(request_id, None)
 
     def _tokens(self, text: Prompt) -> Sequence[int]:
-        tokens: Sequence[int] = self._tokenizer(text)["input_ids"] if isinstance(text, str) else text
+        tokens: Sequence[int] = (
+            self._tokenizer(whole_characters(text, "input"))["input_ids"] if isinstance(text, str) else text
+        )
         if not tokens:
             raise RequestRefused("input has a text without tokens.", "input")
         if len(tokens) > self.max_model_len:

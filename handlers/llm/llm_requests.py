@@ -11,6 +11,7 @@ from llm_sampling import SamplingParameters
 
 _MOST_CHOICES = 128
 _MOST_INPUTS = 2048
+_MOST_STOPS = 64  # each is looked for in each text at each step, for which all texts wait
 _LEAST_TEMPERATURE = 1e-5  # below, logits divided by it are no numbers any more; the likeliest token is meant
 
 # What a client may ask for and does not get: the answer would not be what it expects. Values that ask for nothing are
@@ -86,9 +87,21 @@ def read_body(row: Any) -> dict[str, Any]:
             body = json.loads(body)
         except ValueError as error:
             raise RequestRefused(f"The request's body is not JSON: {error}") from error
+        except RecursionError as error:
+            raise RequestRefused("The request's body is nested too deeply.") from error
     if not isinstance(body, dict):
         raise RequestRefused("The request's body must be a JSON object.")
     return body
+
+
+def whole_characters(text: str, param: str) -> str:
+    """The text, if it is one: JSON may have half of a surrogate pair, of which no tokenizer makes anything."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"{error.object[error.start]!r} at character {error.start}"
+        raise RequestRefused(f"{param} has half of a surrogate pair, {where}.", param) from error
+    return text
 
 
 def read_chat_request(body: Mapping[str, Any], defaults: SamplingParameters) -> GenerationRequest:
@@ -152,7 +165,7 @@ def _sampling(body: Mapping[str, Any], defaults: SamplingParameters) -> Sampling
     bias = body.get("logit_bias") or {}
     try:
         bias = {int(token): float(value) for token, value in bias.items()}
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise RequestRefused('logit_bias must map token ids to numbers, such as {"42": -100}.', "logit_bias") from error
     if not all(-100 <= value <= 100 for value in bias.values()):
         raise RequestRefused("logit_bias must have numbers from -100 to 100.", "logit_bias")
@@ -217,6 +230,8 @@ def _stop(stop: Any) -> Sequence[str]:
     strings = [stop] if isinstance(stop, str) else (stop or [])
     if not isinstance(strings, list) or not all(isinstance(string, str) and string for string in strings):
         raise RequestRefused("stop must be a text or a list of texts, none of them empty.", "stop")
+    if len(strings) > _MOST_STOPS:
+        raise RequestRefused(f"stop has {len(strings)} texts; {_MOST_STOPS} are the most.", "stop")
     return strings
 
 

@@ -73,6 +73,7 @@ def test_pooling_of_the_models_own_files_is_used(started: Starter, made: Maker) 
     [
         ({"input": []}, "input"),
         ({"input": [""]}, "input"),
+        ({"input": "a\ud800b"}, "input"),
         ({"input": 3}, "input"),
         ({"input": [999]}, "input"),
         ({"input": "Hello " * 200}, "input"),

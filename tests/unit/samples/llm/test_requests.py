@@ -189,12 +189,15 @@ def test_sampling_from_the_likeliest_only_is_greedy(serving: Serving) -> None:
         ({"prompt": "a", "presence_penalty": 3}, "presence_penalty"),
         ({"prompt": "a", "stop": [""]}, "stop"),
         ({"prompt": "a", "stop": 3}, "stop"),
+        ({"prompt": "a", "stop": ["b"] * 65}, "stop"),
+        ({"prompt": "a\ud800b"}, "prompt"),
         ({"prompt": "a", "seed": "x"}, "seed"),
         ({"prompt": "a", "stream": "yes"}, "stream"),
         ({"prompt": "a", "stream_options": True}, "stream_options"),
         ({"prompt": "a", "logit_bias": {"512": 1}}, "logit_bias"),
         ({"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias"),
         ({"prompt": "a", "logit_bias": [5]}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"5": 10**400}}, "logit_bias"),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else value,
 )
@@ -219,7 +222,7 @@ def test_instance_of_kserves_v1_is_read_as_a_body(serving: Serving) -> None:
     assert serving.refusal("Hello", row=True)[0] == 400
 
 
-@pytest.mark.parametrize("body", [b"{", b"[1]", bytearray(b""), "", 3])
+@pytest.mark.parametrize("body", [b"{", b"[1]", bytearray(b""), "", 3, b"[" * 100_000])
 def test_body_that_is_no_object_is_refused(serving: Serving, body: Any) -> None:
     status, error = serving.refusal(body, "v1/completions")
     assert (status, error["param"]) == (400, None)
