@@ -87,6 +87,11 @@ async def test_body_without_a_model_is_refused(writer: Front, body: bytes) -> No
     assert "model" in error["message"]
 
 
+async def test_body_that_is_nested_too_deeply_is_refused(writer: Front) -> None:
+    body = b'{"model": "writer", "messages": ' + b"[" * 4000 + b"]" * 4000 + b"}"
+    assert "nested too deeply" in error_of(await writer.post(CHAT, body), 400)["message"]
+
+
 async def test_model_that_could_not_be_registered_says_why(writer: Front) -> None:
     writer.registry.unopened.append(failed_deployment("broken", "no such weights"))
     answer = await writer.post(CHAT, asking("broken"))

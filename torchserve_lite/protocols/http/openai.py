@@ -129,6 +129,8 @@ class OpenAIRoutes:
             named = msgspec.json.decode(body, type=_Named)
         except msgspec.DecodeError as error:
             raise BadRequest(f"The body must be a JSON object with the name of a model in model: {error}.") from error
+        except RecursionError as error:
+            raise BadRequest("The body is nested too deeply.") from error
         target = Target(await self._served(named.model), content_type=JSON, more_headers=(("url_path", path),))
         return await self._plane.infer(make_request(request, target, (Part("body", body, JSON),)))
 
