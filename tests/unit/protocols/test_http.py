@@ -446,10 +446,11 @@ async def test_stream_is_sent_in_chunks(front: Front) -> None:
     assert body == b"3\r\none\r\n3\r\ntwo\r\n3\r\nend\r\n0\r\n\r\n"
 
 
-async def test_stream_to_a_client_of_http_1_0_ends_with_the_connection(front: Front) -> None:
+@pytest.mark.parametrize("wish", [b"", b"Connection: keep-alive\r\n"])
+async def test_stream_to_a_client_of_http_1_0_ends_with_the_connection(front: Front, wish: bytes) -> None:
     stream(front, b"one", b"two", last=b"end")
     reader, writer = await front.connect()
-    writer.write(b"POST /predictions/tiny HTTP/1.0\r\nContent-Length: 1\r\n\r\n7")
+    writer.write(b"POST /predictions/tiny HTTP/1.0\r\n" + wish + b"Content-Length: 1\r\n\r\n7")
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.0 201 Created", b"onetwoend")
     assert b"chunked" not in head

@@ -145,7 +145,7 @@ class Exchange:
             response: web.StreamResponse = web.Response(body=answer.body, status=status, reason=reason, headers=fields)
         else:  # a client of HTTP/1.0 reads until the connection is closed
             response = web.StreamResponse(status=status, reason=reason, headers=fields)
-        if close:
+        if close or pieces is not None:
             response.force_close()
         await response.prepare(request)
         if pieces is not None:
