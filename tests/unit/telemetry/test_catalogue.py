@@ -93,6 +93,14 @@ def test_load_times_do_not_grow_without_end_as_workers_come_and_go() -> None:
     assert shown.registry.render().count("WorkerLoadTime{") == 1000
 
 
+def test_model_that_has_loaded_has_its_counters_before_its_first_request() -> None:
+    """A counter that appears with its first request has, to Prometheus, never grown by it."""
+    shown = metrics()
+    shown.worker_loaded(KEY, "9000", 0.25)
+    names = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_inference_seconds_count")
+    assert [figure(shown, name, **MODEL) for name in names] == [0, 0, 0]
+
+
 def test_worker_events_are_counted() -> None:
     shown = metrics()
     shown.worker_loaded(KEY, "9000", 0.25)
