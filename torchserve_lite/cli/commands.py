@@ -30,6 +30,8 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
         "kserve": "write the manifests by which KServe serves an archive",
     },
     "Speak to a running server": {  # these are in the package operators
+        "predict": "ask a model of a running server, and print its answer",
+        "status": "show a running server at a glance, its models and their workers",
         "models": "show what a running server serves, and how it is",
         "register": "have a running server load an archive",
         "unregister": "have a running server give up a model, once its requests are answered",
@@ -41,10 +43,15 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
 }
 OPERATORS = GROUPS["Speak to a running server"]
 COMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in group.items()}
+_SECTIONS = {  # of the documentation, where it is not the command's name
+    **dict.fromkeys(OPERATORS, "operators-commands"),
+    "predict": "predict",
+}
 _EXAMPLES = (
     "torchserve-lite init words",
     "torchserve-lite start --model-store model_store --models all",
-    "torchserve-lite models",
+    "torchserve-lite predict mnist 4.png",
+    "torchserve-lite status",
 )
 
 
@@ -110,7 +117,7 @@ def _parser(argv: Sequence[str]) -> Parser:
             package = "torchserve_lite.cli.operators" if name in OPERATORS else "torchserve_lite.cli"
             module = import_module(f"{package}.{name.replace('-', '_')}")
             command.examples = module.EXAMPLES
-            command.documented = f"{DOCUMENTATION}#{'operators-commands' if name in OPERATORS else name}"
+            command.documented = f"{DOCUMENTATION}#{_SECTIONS.get(name, name)}"
             module.add_arguments(command)
             families = getattr(module, "FAMILIES", ())  # of flags that have any name after these beginnings
             for flag in {word.partition("=")[0] for word in argv if word.startswith(families)}:

@@ -12,7 +12,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from torchserve_lite.cli.operators.client import Answer, ManagementClient, NoServer, Refused, Request
-from torchserve_lite.cli.operators.connection import Connection, add_connection_arguments, find_connection
+from torchserve_lite.cli.operators.connection import (
+    MANAGEMENT,
+    Connection,
+    Role,
+    add_connection_arguments,
+    find_connection,
+)
 from torchserve_lite.engine.launchers.worker_logs import printable
 
 DONE, REFUSED, NO_SERVER, INTERRUPTED = 0, 1, 3, 130  # 2 is argparse's, for a command line that is not understood
@@ -22,7 +28,7 @@ _LOADS_WITHIN = 1800.0  # for what may fetch archives, install packages and load
 EXIT_CODES = "Exit codes: 0 done, 1 the server said no, 2 the command line is wrong, 3 no server answers."
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, *, loads: bool = False) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser, *, loads: bool = False, role: Role = MANAGEMENT) -> None:
     """``loads``: the server may have to load or drain models before it answers."""
     parser.add_argument("--json", action="store_true", help="print the server's answer as JSON, for programs")
     parser.add_argument(
@@ -32,7 +38,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, *, loads: bool = False
         metavar="SECONDS",
         help="longest wait for the server's answer; default: %(default)g",
     )
-    add_connection_arguments(parser)
+    add_connection_arguments(parser, role)
     parser.epilog = EXIT_CODES
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -89,6 +90,49 @@ def model_path(name: str, version: str | None = None) -> str:
     return "/models/" + "/".join(quote(part, safe="") for part in parts)
 
 
+def session_to(connection: Connection, patience: float) -> aiohttp.ClientSession:
+    """``patience``: the longest that one call may take, in seconds."""
+    url, key = connection.url, connection.key.value
+    return aiohttp.ClientSession(
+        connector=aiohttp.UnixConnector(url.removeprefix("unix:"))
+        if url.startswith("unix:")
+        else aiohttp.TCPConnector(ssl=connection.certificates),
+        timeout=aiohttp.ClientTimeout(total=patience, sock_connect=_CONNECTS_WITHIN),
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+    )
+
+
+def url_of(connection: Connection, target: str) -> URL:
+    base = "http://localhost" if connection.url.startswith("unix:") else connection.url
+    return URL(base + target, encoded=True)
+
+
+@contextmanager
+def no_server_without_answer(connection: Connection, patience: float) -> Iterator[None]:
+    """What hinders an answer comes out as ``NoServer``."""
+    try:
+        yield
+    except aiohttp.ClientSSLError as error:
+        raise NoServer(
+            f"No trusted connection to {connection.url}: {_reason(error)}. Name the certificate of its authority (or "
+            "its own) with --cacert; --insecure does without, for trying things out."
+        ) from error
+    except aiohttp.ClientConnectorError as error:
+        raise NoServer(
+            f"No server answers at {connection.url} ({connection.source}): {_reason(error)}. Is it running? Name "
+            "another address with --url."
+        ) from error
+    except TimeoutError as error:
+        raise NoServer(
+            f"No answer from {connection.url} within {patience:g} s; it may still be at it. --timeout waits longer."
+        ) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise NoServer(
+            f"What listens at {connection.url} ({connection.source}) gave no answer in HTTP: {_reason(error)}. Is it "
+            "the right address, and is it http or https?"
+        ) from error
+
+
 class ManagementClient:
     """Use as an async context manager. ``patience``: the longest that one call may take, in seconds."""
 
@@ -97,16 +141,7 @@ class ManagementClient:
         self._patience = patience
 
     async def __aenter__(self) -> ManagementClient:
-        url, key = self._connection.url, self._connection.key.value
-        unix = url.startswith("unix:")
-        self._base = "http://localhost" if unix else url
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(url.removeprefix("unix:"))
-            if unix
-            else aiohttp.TCPConnector(ssl=self._connection.certificates),
-            timeout=aiohttp.ClientTimeout(total=self._patience, sock_connect=_CONNECTS_WITHIN),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-        )
+        self._session = session_to(self._connection, self._patience)
         return self
 
     async def __aexit__(
@@ -114,34 +149,18 @@ class ManagementClient:
     ) -> None:
         await self._session.close()
 
+    @property
+    def url(self) -> str:
+        return self._connection.url
+
     async def send(self, request: Request) -> Answer:
         """Its answer when that is a success."""
-        where = self._connection.url
-        try:
+        with no_server_without_answer(self._connection, self._patience):
             # No redirects: whoever they lead to must not be shown the key.
             async with self._session.request(
-                request.method, URL(self._base + request.target, encoded=True), allow_redirects=False
+                request.method, url_of(self._connection, request.target), allow_redirects=False
             ) as response:
                 status, text = response.status, await response.text(errors="replace")
-        except aiohttp.ClientSSLError as error:
-            raise NoServer(
-                f"No trusted connection to {where}: {_reason(error)}. Name the certificate of its authority (or its "
-                "own) with --cacert; --insecure does without, for trying things out."
-            ) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NoServer(
-                f"No server answers at {where} ({self._connection.source}): {_reason(error)}. Is it running? Name "
-                "another address with --url."
-            ) from error
-        except TimeoutError as error:
-            raise NoServer(
-                f"No answer from {where} within {self._patience:g} s; it may still be at it. --timeout waits longer."
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise NoServer(
-                f"What listens at {where} ({self._connection.source}) gave no answer in HTTP: {_reason(error)}. Is it "
-                "the management address, and is it http or https?"
-            ) from error
         answer = Answer(status, text, _parsed(text))
         if not 200 <= status < 300 or answer.document is None:
             raise Refused(answer)

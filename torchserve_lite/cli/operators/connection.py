@@ -21,8 +21,30 @@ _BOUND_TO_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # reached through loopbac
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """Which of a server's addresses is meant, and which of its keys opens it."""
+
+    name: str
+    url_variable: str
+    default: str
+
+    @property
+    def setting(self) -> str:
+        return f"{self.name}_address"
+
+    @property
+    def key_variable(self) -> str:
+        return f"TS_{self.name.upper()}_KEY"
+
+
+MANAGEMENT = Role(name="management", url_variable="TS_URL", default="http://127.0.0.1:8081")
+INFERENCE = Role(name="inference", url_variable="TS_INFERENCE_URL", default="http://127.0.0.1:8080")
+METRICS = Role(name="metrics", url_variable="TS_METRICS_URL", default="http://127.0.0.1:8082")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """The management key, if there is one. ``looked`` tells of each place what was found there, for a 401."""
+    """The key, if there is one. ``looked`` tells of each place what was found there, for a 401."""
 
     value: str = ""
     looked: Sequence[str] = ()
@@ -38,14 +60,14 @@ class Connection:
     certificates: ssl.SSLContext | bool = True  # as aiohttp has it: True stands for the system's, False for none
 
 
-def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+def add_connection_arguments(parser: argparse.ArgumentParser, role: Role = MANAGEMENT) -> None:
     group = parser.add_argument_group("which server")
     group.add_argument(
         "--url",
         type=_url_argument,
         metavar="URL",
-        help="management address: http(s)://host:port or unix:/path; default: TS_URL, else management_address of the "
-        "configuration file, else http://127.0.0.1:8081",
+        help=f"{role.name} address: http(s)://host:port or unix:/path; default: {role.url_variable}, else "
+        f"{role.setting} of the configuration file, else {role.default}",
     )
     group.add_argument("--ts-config", type=Path, metavar="FILE", help="configuration file; default: config.properties")
     group.add_argument("--cacert", type=Path, metavar="FILE", help="certificate that an https server is checked with")
@@ -54,21 +76,21 @@ def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
     keys.add_argument(
         "--key",
         type=_key_argument,
-        help="management key; other users of this machine can see it here, so prefer TS_MANAGEMENT_KEY or a file",
+        help=f"{role.name} key; other users of this machine can see it here, so prefer {role.key_variable} or a file",
     )
     keys.add_argument(
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="key file of the server; default: TS_MANAGEMENT_KEY, else key_file.json in this folder or beside the "
+        help=f"key file of the server; default: {role.key_variable}, else key_file.json in this folder or beside the "
         "configuration file",
     )
 
 
-def find_connection(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Connection:
+def find_connection(arguments: argparse.Namespace, environ: Mapping[str, str], role: Role = MANAGEMENT) -> Connection:
     file = find_config_file(arguments.ts_config, environ)
-    url, source = _address(arguments, environ, file)
-    key = _key(arguments, environ, file, url)
+    url, source = _address(arguments, environ, file, role)
+    key = _key(arguments, environ, file, url, role)
     return Connection(url=url, source=source, key=key, certificates=_certificates(arguments, url))
 
 
@@ -97,25 +119,27 @@ def _key_argument(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _address(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None) -> tuple[str, str]:
+def _address(
+    arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None, role: Role
+) -> tuple[str, str]:
     if arguments.url:
         return arguments.url, "--url"
-    if environ.get("TS_URL"):
+    if environ.get(role.url_variable):
         try:
-            return server_url(environ["TS_URL"]), "TS_URL"
+            return server_url(environ[role.url_variable]), role.url_variable
         except ValueError as error:
-            raise ConfigurationError(f"TS_URL: {error}") from error
-    setting = gather_settings(file, {}, environ).get("management_address")
+            raise ConfigurationError(f"{role.url_variable}: {error}") from error
+    setting = gather_settings(file, {}, environ).get(role.setting)
     if setting is None:
-        return "http://127.0.0.1:8081", "the default"
+        return role.default, "the default"
     address: Address = setting.value
     if not address.path and address.port == 0:
         raise ConfigurationError(
-            f"management_address={address} ({setting.source}) leaves the port to the server; name the address that it "
+            f"{role.setting}={address} ({setting.source}) leaves the port to the server; name the address that it "
             "printed when it started with --url."
         )
     reached = Address(_BOUND_TO_ALL.get(address.host, address.host), address.port, address.tls, address.path)
-    return str(reached), f"management_address, {setting.source}"
+    return str(reached), f"{role.setting}, {setting.source}"
 
 
 def _certificates(arguments: argparse.Namespace, url: str) -> ssl.SSLContext | bool:
@@ -130,24 +154,23 @@ def _certificates(arguments: argparse.Namespace, url: str) -> ssl.SSLContext | b
         raise ConfigurationError(f"--cacert {arguments.cacert} cannot be used: {reason}.") from error
 
 
-def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None, url: str) -> Key:
+def _key(arguments: argparse.Namespace, environ: Mapping[str, str], file: Path | None, url: str, role: Role) -> Key:
     if arguments.key:
         return Key(value=arguments.key, looked=["--key was sent"])
     if arguments.key_file:
-        value, found = _key_of_file(arguments.key_file)
+        value, found = _key_of_file(arguments.key_file, role)
         if not value:
             raise ConfigurationError(f"--key-file {found}.")
         return Key(value=value, looked=[found])
-    if environ.get("TS_MANAGEMENT_KEY"):
-        return Key(
-            value=_usable(environ["TS_MANAGEMENT_KEY"], "TS_MANAGEMENT_KEY"), looked=["TS_MANAGEMENT_KEY was sent"]
-        )
-    looked = ["TS_MANAGEMENT_KEY is not set"]
-    if (arguments.url or environ.get("TS_URL")) and not _is_this_machine(url):
+    variable = role.key_variable
+    if environ.get(variable):
+        return Key(value=_usable(environ[variable], variable), looked=[f"{variable} was sent"])
+    looked = [f"{variable} is not set"]
+    if (arguments.url or environ.get(role.url_variable)) and not _is_this_machine(url):
         looked.append(f"{KEY_FILE} is not sent to another machine unless --key-file names it")
         return Key(looked=looked)
     for path in _key_files(file):
-        value, found = _key_of_file(path)
+        value, found = _key_of_file(path, role)
         looked.append(found)
         if value:
             return Key(value=value, looked=looked)
@@ -171,28 +194,28 @@ def _key_files(file: Path | None) -> Iterator[Path]:
         yield file.absolute().parent / KEY_FILE
 
 
-def _key_of_file(path: Path) -> tuple[str, str]:
-    """The management key in a file, and in words what was found there."""
+def _key_of_file(path: Path, role: Role) -> tuple[str, str]:
+    """The key of this role in a file, and in words what was found there."""
     try:
-        entry = json.loads(path.read_text())["management"]
+        entry = json.loads(path.read_text())[role.name]
         key = _usable(entry["key"], str(path))
     except FileNotFoundError:
         return "", f"{path} does not exist"
     except OSError as error:
         return "", f"{path} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError):
-        return "", f"{path} holds no management key"
-    return key, f"the key in {path} was sent{_expiry(entry)}"
+        return "", f"{path} holds no {role.name} key"
+    return key, f"the key in {path} was sent{_expiry(entry, role)}"
 
 
-def _expiry(entry: Mapping[str, str]) -> str:
+def _expiry(entry: Mapping[str, str], role: Role) -> str:
     """When a key of a key file ends, as the end of a sentence."""
     try:
         expires = datetime.fromisoformat(entry["expiration time"])
         if expires > datetime.now(UTC):
             return f" (it expires at {expires:%Y-%m-%d %H:%M} UTC)"
         return (
-            f", which expired at {expires:%Y-%m-%d %H:%M} UTC; whoever calls /token?type=management with the API "
+            f", which expired at {expires:%Y-%m-%d %H:%M} UTC; whoever calls /token?type={role.name} with the API "
             "key of that file gets a new one into it"
         )
     except (KeyError, TypeError, ValueError):  # it has none, or one that only its server understands

@@ -12,10 +12,8 @@ from rich.live import Live
 
 from torchserve_lite.cli.operators.calling import DONE, add_common_arguments, call_server, seconds
 from torchserve_lite.cli.operators.client import ManagementClient, ServedModel
-from torchserve_lite.cli.operators.tables import model_details, models_table
+from torchserve_lite.cli.operators.tables import WIDE, model_details, models_table
 from torchserve_lite.errors import ConfigurationError
-
-_WIDE = 1000  # columns, where nobody's window ends a line
 
 EXAMPLES = (
     "torchserve-lite models",
@@ -56,7 +54,7 @@ async def _show(client: ManagementClient, arguments: argparse.Namespace) -> int:
         return DONE
     console = Console()
     if not console.is_terminal:
-        console.width = _WIDE
+        console.width = WIDE
     console.print(_drawn(models, arguments))
     return DONE
 

@@ -12,6 +12,7 @@ from rich.text import Text
 from torchserve_lite.cli.operators.client import Described, ServedModel
 from torchserve_lite.engine.launchers.worker_logs import printable
 
+WIDE = 1000  # columns, where nobody's window ends a line
 _STYLES = {"ready": "green", "no workers": "dim", "failed": "red"}
 
 
@@ -35,6 +36,24 @@ def models_table(models: Sequence[ServedModel]) -> Table:
                 _state_cell(_version_state(workers)),
                 f"{waiting}/{waiting + queue['remainingCapacity']}",
             )
+    return table
+
+
+def workers_table(models: Sequence[ServedModel]) -> Table:
+    """One line a worker, of all models."""
+    table = _table("worker", "model", "pid", "state", "memory", "since", "last failure")
+    for model in models:
+        for described in model.versions:
+            for worker in described["workers"]:
+                table.add_row(
+                    _cell(worker["id"]),
+                    _cell(f"{model.name} {described['modelVersion']}"),
+                    _cell(worker["pid"] if worker["pid"] != -1 else "-"),
+                    _state_cell(_worker_state(worker)),
+                    f"{worker['memoryUsage'] / 2**20:.0f} MiB",
+                    _cell(worker["startTime"]),
+                    _cell(worker.get("lastFailure", "")),
+                )
     return table
 
 
