@@ -18,6 +18,7 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
         "start": "serve the models that a configuration names",
         "llm": "serve one language model, from its folder or the Hugging Face hub",
         "stop": "stop the server, letting requests in flight finish",
+        "logs": "show the log files of the running server, and follow them",
         "config": "show the effective configuration, and where each value comes from",
     },
     "Make models": {
