@@ -161,9 +161,7 @@ class ServerMetrics:
         self._by_class[0 if 200 <= status < 300 else 1 if 400 <= status < 500 else 2].value += 1
 
     def worker_loaded(self, key: ModelKey, worker_id: str, seconds: float) -> None:
-        self.model(
-            key
-        )  # its figures are there before its first request: Prometheus' rates begin with the second sample
+        self.model(key)  # whose figures are there before the first request: a rate begins with the second sample
         self._load_time.of(f"W-{worker_id}-{key}", "Host", self.hostname).set(round(seconds * 1000))
         self._load_time.keep_newest(_MOST_LOAD_TIMES)
 
