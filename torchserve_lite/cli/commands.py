@@ -33,6 +33,7 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
     "Speak to a running server": {  # these are in the package operators
         "predict": "ask a model of a running server, and print its answer",
         "status": "show a running server at a glance, its models and their workers",
+        "top": "show what a running server is doing, live",
         "models": "show what a running server serves, and how it is",
         "register": "have a running server load an archive",
         "unregister": "have a running server give up a model, once its requests are answered",
@@ -47,6 +48,7 @@ COMMANDS = {name: purpose for group in GROUPS.values() for name, purpose in grou
 _SECTIONS = {  # of the documentation, where it is not the command's name
     **dict.fromkeys(OPERATORS, "operators-commands"),
     "predict": "predict",
+    "top": "top",
 }
 _EXAMPLES = (
     "torchserve-lite init words",

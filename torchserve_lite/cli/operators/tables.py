@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchserve_lite.cli.operators.client import Described, ServedModel
+from torchserve_lite.cli.operators.figures import Figures, Version
 from torchserve_lite.engine.launchers.worker_logs import printable
 
 WIDE = 1000  # columns, where nobody's window ends a line
@@ -60,6 +61,31 @@ def workers_table(models: Sequence[ServedModel]) -> Table:
 def model_details(model: ServedModel) -> RenderableType:
     """The versions of one model, and the archive and the workers of each."""
     return Group(models_table([model]), *(part for described in model.versions for part in _workers(described)))
+
+
+def figures_table(figures: Mapping[Version, Figures]) -> Table:
+    """What each version is doing."""
+    table = _table(
+        "model", "version", "req/s", "errors/s", "p50", "p95", "p99", "queue", "running", "batch", "workers", "memory"
+    )
+    for (name, version), shown in figures.items():
+        latencies = shown.latencies or (None, None, None)
+        table.add_row(
+            _cell(name),
+            _cell(version),
+            f"{shown.rate:.1f}",
+            Text(f"{shown.errors:.1f}", "red" if shown.errors else ""),
+            *("-" if latency is None else f"{latency * 1000:.1f} ms" for latency in latencies),
+            str(shown.queued),
+            str(shown.running),
+            "-" if shown.batch_size is None else f"{shown.batch_size:.1f}",
+            Text(
+                ", ".join(f"{number} {state}" for state, number in shown.workers.items()) or "none",
+                "green" if set(shown.workers) == {"ready"} else "yellow",
+            ),
+            f"{shown.memory / 2**20:.0f} MiB",
+        )
+    return table
 
 
 def _workers(described: Described) -> Iterator[RenderableType]:
