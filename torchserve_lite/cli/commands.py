@@ -19,6 +19,7 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
         "llm": "serve one language model, from its folder or the Hugging Face hub",
         "stop": "stop the server, letting requests in flight finish",
         "logs": "show the log files of the running server, and follow them",
+        "completion": "print the script by which a shell completes commands and flags",
         "config": "show the effective configuration, and where each value comes from",
     },
     "Make models": {
@@ -98,6 +99,11 @@ def _open_missing_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
+def parser_of_all() -> Parser:
+    """With every command's flags, which costs the time to import them all."""
+    return _parser(list(COMMANDS))
+
+
 def _parser(argv: Sequence[str]) -> Parser:
     listed = "\n\n".join(
         "\n".join([f"{title}:", *(f"  {name:<18}{purpose}" for name, purpose in group.items())])
@@ -114,6 +120,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         "--version", action="version", version=f"torchserve-lite {__version__}", help="print the version"
     )
     commands = parser.add_subparsers(prog=parser.prog, help=argparse.SUPPRESS)
+    parser.commands = commands.choices
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, description=f"{purpose[0].upper()}{purpose[1:]}.")
         if name in argv:  # the others are spared: their modules cost start-up time

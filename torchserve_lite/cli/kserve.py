@@ -11,6 +11,7 @@ from typing import Any
 
 from torchserve_lite import __version__
 from torchserve_lite.archive.store import ModelStore
+from torchserve_lite.cli.parsing import Parser
 from torchserve_lite.errors import ArchiveNotFound, BadRequest, Conflict, ServingError
 
 Manifest = dict[str, Any]
@@ -40,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the manifests of a model",
         description="Prints a ServingRuntime, an InferenceService and a PodDisruptionBudget for an archive.",
     )
+    if isinstance(parser, Parser) and isinstance(manifest, Parser):
+        parser.commands = {"manifest": manifest}
     manifest.add_argument("model", type=Path, metavar="MODEL", help="the archive, or the folder of one")
     manifest.add_argument(
         "--storage-uri", required=True, metavar="URI", help="where KServe gets it: pvc://, s3://, ..."

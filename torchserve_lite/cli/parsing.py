@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -12,12 +12,20 @@ DOCUMENTATION = "docs/command-line.md"
 
 
 class Parser(argparse.ArgumentParser):
-    """``examples``: command lines that the help shows. ``documented``: where the command is described."""
+    """``examples``: command lines that the help shows. ``documented``: where the command is described.
+    ``commands``: the parsers of its own commands, by name."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**({"formatter_class": HelpFormatter} | options))
         self.examples: Sequence[str] = ()
         self.documented = DOCUMENTATION
+        self.commands: Mapping[str, Parser] = {}
+
+    def all_actions(self) -> Iterator[argparse.Action]:
+        """Also those of the commands in this one."""
+        yield from self._actions
+        for command in self.commands.values():
+            yield from command.all_actions()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Flags are looked at first: of a mistyped flag that is required, argparse says that it is missing."""
