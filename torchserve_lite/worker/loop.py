@@ -195,17 +195,19 @@ class WorkerLoop:
 
     async def _serve_many(self, runner: BatchRunner) -> None:
         # A thread of its own waits for the socket: the handler's blocking code, and what it does in the loop's threads,
-        # must not keep it from being read.
+        # must not keep it from being read. All that has come is handed over at once: where each turn of the event loop
+        # takes long, a message a turn would leave requests unread until the parent takes the worker for hung.
         receiver = ThreadPoolExecutor(1, "link")
-        receive = partial(asyncio.get_running_loop().run_in_executor, receiver, self._receive)
+        receive = partial(asyncio.get_running_loop().run_in_executor, receiver, self._receive_all)
         try:
             async with asyncio.TaskGroup() as batches:
-                while (message := await receive()) is not None:
-                    if isinstance(message, Predict):
-                        self._open[message.batch] = _OpenBatch(set(range(len(message.calls))))
-                        batches.create_task(self._answer_concurrently(runner, message))
-                    elif isinstance(message, Cancel | Hold) and message.batch in self._open:
-                        self._open[message.batch].hear(message)
+                while messages := await receive():
+                    for message in messages:
+                        if isinstance(message, Predict):
+                            self._open[message.batch] = _OpenBatch(set(range(len(message.calls))))
+                            batches.create_task(self._answer_concurrently(runner, message))
+                        elif isinstance(message, Cancel | Hold) and message.batch in self._open:
+                            self._open[message.batch].hear(message)
         finally:
             receiver.shutdown(wait=False)  # a handler's sys.exit leaves it waiting
 
@@ -256,6 +258,14 @@ class WorkerLoop:
     def _receive(self) -> ToWorker | None:
         frame = self._frames.receive()
         return None if frame is None else decode_to_worker(frame)
+
+    def _receive_all(self) -> list[ToWorker]:
+        """Waits for a message, and takes those that have come behind it; none at all when the parent has let go."""
+        message = self._receive()
+        messages = [] if message is None else [message]
+        while messages and (frame := self._frames.receive_now()) is not None:
+            messages.append(decode_to_worker(frame))
+        return messages
 
     def _send(self, message: FromWorker) -> None:
         self._frames.send(encode(message))

@@ -40,20 +40,25 @@ def handle(data, context):
         if row == "slow":
             time.monotonic.advance(10)
     return [f"{row} of {len(rows)}" for row in rows]
+
+async def concurrently(data, context):
+    return [steps()]
+
+def steps():
+    yield from ["piece"] * 3
 """
+
+Told = Callable[..., list[Answers]]
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[ToWorker]], list[Answers]]:
-    """``told(messages)``: what a worker answers to which all of them were sent before it began."""
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
+    """``told(messages, function="handle")``: what a worker answers to which all of them were sent before it began."""
     monkeypatch.syspath_prepend(str(tmp_path))  # undone afterwards
     (tmp_path / "handler_of_the_loop.py").write_text(HANDLER)
-    load = Load(
-        spec=spec_of(handler="handler_of_the_loop.py"),
-        model_dir=str(tmp_path),
-    )
 
-    def told(messages: Sequence[ToWorker]) -> list[Answers]:
+    def told(messages: Sequence[ToWorker], function: str = "handle") -> list[Answers]:
+        load = Load(spec=spec_of(handler=f"handler_of_the_loop.py:{function}"), model_dir=str(tmp_path))
         theirs, ours = socket.socketpair()
         with theirs, ours:
             parent = BlockingFrames(ours)
@@ -76,9 +81,6 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[
             return answers
 
     return told
-
-
-Told = Callable[[Sequence[ToWorker]], list[Answers]]
 
 
 def batch(number: int, *bodies: str, remaining: float | None = None) -> Predict:
@@ -109,6 +111,14 @@ def test_batch_that_nobody_waits_for_any_more_ends_without_the_handler(told: Tol
 def test_cancellation_of_a_batch_that_has_ended_means_no_later_one(told: Told) -> None:
     answers = told([batch(1, "a"), Cancel(1, 0), batch(2, "b")])
     assert ends(answers)[-1] == {0: "b of 1"}
+
+
+def test_all_that_has_come_is_read_before_a_coroutine_handler_takes_a_step(told: Told) -> None:
+    """Read one a turn of the event loop, messages would lie there for longer the longer such a step takes."""
+    messages = [message for number in range(1, 6) for message in (batch(number, "a"), Cancel(number, 0))]
+    answers = told([*messages, batch(6, "a")], "concurrently")
+    assert [answer.batch for answer in answers if answer.answers and answer.done is None] == [6] * 4
+    assert sorted(answer.batch for answer in answers if answer.done is not None) == list(range(1, 7))
 
 
 class Clock:
