@@ -27,7 +27,7 @@ from torchserve_lite.worker.failures import Failures, chosen, failed, refused
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import row_of
 from torchserve_lite.worker.log_lines import report
-from torchserve_lite.worker.outputs import reply_of
+from torchserve_lite.worker.outputs import JSON, reply_of
 from torchserve_lite.worker.pieces import KeptPieces, excess_of, piece_sender
 from torchserve_lite.worker.requests import Request
 from torchserve_lite.worker.tracebacks import class_name
@@ -285,6 +285,8 @@ class BatchRunner:
             request.envelope.answer_begun = request.answer_begun
             packed = request.envelope.pack(results, context, 0)
             reply = reply_of(packed, request.processor, enveloped=True)
+            if request.is_one_document and reply.content_type.startswith("text/event-stream"):
+                reply.content_type = JSON  # the handler meant its pieces, which are in the document now
         too_large = excess_of(reply, self.max_response_size)
         return failed(too_large, FailureKind.TOO_LARGE) if too_large else reply
 

@@ -253,6 +253,18 @@ def test_parent_hears_of_a_handler_that_takes_steps_of_which_nothing_is_sent(
     assert (ask.signs_of_life == 0) if at_once else (ask.signs_of_life >= 4)
 
 
+def test_document_of_gathered_events_is_json(ask: Asked) -> None:
+    kinds: list[str] = []
+    ask.hear = lambda answers: kinds.extend(one.reply.content_type for one in answers)  # type: ignore[method-assign]
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        context.set_response_content_type(0, "text/event-stream")
+        return [iter(["data: a\n\n"])]
+
+    ask(handle, b'{"instances": [1]}', envelope="kserve")
+    assert kinds == ["application/json"]
+
+
 def test_each_element_of_a_tensor_has_the_whole_of_its_pieces(ask: Asked) -> None:
     body = b'{"inputs": [{"name": "a", "datatype": "BYTES", "shape": [2], "data": ["x", "y"]}]}'
     (((told,),),) = ask(by_helper(["a", "b"], ""), body, envelope="kservev2").values()
