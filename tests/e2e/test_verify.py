@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,12 @@ def test_request_that_cannot_be_read_is_told_before_the_model_is_loaded(tmp_path
     assert result.stderr == "torchserve-lite: missing.json cannot be read: No such file or directory.\n"
 
 
-def _verified(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+def _verified(folder: Path, code: str, *flags: str) -> subprocess.CompletedProcess[str]:
     (folder / "handler.py").write_text(code)
     build(ArchiveRequest(model_name="m", version="1.0", handler=str(folder / "handler.py"), export_path=str(folder)))
     (folder / "request").write_text("x")
     return subprocess.run(
-        [sys.executable, "-m", "torchserve_lite", "verify", "m.mar", "--request", "request"],
+        [sys.executable, "-m", "torchserve_lite", "verify", "m.mar", "--request", "request", *flags],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -118,3 +119,10 @@ def test_prints_of_the_handler_are_shown_and_the_answer_stands_alone(tmp_path: P
     assert result.returncode == 0
     assert "about to be asked" in result.stderr
     assert result.stdout.splitlines()[-1] == "fine"
+
+
+def test_json_has_how_long_it_took_and_the_answer(tmp_path: Path) -> None:
+    report = json.loads(_verified(tmp_path, _handler(), "--json").stdout)
+    assert (report["model"], report["version"]) == ("m", "1.0")
+    assert (report["answer"]["status"], report["answer"]["text"]) == (200, "fine")
+    assert report["load_seconds"] > 0

@@ -90,8 +90,6 @@ async def _ask_all(arguments: argparse.Namespace, connection: Connection, conten
     code, replies = DONE, []
     async with session_to(connection, arguments.timeout) as session:
         for file, data in contents:
-            if len(contents) > 1 and not arguments.json:
-                print(f"{shown(file)}: ", end="", flush=True)
             with no_server_without_answer(connection, arguments.timeout):
                 reply = await _ask(arguments, connection, session, file, data)
             replies.append(reply)
@@ -120,6 +118,8 @@ async def _ask(
     async with session.post(
         url_of(connection, _path(arguments, data)), data=data, headers={"Content-Type": kind}, allow_redirects=False
     ) as response:
+        if response.status < 400 and len(arguments.files) > 1 and not arguments.json:
+            print(f"{shown(file)}: ", end="", flush=True)
         as_it_comes = response.status < 400 and not arguments.json and not arguments.explain
         printed = _Printed(alone=len(arguments.files) == 1)
         pieces = []

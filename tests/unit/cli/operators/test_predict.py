@@ -129,3 +129,13 @@ async def test_nothing_is_asked_when_a_file_cannot_be_read(server: FakeServer, c
 async def test_exit_code_is_3_when_no_server_answers(command: Command, unused_tcp_port: int) -> None:
     outcome = await command("predict", "m", "4.txt", "--url", f"http://127.0.0.1:{unused_tcp_port}")
     assert outcome.code == 3
+
+
+async def test_refusal_names_its_file_once(server: FakeServer, command: Command) -> None:
+    server.answers["POST /predictions/m"] = (500, error(500, "InternalServerException", "Prediction failed"))
+    outcome = await command("predict", "m", "4.txt", "4.png")
+    assert outcome.out == ""
+    assert outcome.err.splitlines() == [
+        "torchserve-lite: 4.txt: Prediction failed",
+        "torchserve-lite: 4.png: Prediction failed",
+    ]
