@@ -66,7 +66,7 @@ def test_stop_without_a_server_is_fine(capsys: pytest.CaptureFixture[str]) -> No
 def test_server_without_a_pid_file_is_told_of_and_goes_on(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """``stop`` said that no server was running."""
     server = serve(_OBEDIENT, registered=False)
-    assert (main(["stop"]), torchserve(["--stop"])) == (1, 1)
+    assert (main(["stop"]), torchserve(["--stop"])) == (1, 0)  # the original has no other code for it
     shown = capsys.readouterr()
     assert shown.err.count(f"  pid {server.pid}: torchserve-lite start (in {Path.cwd()})\n") == 2
     assert "Stop one with: torchserve-lite stop --pid PID\n" in shown.err
