@@ -57,7 +57,8 @@ def _stop() -> int:
     if server is None:
         if others := unregistered_servers():
             print(tell_of(others), file=sys.stderr)
-        print("TorchServe is not currently running.")
+        else:
+            print("TorchServe is not currently running.")
         return 0  # as the original, also beside others: scripts stop what may not run
     code = finish(server, "TorchServe has stopped.")
     if code == 0:
