@@ -220,6 +220,7 @@ def write_config(folder: Path, store: Path, settings: Mapping[str, object]) -> P
         "management_address": "http://127.0.0.1:0",
         "metrics_address": "http://127.0.0.1:0",
         "grpc_inference_port": 0,
+        "disable_system_metrics": "true",  # a look at the machine opens files for a moment, where tests count them
         "grpc_management_port": 0,
         "disable_token_authorization": "true",
         "model_store": str(store),
