@@ -41,6 +41,12 @@ class _Place:
     def is_over(self) -> bool:
         return self.request.emitted or self.is_cancelled(self.index)
 
+    @property
+    def last_answer(self) -> Answer | None:
+        """What is still to be sent of it, when the handler is done."""
+        reply = self.request.reply
+        return None if reply is None or self.is_over else Answer(self.index, reply)
+
 
 @dataclass(slots=True)
 class _Joined:
@@ -98,12 +104,16 @@ class ContinuousBatch:
         steps.run(self._step())
         now = time.monotonic()
         for joined in list(self._joined):
-            if all(place.is_over for place in joined.places):
+            if all(place.is_over or place.request.reply is not None for place in joined.places):
                 self._joined.remove(joined)
                 for place in joined.places:
                     del self._places[place.request.index]
-                joined.outgoing.end((), BatchDone(now - joined.begun, self._take_metrics()))
-            elif now - joined.told > self._runner.silence:  # an answer that is given whole takes many steps
+                # Together: to a client that has its answer the request is over, and so is a sequence that ends with it.
+                last = [answer for place in joined.places if (answer := place.last_answer) is not None]
+                joined.outgoing.end(last, BatchDone(now - joined.begun, self._take_metrics()))
+                continue
+            self._delivery.emit_known([place.request for place in joined.places])
+            if now - joined.told > self._runner.silence:  # an answer that is given whole takes many steps
                 joined.told = now
                 joined.outgoing.send(())
 
@@ -119,7 +129,6 @@ class ContinuousBatch:
             request.rows = [{}]
             for part in request.call.parts:
                 part.data = b""
-        self._delivery.emit_known(requests)
         return ()
 
     def _settle(self, group: Sequence[Request], results: list[Any], context: Context) -> None:
