@@ -218,23 +218,14 @@ class BatchRunner:
                 if type(results) is not list and inspect.isawaitable(results):
                     results = yield results
                 if type(results) is not list and streaming.is_generator(results):
-                    readers, steps_of_all = self._readers(owners, context, delivery), results
-                    check = partial(_listed, rows=len(rows), alone=False)
-                    yield from streaming.read_together(steps_of_all, readers, check, give_way=delivery.concurrent)
-                    results = [reader.result for reader in readers]
+                    results = yield from self._read_together(results, owners, context, delivery)
                 results = _listed(results, len(rows), alone=group[0].alone)
                 if streaming.any_in_steps(results):
-                    readers = self._readers(owners, context, delivery)
-                    yield from streaming.read(results, readers, give_way=delivery.concurrent)
-                    results = [
-                        reader.result if streaming.comes_in_steps(result) else result
-                        for reader, result in zip(readers, results, strict=False)
-                    ]
+                    results = yield from self._read_each(results, owners, context, delivery)
                 if kept:
                     results = [kept[row].whole(last) if row in kept else last for row, last in enumerate(results)]
         except PredictionException as error:
-            row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
-            if type(row) is int and 0 <= row < len(owners):
+            if (row := _refused_row(error, owners)) is not None:
                 owner = owners[row]
                 where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
                 owner.reply = refused(error, where)
@@ -252,6 +243,26 @@ class BatchRunner:
             self._mark_stage("packing", -1)
             pack(group, results, context)
         return []
+
+    def _read_together(
+        self, steps_of_all: Any, owners: Sequence[Request], context: Context, delivery: Delivery
+    ) -> Generator[Awaitable[Any], Any, list[Any]]:
+        """Of a handler that is a generator: sends its pieces, and returns what comes last in each row."""
+        readers = self._readers(owners, context, delivery)
+        check = partial(_listed, rows=len(owners), alone=False)
+        yield from streaming.read_together(steps_of_all, readers, check, give_way=delivery.concurrent)
+        return [reader.result for reader in readers]
+
+    def _read_each(
+        self, results: list[Any], owners: Sequence[Request], context: Context, delivery: Delivery
+    ) -> Generator[Awaitable[Any], Any, list[Any]]:
+        """The same of results some of which are generators. There may be fewer results than rows."""
+        readers = self._readers(owners, context, delivery)
+        yield from streaming.read(results, readers, give_way=delivery.concurrent)
+        return [
+            reader.result if streaming.comes_in_steps(result) else result
+            for reader, result in zip(readers, results, strict=False)
+        ]
 
     def _readers(self, owners: Sequence[Request], context: Context, delivery: Delivery) -> list[_RowReader]:
         return [_RowReader(self, row, owner, context, delivery) for row, owner in enumerate(owners)]
@@ -363,6 +374,12 @@ def _listed(results: Any, rows: int, *, alone: bool) -> list[Any]:
         report(logging.ERROR, f"The handler returned {len(listed)} results for {rows} rows.")
         raise _Unusable("number of batch response mismatched")
     return listed
+
+
+def _refused_row(error: PredictionException, owners: Sequence[Request]) -> int | None:
+    """Which row the handler has refused, if it was one."""
+    row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
+    return row if type(row) is int and 0 <= row < len(owners) else None
 
 
 def _answer_all(group: Sequence[Request], reply: Reply) -> None:
