@@ -50,13 +50,12 @@ class _Place:
 
 @dataclass(slots=True)
 class _Joined:
-    """A batch as it was sent, of one request as a rule. ``told``: when the parent was last told that the handler is at
-    work on it."""
+    """A batch as it was sent, of one request as a rule."""
 
     batch: int
     outgoing: OutgoingAnswers
+    delivery: Delivery
     begun: float
-    told: float
     places: list[_Place]
 
 
@@ -84,8 +83,8 @@ class ContinuousBatch:
     def join(
         self, predict: Predict, arrived: float, outgoing: OutgoingAnswers, is_cancelled: Callable[[int], bool]
     ) -> None:
-        now = time.monotonic()
-        joined = _Joined(predict.batch, outgoing, now, now, [])
+        delivery = Delivery(outgoing.send, is_cancelled, silence=self._runner.silence)
+        joined = _Joined(predict.batch, outgoing, delivery, time.monotonic(), [])
         for index, call in enumerate(predict.calls):
             request = Request(next(self._numbers), call, arrived)
             place = self._places[request.index] = _Place(request, outgoing, index, is_cancelled, KeptPieces())
@@ -102,7 +101,6 @@ class ContinuousBatch:
         """Calls the handler once with all requests (once more for each that must be alone), and ends the batches whose
         requests have been answered, or have no client any more."""
         steps.run(self._step())
-        now = time.monotonic()
         for joined in list(self._joined):
             if all(place.is_over or place.request.reply is not None for place in joined.places):
                 self._joined.remove(joined)
@@ -110,12 +108,10 @@ class ContinuousBatch:
                     del self._places[place.request.index]
                 # Together: to a client that has its answer the request is over, and so is a sequence that ends with it.
                 last = [answer for place in joined.places if (answer := place.last_answer) is not None]
-                joined.outgoing.end(last, BatchDone(now - joined.begun, self._take_metrics()))
+                joined.outgoing.end(last, BatchDone(time.monotonic() - joined.begun, self._take_metrics()))
                 continue
             self._delivery.emit_known([place.request for place in joined.places])
-            if now - joined.told > self._runner.silence:  # an answer that is given whole takes many steps
-                joined.told = now
-                joined.outgoing.send(())
+            joined.delivery.has_stepped()
 
     def _step(self) -> steps.Steps:
         context = self._runner.handler.context
