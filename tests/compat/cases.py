@@ -76,15 +76,11 @@ def bad_request(message: str) -> Callable[[Record], Record]:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """``awaits`` names what we cannot do yet: the test then demands that the case fails, so that the word is taken out
-    in time."""
-
     name: str
     archive: Archive
     steps: tuple[Step, ...]
     server: str = "plain"
     differs: tuple[Difference, ...] = ()
-    awaits: str = ""
 
     @property
     def requests(self) -> tuple[Request, ...]:

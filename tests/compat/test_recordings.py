@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from .archives import build
 from .cases import CASES, SERVERS, Case, Difference
@@ -76,9 +75,7 @@ def server_for(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFor]:
         (folder / "store").mkdir()
         for case in cases:
             build(case.archive, case.name, folder / "store")
-        # What a case awaits may be why its model is refused.
-        served = [case.name for case in cases if not case.awaits]
-        return stack.enter_context(our_server(folder, served, SERVERS[name]))
+        return stack.enter_context(our_server(folder, [case.name for case in cases], SERVERS[name]))
 
     with ExitStack() as stack:
         yield lambda name: running.get(name) or running.setdefault(name, start(name, stack))
@@ -104,12 +101,7 @@ def completed(record: Record, request: Request) -> Record:
     return {name: value for name, value in (ours | record).items() if value is not None}
 
 
-def parameter(case: Case) -> ParameterSet:
-    marks = [pytest.mark.xfail(reason=f"{case.awaits} comes later", strict=True)] if case.awaits else []
-    return pytest.param(case, id=case.name, marks=marks)
-
-
-@pytest.mark.parametrize("case", [parameter(case) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 def test_archive_answers_as_on_torchserve(case: Case, server_for: ServerFor) -> None:
     assert run_case(server_for(case.server), case.name, case.steps) == expected(case)
 
