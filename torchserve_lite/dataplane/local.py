@@ -25,9 +25,11 @@ class LocalDataPlane:
         self._served = ServedModels(engine, registry)
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        metrics.registry.before_render.append(
-            lambda: metrics.show(engine.status(deployment.key) for deployment in registry)
-        )
+        metrics.registry.before_render += [
+            lambda: metrics.show(engine.status(deployment.key) for deployment in registry),
+            lambda: metrics.show_readiness(self._served.each_readiness()),
+        ]
+        registry.forgotten.append(metrics.forget)
 
     def begin(self, request: InferenceRequest, told: Told) -> Job:
         deployment = self._registry.resolve(request.model, request.version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torchserve_lite.core.models import ModelSpec, Signature
 from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
@@ -63,6 +63,16 @@ class ServedModels:
                 causes.setdefault(deployment.name, error)
         opening = Unavailable("The server is still opening archives.") if self._registry.opening else None
         return Readiness(models=causes, server=opening)
+
+    def each_readiness(self) -> Iterator[tuple[str, str, bool]]:
+        """Name and version of each model that should be served, and whether a request to it would be. The version is
+        empty while it is not known; a model that was scaled to no workers is left out."""
+        for deployment in self._registry.unopened:
+            yield deployment.name, "", False
+        for deployment in self._registry:
+            cause = self.unreadiness(deployment)
+            if not isinstance(cause, NoWorkers):
+                yield *deployment.key, cause is None
 
     def unreadiness(self, deployment: Deployment, *, every_worker: bool = False) -> ServingError | None:
         """What keeps a model from being served, or from having every worker it should have."""

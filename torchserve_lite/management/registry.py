@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.engine.interface import ModelFiles
 from torchserve_lite.errors import (
     Conflict,
@@ -22,12 +22,14 @@ class ModelRegistry:
     """Every deployment, by name and version. The first registered version of a name becomes its default.
 
     ``opening``: some models that are to be served from the start have not been looked at yet. ``unopened``: those whose
-    version is not known, because their archives are still being read, or could not be.
+    version is not known, because their archives are still being read, or could not be. ``forgotten`` is called with
+    each version that was removed, when its last request has been answered.
     """
 
     def __init__(self) -> None:
         self.opening = False
         self.unopened: list[Deployment] = []
+        self.forgotten: list[Callable[[ModelKey], None]] = []
         self._models: dict[str, dict[str, Deployment]] = {}
         self._defaults: dict[str, str] = {}
         self._draining: list[Deployment] = []
@@ -67,6 +69,8 @@ class ModelRegistry:
     def forget(self, deployment: Deployment) -> None:
         """It has been removed, and its last request has been answered."""
         self._draining.remove(deployment)
+        for tell in self.forgotten:
+            tell(deployment.key)
 
     def dismiss(self, name: str) -> None:
         """Forgets those of this name whose archives could not be opened."""

@@ -10,7 +10,7 @@ import logging
 import platform
 import re
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torchserve_lite import __version__
 from torchserve_lite.config.settings import MetricsConfig
@@ -33,6 +33,19 @@ _EXPOSED = {  # by metrics_mode: what the endpoint shows. The others of TorchSer
     ),
 }
 _RELEASES = ("full", "clients", "delay", "alone")
+# A counter that appears with its first event has, to Prometheus, never grown by it. So these are there from the start.
+_REASONS = {
+    "ts_inference_errors_total": (
+        "AnswerTooLarge", "DeadlineExceeded", "HandlerError", "InvalidInput", "ModelFailed", "ModelLoading",
+        "NoWorkers", "OutOfMemory", "PredictionFailed", "QueueFull", "ResponseTimeout", "WorkerDied", "WorkerKilled",
+        "WorkerRestarting",
+    ),
+    "ts_worker_failures_total": (
+        "LoadFailed", "LoadOutOfMemory", "ResponseTimeout", "SlotFailed", "WorkerDied", "WorkerKilled",
+    ),
+    "ts_wasted_requests_total": ("client_left", "deadline"),
+    "ts_autoscaling_decisions_total": ("requests_wait", "idle", "memory", "bounds"),
+}  # fmt: skip
 _MOST_LOAD_TIMES = 1000  # each worker has a label of its own, and autoscaling starts ever new ones
 _HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PRINTED = re.compile(  # a metric that a handler printed by hand, in the worker's text form
@@ -81,6 +94,9 @@ class ModelFigures:
         self._last_queue_time = metrics.last_queue_time
         self._errors = metrics.errors
         self._logged = metrics.mode == "log"
+        for counter in (metrics.errors, metrics.failures, metrics.wasted, metrics.scalings):
+            for reason in _REASONS[counter.name]:
+                counter.of(*labels, reason)
 
     def answered(self, waited: float, total: float) -> None:
         """A successful answer: seconds in the queue, seconds from arrival to answer."""
@@ -125,16 +141,17 @@ class ServerMetrics:
         self.handler_time = registry.histogram("ts_handler_seconds", "Seconds", _MODEL, SECONDS)
         self.handler_steps = registry.histogram("ts_handler_step_seconds", "Seconds", (*_MODEL, "step"), SECONDS)
         self.batches = registry.counter("ts_batches_total", "Count", (*_MODEL, "reason"))
-        self._wasted = registry.counter("ts_wasted_requests_total", "Count", (*_MODEL, "reason"))
+        self.wasted = registry.counter("ts_wasted_requests_total", "Count", (*_MODEL, "reason"))
         self.errors = registry.counter("ts_inference_errors_total", "Count", (*_MODEL, "code"))
         self._queued = registry.gauge("ts_queue_length", "Count", _MODEL)
         self._running = registry.gauge("ts_running_requests", "Count", _MODEL)
+        self._ready = registry.gauge("ts_model_ready", "Boolean", _MODEL)
         self._workers = registry.gauge("ts_workers", "Count", (*_MODEL, "state"))
-        self._failures = registry.counter("ts_worker_failures_total", "Count", (*_MODEL, "reason"))
+        self.failures = registry.counter("ts_worker_failures_total", "Count", (*_MODEL, "reason"))
         self._memory = registry.gauge("ts_process_memory_bytes", "Bytes", (*_MODEL, "worker"))
         build = registry.gauge("ts_build_info", "Info", ("version", "python"))
         build.of(__version__, platform.python_version()).set(1)
-        self._scalings = registry.counter("ts_autoscaling_decisions_total", "Count", (*_MODEL, "reason"))
+        self.scalings = registry.counter("ts_autoscaling_decisions_total", "Count", (*_MODEL, "reason"))
         self._of_handlers: dict[str, Family[Value] | Family[Distribution]] = {}
         self._dropped: set[str] = set()  # handler metrics of which a warning has told that they cannot be kept
         for definition in config.model_metrics:
@@ -153,6 +170,21 @@ class ServerMetrics:
             figures = self._figures[key] = ModelFigures(self, key)
         return figures
 
+    def forget(self, key: ModelKey) -> None:
+        """It has been unregistered, and its last request answered. A server that lives long sees many versions."""
+        self._figures.pop(key, None)
+        is_last = not any(other.name == key.name for other in self._figures)
+        worker_name = re.compile(rf"W-\d+-{re.escape(str(key))}")
+
+        def is_gone(labels: Mapping[str, str]) -> bool:
+            if "model_name" in labels:
+                return (labels["model_name"], labels.get("model_version")) == key
+            if "WorkerName" in labels:
+                return worker_name.fullmatch(labels["WorkerName"]) is not None
+            return is_last and labels.get("ModelName") == key.name  # of handlers, whose metrics have no version
+
+        self.registry.drop(is_gone)
+
     def _show_sums(self) -> None:
         for figures in self._figures.values():
             figures.show_sums()
@@ -166,7 +198,8 @@ class ServerMetrics:
         self._load_time.keep_newest(_MOST_LOAD_TIMES)
 
     def worker_failed(self, key: ModelKey, error: WorkerFailure) -> None:
-        self._failures.of(key.name, key.version, type(error).__name__).inc()
+        self.model(key)
+        self.failures.of(key.name, key.version, type(error).__name__).inc()
 
     def show_machine(self, figures: Iterable[MachineFigure]) -> None:
         for name, labels, value in figures:
@@ -181,7 +214,14 @@ class ServerMetrics:
             self._memory.of(key.name, key.version, f"W-{worker}-{key}").set(size)
 
     def autoscaled(self, key: ModelKey, reason: str) -> None:
-        self._scalings.of(key.name, key.version, reason).inc()
+        self.scalings.of(key.name, key.version, reason).inc()
+
+    def show_readiness(self, models: Iterable[tuple[str, str, bool]]) -> None:
+        """Name and version of each model that should be served, and whether it is; the version is empty when its
+        archive could not be opened."""
+        self._ready.clear()
+        for name, version, is_ready in models:
+            self._ready.of(name, version).set(is_ready)
 
     def show(self, statuses: Iterable[ModelStatus]) -> None:
         """Brings the gauges of queues and workers up to date: those of all models that there are, and of no others."""
@@ -196,7 +236,7 @@ class ServerMetrics:
                 self._workers.of(*labels, state.lower()).set(count)
 
     def work_wasted(self, key: ModelKey, reason: str) -> None:
-        self._wasted.of(key.name, key.version, reason).inc()
+        self.wasted.of(key.name, key.version, reason).inc()
 
     def batch_done(self, key: ModelKey, batch: Sequence[Job], done: BatchDone, seconds: float, release: str) -> None:
         """A batch took ``seconds``, from its sending to its last answer. ``release``: why it went."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Generic, TypeVar
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,6 +88,12 @@ class Family(Generic[Kind]):
     def clear(self) -> None:
         self._figures.clear()
 
+    def drop(self, is_gone: Callable[[Mapping[str, str]], bool]) -> None:
+        """All label sets of which that is said. Figures that somebody has kept are counted on and not shown."""
+        for values in list(self._figures):
+            if is_gone(dict(zip(self.labels, values, strict=True))):
+                del self._figures[values]
+
     def keep_newest(self, most: int) -> None:
         for values in list(self._figures)[:-most]:
             del self._figures[values]
@@ -136,6 +142,10 @@ class Registry:
         family = Family(name, "histogram", unit, labels, lambda: Distribution(bounds))
         self._families[name] = family
         return family
+
+    def drop(self, is_gone: Callable[[Mapping[str, str]], bool]) -> None:
+        for family in self._families.values():
+            family.drop(is_gone)
 
     def get(self, name: str) -> Family[Value] | Family[Distribution] | None:
         return self._families.get(name)

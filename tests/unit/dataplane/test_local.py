@@ -192,7 +192,8 @@ async def test_answer_is_counted_with_its_times() -> None:
     await parts.plane.infer(request())
     assert parts.shown('ts_inference_requests_total{model_name="tiny",model_version="1.0"') == "1.0"
     assert parts.shown('ts_inference_seconds_count{model_name="tiny",model_version="1.0"') == "1.0"
-    assert parts.shown("ts_inference_errors_total{") is None
+    lines = parts.metrics.registry.render().splitlines()
+    assert [line for line in lines if line.startswith("ts_inference_errors_total{") and not line.endswith(" 0.0")] == []
 
 
 @virtual_time
@@ -310,3 +311,32 @@ async def test_models_are_summed_up() -> None:
 async def test_echo_is_the_engines_answer_unchanged() -> None:
     answer = await Parts(FakeEngine(echo)).plane.infer(request())
     assert answer == InferenceResponse(b"7", content_type="text/plain")
+
+
+@virtual_time
+async def test_page_says_which_models_are_ready_and_not_of_one_scaled_to_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts()
+    idle = ModelKey("idle", "1.0")
+    parts.registry.add(deployment_of(key=idle))
+    parts.registry.unopened.append(failed_deployment("broken", "no zip"))
+    parts.engine.states = {OTHER: WorkerState.STARTING}
+    none = ModelStatus(key=idle, workers=(), wanted=0, queued=0, queue_size=100)
+    status = parts.engine.status
+    monkeypatch.setattr(parts.engine, "status", lambda key: none if key == idle else status(key))
+    lines = [line for line in parts.metrics.registry.render().splitlines() if line.startswith("ts_model_ready{")]
+    assert lines == [
+        'ts_model_ready{model_name="broken",model_version=""} 0.0',
+        'ts_model_ready{model_name="tiny",model_version="1.0"} 1.0',
+        'ts_model_ready{model_name="tiny",model_version="2.0"} 0.0',
+    ]
+
+
+@virtual_time
+async def test_version_that_has_gone_is_on_the_page_no_more() -> None:
+    parts = Parts()
+    await parts.plane.infer(request("2.0"))
+    leaving = parts.registry.resolve("tiny", "2.0")
+    parts.registry.remove(leaving)
+    assert parts.shown('ts_inference_requests_total{model_name="tiny",model_version="2.0"') == "1.0"
+    parts.registry.forget(leaving)
+    assert parts.shown('ts_inference_requests_total{model_name="tiny",model_version="2.0"') is None

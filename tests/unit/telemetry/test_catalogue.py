@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from torchserve_lite import errors
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.metrics import MetricDefinition
 from torchserve_lite.core.models import ModelKey, ModelStatus, WorkerState, WorkerStatus
 from torchserve_lite.core.requests import InferenceRequest, Verb
-from torchserve_lite.errors import ConfigurationError, LoadFailed, WorkerDied
+from torchserve_lite.errors import ConfigurationError, LoadFailed, ServingError, WorkerDied
 from torchserve_lite.ipc.messages import BatchDone, Metric
-from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.management.autoscaling import Reason
+from torchserve_lite.telemetry.catalogue import _REASONS, ServerMetrics
 
 KEY = ModelKey("m", "1.0")
 MODEL = {"model_name": "m", "model_version": "1.0"}
@@ -99,6 +101,60 @@ def test_model_that_has_loaded_has_its_counters_before_its_first_request() -> No
     shown.worker_loaded(KEY, "9000", 0.25)
     names = ("ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_inference_seconds_count")
     assert [figure(shown, name, **MODEL) for name in names] == [0, 0, 0]
+
+
+def _with_every_figure(shown: ServerMetrics, key: ModelKey) -> None:
+    """Whatever a version can have on the page."""
+    labels = (("ModelName", key.name), ("Level", "Model"))
+    shown.worker_loaded(key, "9000", 0.25)
+    shown.model(key).answered(waited=0.25, total=1.5)
+    shown.model(key).failed("SequenceTimeout")
+    shown.batch_done(key, batch("a"), BatchDone(0.5, (), (("inference", 0.25),)), 0.75, "full")
+    shown.handler_metric(Metric("HandlerTime", "gauge", "ms", 12.5, labels))
+    shown.work_wasted(key, "deadline")
+    shown.worker_failed(key, WorkerDied("It was shot."))
+    shown.autoscaled(key, "idle")
+    shown.show_memory(7.0, [(key, "9000", 9.0)])
+
+
+def test_version_that_is_unregistered_leaves_nothing_on_the_page() -> None:
+    """Its figures stayed for as long as the server ran, and a server that lives long sees many versions."""
+    shown = metrics()
+    before = shown.registry.render()
+    _with_every_figure(shown, KEY)
+    shown.forget(KEY)
+    left = [line for line in shown.registry.render().splitlines() if line not in before.splitlines()]
+    assert [line for line in left if '"m"' in line or "m_1.0" in line] == []
+
+
+def test_other_versions_and_models_keep_their_figures_when_one_is_unregistered() -> None:
+    shown = metrics()
+    second, longer = ModelKey("m", "2.0"), ModelKey("x-m", "1.0")
+    for key in (KEY, second, longer):
+        _with_every_figure(shown, key)
+    shown.forget(KEY)
+    labels = [{"model_name": key.name, "model_version": key.version} for key in (second, longer)]
+    assert [figure(shown, "ts_inference_seconds_count", **one) for one in labels] == [1, 1]
+    assert [figure(shown, "PredictionTime", ModelName=name) for name in ("m", "x-m")] == [500, 500]
+    loaded = [figure(shown, "WorkerLoadTime", WorkerName=f"W-9000-{key}") for key in (KEY, second, longer)]
+    assert loaded == [None, 250, 250]
+
+
+def test_reasons_that_may_come_are_on_the_page_before_they_do() -> None:
+    """A counter that appears with its first event has, to Prometheus, never grown by it: the first refusals of a full
+    queue raised no alarm."""
+    shown = metrics()
+    shown.worker_loaded(KEY, "9000", 0.25)
+    assert figure(shown, "ts_inference_errors_total", code="QueueFull", **MODEL) == 0
+    assert figure(shown, "ts_worker_failures_total", reason="WorkerDied", **MODEL) == 0
+    assert figure(shown, "ts_wasted_requests_total", reason="deadline", **MODEL) == 0
+    for reason in set(Reason) - {Reason.NONE}:
+        assert figure(shown, "ts_autoscaling_decisions_total", reason=reason, **MODEL) == 0
+
+
+@pytest.mark.parametrize("codes", [_REASONS["ts_inference_errors_total"], _REASONS["ts_worker_failures_total"]])
+def test_reasons_that_may_come_are_names_of_errors(codes: tuple[str, ...]) -> None:
+    assert [code for code in codes if not issubclass(getattr(errors, code), ServingError)] == []
 
 
 def test_worker_events_are_counted() -> None:
