@@ -7,7 +7,7 @@ PROTOS := $(shell find protos -name '*.proto')
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup lock upgrade clients upgrade-clients serve test lint format build clean
+.PHONY: setup lock upgrade clients upgrade-clients serve test lint format build verify-image clean
 
 setup: $(VENV)/.installed
 
@@ -89,6 +89,10 @@ format: $(VENV)/.installed
 
 build: $(VENV)/.installed
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+# Builds the image and runs it as KServe does. Exit code 2: a tool for that is missing, and it has said which one.
+verify-image:
+	$(PYTHON) docker/verify_image.py || { code=$$?; test $$code -eq 2 && echo "*** THE IMAGE WAS NOT BUILT AND NOT RUN ***"; }
 
 clean:
 	rm -rf $(VENV) $(CLIENTS) model_store/*.mar dist build

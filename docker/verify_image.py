@@ -9,6 +9,8 @@ As root on Debian or Ubuntu, with debootstrap, buildah, unshare and setpriv:
 The base is a small Debian with its own Python, in place of python:3.11-slim. The container has a read-only root, models
 mounted read-only in the layout of the guide, user 1000 without capabilities and without HOME, a network of its own and,
 where cgroups may be made, 1 CPU and 2 GiB. Asked are the guide's requests on every port, then it is stopped under load.
+The second container is one whose models come as an image (oci://): user 1010, and /mnt/models is a link into the root
+of a process beside the server, which appears when the server has started.
 
 What is built is kept in --work for the next run. How pip is configured on this machine holds for the build, too.
 """
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("debootstrap", "buildah", "unshare", "setpriv", "chroot")
 BASE, IMAGE = "python-stand-in", "torchserve-lite-verified"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # as in the Dockerfile
 RUNTIME_ARGUMENTS = (
     "torchserve",
     "--start",
@@ -46,7 +50,8 @@ RUNTIME_ARGUMENTS = (
 ENVIRONMENT = {"PROTOCOL_VERSION": "v1", "TS_SERVICE_ENVELOPE": "kserve", "INFERENCE_SERVICE_NAME": "torch-pred"}
 READY_WITHIN, STOPS_WITHIN = 180.0, 30.0  # seconds
 
-# As a kubelet would: mounts, then limits, then the user. $1 the root, $2 the models, $3 the folder to start in.
+# As a kubelet would: mounts, then limits, then the user. $1 the root, $2 the models, $3 the folder to start in. With
+# MODELCAR, a folder, the models are in the root of a process beside the server, which links them as KServe's does.
 CONTAINER = """
 set -e
 mount --make-rprivate /
@@ -61,8 +66,25 @@ for device in null zero random urandom; do
     touch "$1/dev/$device"
     mount --bind "/dev/$device" "$1/dev/$device"
 done
-mount --bind "$2" "$1/mnt/models"
-mount -o remount,bind,ro "$1/mnt/models"
+if [ -z "$MODELCAR" ]; then
+    mount --bind "$2" "$1/mnt/models"
+    mount -o remount,bind,ro "$1/mnt/models"
+else
+    mount -t tmpfs tmpfs "$1/mnt"
+    chmod 777 "$1/mnt"
+    mount -t tmpfs tmpfs "$MODELCAR"
+    for folder in usr bin lib lib64; do
+        mkdir "$MODELCAR/$folder"
+        mount --bind "$1/$folder" "$MODELCAR/$folder"
+    done
+    mkdir "$MODELCAR/proc" "$MODELCAR/mnt" "$MODELCAR/models"
+    mount -t proc proc "$MODELCAR/proc"
+    mount --bind "$1/mnt" "$MODELCAR/mnt"
+    mount --bind "$2" "$MODELCAR/models"
+    mount -o remount,bind,ro "$MODELCAR/models"
+    chroot "$MODELCAR" setpriv --reuid="$AS_USER" --regid="$AS_GROUP" --clear-groups --no-new-privs \\
+        --inh-caps=-all --bounding-set=-all sh -c 'sleep 3; ln -s /proc/$$/root/models /mnt/models; sleep infinity' &
+fi
 if [ -n "$CGROUP" ]; then
     mount -t tmpfs tmpfs "$1/sys"
     mkdir -p "$1/sys/fs/cgroup"
@@ -80,7 +102,7 @@ fi
 mount -o remount,bind,ro "$1"
 root=$1 folder=$3
 shift 3
-exec chroot "$root" setpriv --reuid=1000 --regid=1000 --clear-groups --no-new-privs \\
+exec chroot "$root" setpriv --reuid="$AS_USER" --regid="$AS_GROUP" --clear-groups --no-new-privs \\
     --inh-caps=-all --bounding-set=-all env -i -C "$folder" "$@"
 """
 
@@ -127,8 +149,11 @@ def main() -> int:
     parser.add_argument(
         "--torch-of-this-machine",
         action="store_true",
-        help="where the index of torch's CPU builds cannot be reached: what pip finds here, without torchvision",
+        help="what pip finds here, without torchvision; so also where the index of torch's CPU builds is not reached",
     )
+    parser.add_argument("--gpu", action="store_true", help="what build_image.sh -g builds, run on the CPU")
+    parser.add_argument("--dev", action="store_true", help="what build_image.sh -d builds, and some tests in it")
+    parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="of the Dockerfile")
     parser.add_argument("--suite", default="bookworm", help="the Debian to stand in for the base image")
     parser.add_argument("--run-only", action="store_true", help="do not build, run what is in --work")
     parser.add_argument("--mounted", type=Path, help=argparse.SUPPRESS)  # set by itself, in its own network
@@ -142,14 +167,36 @@ def main() -> int:
         check(arguments.mounted, json.loads(os.environ["IMAGE_CONFIG"]))
         return 0
     buildah = Buildah(arguments.work)
+    image = IMAGE + "-gpu" * arguments.gpu + "-dev" * arguments.dev
     if not arguments.run_only:
-        buildah.make_base(arguments.suite)
-        build(buildah, arguments.torch_of_this_machine)
-    show_layers(buildah)
-    with buildah.mounted(IMAGE) as root:
-        environment = {**os.environ, "IMAGE_CONFIG": json.dumps(buildah.config(IMAGE))}
+        try:
+            buildah.make_base(arguments.suite)
+        except subprocess.CalledProcessError as error:
+            print(f"verify_image.py needs a mirror of Debian: {error}; see {arguments.work}/debootstrap.log.")
+            return 2
+        file = "docker/Dockerfile.dev" if arguments.dev else "docker/Dockerfile"
+        build(buildah, image, file, [*torch_arguments(arguments), *arguments.build_arg])
+    show_layers(buildah, image)
+    with buildah.mounted(image) as root:
+        if arguments.dev:
+            return check_dev(root, buildah.config(image))
+        environment = {**os.environ, "IMAGE_CONFIG": json.dumps(buildah.config(image))}
         command = ["unshare", "--net", sys.executable, __file__, "--mounted", str(root)]
         return subprocess.run(command, env=environment).returncode
+
+
+def torch_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Where torch is to come from, as arguments of the Dockerfile."""
+    if arguments.gpu:
+        return ["TORCH_INDEX="]
+    if not arguments.torch_of_this_machine:
+        try:
+            with urllib.request.urlopen(f"{CPU_INDEX}/torch/", timeout=20):
+                return []
+        except OSError as error:
+            say(f"{CPU_INDEX} cannot be reached ({error})")
+    say("with the torch of this machine's pip, and WITHOUT TORCHVISION, whose build might not fit it")
+    return ["TORCH_INDEX=", "TORCHVISION="]
 
 
 def missing_tools() -> list[str]:
@@ -220,12 +267,9 @@ class Buildah:
             self("rm", container)
 
 
-def build(buildah: Buildah, torch_of_this_machine: bool) -> None:
+def build(buildah: Buildah, image: str, file: str, build_arguments: Sequence[str]) -> None:
     settings = pip_settings()
-    arguments = ["--build-arg", f"BASE_IMAGE={BASE}"]
-    if torch_of_this_machine:
-        say("with the torch of this machine's pip, and WITHOUT TORCHVISION, whose build might not fit it")
-        arguments += ["--build-arg", "TORCH_INDEX=", "--build-arg", "TORCHVISION="]
+    arguments = [word for one in (f"BASE_IMAGE={BASE}", *build_arguments) for word in ("--build-arg", one)]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as conf:
         conf.write("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
         conf.flush()
@@ -236,7 +280,7 @@ def build(buildah: Buildah, torch_of_this_machine: bool) -> None:
         with (buildah.work / "build.log").open("w") as log:
             command = ["bud", "--layers", "--format", "docker", "--quiet", "--secret", f"id=pip.conf,src={conf.name}"]
             done = subprocess.run(
-                [*buildah.command, *command, *arguments, "-f", "docker/Dockerfile", "-t", IMAGE, "."],
+                [*buildah.command, *command, *arguments, "-f", file, "-t", image, "."],
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -264,9 +308,9 @@ def local_paths(values: Iterable[str]) -> list[str]:
     return sorted({str(Path(path).parent) if Path(path).name == "simple" else path for path in paths})
 
 
-def show_layers(buildah: Buildah) -> None:
+def show_layers(buildah: Buildah, image: str) -> None:
     print(f"{'MB':>8}  layer")
-    for made_by, size in buildah.layers(IMAGE):
+    for made_by, size in buildah.layers(image):
         print(f"{size / 1e6:8.1f}  {made_by[:110]}")
 
 
@@ -282,25 +326,45 @@ def bring_loopback_up() -> None:
 def check(root: Path, config: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="torchserve-lite-models-") as folder, cgroup() as group:
         models = Path(folder)
-        make_models(models, root)
+        vision = make_models(models, root)
         environment = dict(entry.split("=", 1) for entry in config["Env"]) | ENVIRONMENT
         del environment["HOME"]
         settings = [f"{name}={value}" for name, value in environment.items()]
-        container = Container(
-            root, models, [config["WorkingDir"], *settings, *config["Entrypoint"], *RUNTIME_ARGUMENTS], group
-        )
-        with container:
-            begun = time.monotonic()
-            until(lambda: status(8080, "/v2/health/ready") == 200, container)
-            limits = "1 CPU and 2 GiB" if group else "WITHOUT LIMITS, since no cgroup may be made here"
-            say(f"ready after {time.monotonic() - begun:.1f} s, with {limits}")
+        command = [*config["Entrypoint"], *RUNTIME_ARGUMENTS]
+        with Container(root, models, [config["WorkingDir"], *settings, *command], group) as container:
+            wait_until_ready(container, group)
             ask_what_the_guide_asks()
+            if vision:
+                assert json.loads(ask(8080, "/v1/models/vision:predict", request_file("v1_mnist.json"))[1]) == {
+                    "predictions": [[3, 14, 14]]
+                }
+                say("a handler's transforms of torchvision run")
             ask_over_grpc(root, environment)
             healthy = container.run([*config["Healthcheck"]["Test"][1:]], environment)
             assert healthy == 0, f"the health check ended with {healthy}"
             say("the guide's requests are answered on 8080, 8085, 8081 and 7070; metrics on 8082")
             stop_under_load(container)
+        arguments = [config["WorkingDir"], "MODEL_INIT_MODE=async", *settings, *command]
+        with tempfile.TemporaryDirectory() as car, Container(root, models, arguments, group, Path(car)) as container:
+            wait_until_ready(container, group)
+            ask_what_the_guide_asks()
+            say("the same as user 1010, with models that come as an image and appear late")
+            stop_under_load(container)
     print("The image is as it should be.")
+
+
+def wait_until_ready(container: Container, group: str) -> None:
+    begun = time.monotonic()
+    until(lambda: status(8080, "/v2/health/ready") == 200, container)
+    limits = "1 CPU and 2 GiB" if group else "WITHOUT LIMITS, since no cgroup may be made here"
+    say(f"ready after {time.monotonic() - begun:.1f} s, with {limits}")
+
+
+def check_dev(root: Path, config: Mapping[str, Any]) -> int:
+    """The checkout in it is installed and can be tested, by the user that it names."""
+    command = ["chroot", f"--userspec={config['User']}", str(root), "env", "-i", "-C", config["WorkingDir"]]
+    command += [*config["Env"], "HOME=/home/model-server", "python", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run([*command, "tests/unit/core", "tests/unit/config"]).returncode
 
 
 @contextmanager
@@ -337,31 +401,62 @@ def cgroup() -> Iterator[str]:
                     time.sleep(0.1)
 
 
-def make_models(models: Path, root: Path) -> None:
-    """The guide's layout: the MNIST archive, made by the image's own archiver, and the guide's file."""
+VISION_HANDLER = """
+import base64, io
+from PIL import Image
+from torchvision import transforms
+
+prepare = transforms.Compose([transforms.Grayscale(3), transforms.Resize(14), transforms.ToTensor()])
+
+def handle(data, context):
+    pictures = [Image.open(io.BytesIO(base64.b64decode(row["data"]))) for row in data or []]
+    return [list(prepare(picture).shape) for picture in pictures]
+"""
+
+
+def make_models(models: Path, root: Path) -> bool:
+    """The guide's layout: the MNIST archive, and the guide's file with the names filled in. Where the image
+    has torchvision (returned), there is a second model, ``vision``, that uses it."""
     store, config = models / "model-store", models / "config"
     store.mkdir()
     config.mkdir()
     models.chmod(0o755)
-    mnist = ROOT / "handlers/mnist"
     sample = root / "tmp/mnist"
-    shutil.copytree(mnist, sample, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "handlers/mnist", sample, dirs_exist_ok=True)
+    (sample / "vision.py").write_text(VISION_HANDLER)
     files = ["--model-file", "mnist.py", "--serialized-file", "mnist_cnn.pt", "--handler", "mnist_handler.py"]
-    archiver = "/opt/torchserve-lite/bin/torch-model-archiver"
-    command = [archiver, "--model-name", "mnist", "--version", "1.0", *files, "--export-path", "."]
-    subprocess.run(["chroot", str(root), "env", "-C", "/tmp/mnist", *command], check=True, stdout=subprocess.DEVNULL)
-    shutil.move(sample / "mnist.mar", store / "mnist.mar")
+    pack(root, store, "mnist", files)
     guide = (ROOT / "tests/unit/config/guide.properties").read_text()
     guide = guide.replace("<model_name>", "mnist").replace("<name of the mar file.>", "mnist.mar")
+    vision = bool(list(root.glob("opt/torchserve-lite/lib/python3*/site-packages/torchvision")))
+    if vision:
+        pack(root, store, "vision", ["--handler", "vision.py"])
+        entry = {"vision": {"1.0": {"defaultVersion": True, "marName": "vision.mar", "minWorkers": 1}}}
+        guide = guide.replace('"models":{', f'"models":{json.dumps(entry)[:-1]},')
     (config / "config.properties").write_text(guide)
+    return vision
+
+
+def pack(root: Path, store: Path, name: str, files: Sequence[str]) -> None:
+    """Makes an archive of files in the image's /tmp/mnist, with the image's own archiver."""
+    archiver = "/opt/torchserve-lite/bin/torch-model-archiver"
+    command = [archiver, "--model-name", name, "--version", "1.0", *files, "--export-path", "."]
+    subprocess.run(["chroot", str(root), "env", "-C", "/tmp/mnist", *command], check=True, stdout=subprocess.DEVNULL)
+    shutil.move(root / f"tmp/mnist/{name}.mar", store / f"{name}.mar")
 
 
 class Container:
-    def __init__(self, root: Path, models: Path, arguments: Sequence[str], group: str) -> None:
+    """``modelcar``: an empty folder, to be the root of a process that brings the models."""
+
+    def __init__(
+        self, root: Path, models: Path, arguments: Sequence[str], group: str, modelcar: Path | None = None
+    ) -> None:
         self._root = root
         self._command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", CONTAINER, "sh"]
         self._command += [str(root), str(models), *arguments]
-        self._environment = {**os.environ, "CGROUP": group}
+        user, of_group = ("1000", "1000") if modelcar is None else ("1010", "0")
+        self._environment = {**os.environ, "CGROUP": group, "AS_USER": user, "AS_GROUP": of_group}
+        self._environment["MODELCAR"] = str(modelcar or "")
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
 
     def __enter__(self) -> Container:
