@@ -21,6 +21,7 @@ from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.telemetry.families import SECONDS, SIZES, Distribution, Family, Registry, Value, exposed_name
 from torchserve_lite.telemetry.metric_lines import HANDLER_LINES, LoggedFamily, metric_line
+from torchserve_lite.telemetry.rates import Totals
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,17 @@ class ServerMetrics:
             return is_last and labels.get("ModelName") == key.name  # of handlers, whose metrics have no version
 
         self.registry.drop(is_gone)
+
+    def totals(self, status: ModelStatus) -> Totals:
+        """A version's figures at this moment, for whoever compares two moments."""
+        now = Totals(queued=status.queued, running=status.running)
+        if (figures := self._figures.get(status.key)) is not None:
+            now.buckets = dict(self.latency.of(*status.key).cumulative())
+            now.answered = now.buckets[float("inf")]
+            *_, (_, now.batches) = figures.batch_size.cumulative()
+            now.batched = figures.batch_size.sum
+            now.errors = sum(value.value for value in self.errors.beginning_with(*status.key))
+        return now
 
     def _show_sums(self) -> None:
         for figures in self._figures.values():

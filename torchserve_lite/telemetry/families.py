@@ -51,10 +51,16 @@ class Distribution:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
-    def samples(self) -> Iterator[Sample]:
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """(upper edge, how many values were no larger), the last one with all of them."""
         total = 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
+            yield bound, total
+
+    def samples(self) -> Iterator[Sample]:
+        total = 0
+        for bound, total in self.cumulative():
             yield "_bucket", (("le", _number(bound)),), total
         yield "_sum", (), self.sum
         yield "_count", (), total
@@ -84,6 +90,10 @@ class Family(Generic[Kind]):
 
     def _new(self, values: tuple[str, ...]) -> Kind:
         return self._make()
+
+    def beginning_with(self, *values: str) -> Iterator[Kind]:
+        """The figures whose first labels have these values."""
+        return (figure for labels, figure in self._figures.items() if labels[: len(values)] == values)
 
     def clear(self) -> None:
         self._figures.clear()

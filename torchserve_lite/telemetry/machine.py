@@ -96,16 +96,16 @@ class MachineFigures:
             figures.append(("GPUUtilization", device, gpu.busy))
             figures.append(("GPUMemoryUsed", device, gpu.memory_used / _MEGABYTE))
             figures.append(("GPUMemoryUtilization", device, 100 * gpu.memory_used / gpu.memory_total))
-        return figures, (_memory_of(psutil.Process().pid), list(_with_memory(workers)))
+        return figures, (memory_of(psutil.Process().pid), list(_with_memory(workers)))
 
 
 def _with_memory(workers: Sequence[tuple[ModelKey, str, int]]) -> Iterator[tuple[ModelKey, str, float]]:
     for key, name, pid in workers:
         with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
-            yield key, name, _memory_of(pid)
+            yield key, name, memory_of(pid)
 
 
-def _memory_of(pid: int) -> float:
+def memory_of(pid: int) -> float:
     """Bytes that go when the process goes: pages that processes share are split between them, where the system says so.
     Workers share torch and, when they were forked, their model."""
     try:

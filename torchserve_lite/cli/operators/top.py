@@ -22,9 +22,10 @@ from rich.text import Text
 from torchserve_lite.cli.operators.calling import DONE, NO_SERVER, add_common_arguments, seconds, tell
 from torchserve_lite.cli.operators.client import NoServer, no_server_without_answer, session_to, url_of
 from torchserve_lite.cli.operators.connection import METRICS, Connection, find_connection
-from torchserve_lite.cli.operators.figures import Figures, Look, Version, between, server_memory
+from torchserve_lite.cli.operators.figures import Look, between, server_memory
 from torchserve_lite.cli.operators.tables import WIDE, figures_table
 from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.telemetry.rates import Figures, Version
 
 EXAMPLES = ("torchserve-lite top", "torchserve-lite top --once", "torchserve-lite top --once --json --interval 10")
 

@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from tests.unit.cli.operators.conftest import Command, FakeServer, heed_interruption
-from torchserve_lite.cli.operators.figures import Figures, Look, between, percentile, server_memory
+from torchserve_lite.cli.operators.figures import Look, between, server_memory
 from torchserve_lite.config.settings import MetricsConfig
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.rates import Figures, percentile
 
 _M = ("m", "1.0")
 
