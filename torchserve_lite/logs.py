@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
+def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[Callable[[], None]]:
     """ts_log.log (everything of ours), model_log.log (what workers print), access_log.log, and where metrics are logged
     ts_metrics.log and model_metrics.log; all of it on the console as well.
 
     Nothing that logs ever waits for a file: see ``telemetry/log_sinks``. ``console`` is the start-up display's; it may
-    bring a form of its own.
+    bring a form of its own. Yields what opens the files anew, for when somebody has moved them away.
     """
     root = logging.getLogger()
     layout = _JsonLayout() if config.form == "json" else _Layout()
@@ -51,7 +51,14 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[None]:
             handler = SinkHandler(sink)
             handler.setFormatter(layout)
             stack.enter_context(_attached(logger, handler))
-        yield
+
+        def reopen() -> None:
+            for _, sink in files:
+                sink.reopen()
+            if isinstance(console, SinkHandler):
+                console.reopen()
+
+        yield reopen
 
 
 def access_lines(text: str) -> None:

@@ -48,6 +48,7 @@ from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
+from torchserve_lite.signals import hangups, stop_signals
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
 from torchserve_lite.workflows.archive import WorkflowStore
@@ -66,8 +67,8 @@ _SCRATCH = "torchserve-lite-models-"
 def run(config: Config, progress: StartupProgress, console: logging.Handler) -> int:
     """Serves until a stop signal; returns the exit code. ConfigurationError when a socket cannot be opened."""
     keep_freed()
-    with logging_to(config.logs, console), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, progress))
+    with logging_to(config.logs, console) as reopen_logs, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve(config, progress, reopen_logs))
     return 0
 
 
@@ -88,9 +89,10 @@ class Core:
     machine: MachineFigures
 
 
-async def serve(config: Config, progress: StartupProgress) -> None:
+async def serve(config: Config, progress: StartupProgress, reopen_logs: Callable[[], None]) -> None:
     async with AsyncExitStack() as stack:
-        stop = stack.enter_context(_stop_signals(signal.SIGINT, signal.SIGTERM))
+        stop = stack.enter_context(stop_signals(signal.SIGINT, signal.SIGTERM))
+        stack.enter_context(hangups(reopen_logs, stop))
         start_preloading()  # before the limit is raised: workers are to find it as the operator set it
         importing = asyncio.create_task(asyncio.to_thread(_import_grpc))
         descriptors = raise_descriptor_limit()
@@ -308,26 +310,6 @@ async def _open_for_kserve(config: Config, front: HttpFrontEnd, grpc: GrpcFrontE
         else:
             if address := listener.addresses.get("kserve"):
                 log.info("Every model is ready: KServe's requests are taken on %s.", address)
-
-
-@contextmanager
-def _stop_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
-    """Set by the first signal; a second one ends the process at once, as by default."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    def begin_to_stop() -> None:
-        stop.set()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-    for number in numbers:
-        loop.add_signal_handler(number, begin_to_stop)
-    try:
-        yield stop
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with the lines that come, until Ctrl-C")
     parser.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many to begin with; default: 20")
+    parser.add_argument("--pid-file", type=Path, metavar="FILE", help="names the server, as start was given it")
     parser.add_argument(
         "--folder", type=Path, metavar="DIR", help="where the files are; default: those of the server that the pid "
         "file names, else LOG_LOCATION, else logs"
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    file = (arguments.folder or _folder_of_the_server()) / _FILES[arguments.which]
+    file = (arguments.folder or _folder_of_the_server(arguments.pid_file)) / _FILES[arguments.which]
     if not file.is_file():
         raise NotFound(f"There is no log file {file}. --folder names the folder of the server's log files.")
     with Tail(file) as tail:
@@ -51,11 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _folder_of_the_server() -> Path:
+def _folder_of_the_server(file: Path | None) -> Path:
     """As the server sees it: it may run in another folder, with other variables."""
     import psutil
 
-    server = running_server(pid_file())
+    server = running_server(file or pid_file())
     if server is None:
         return Path(os.environ.get("LOG_LOCATION") or "logs")
     try:

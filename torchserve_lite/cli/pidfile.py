@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ def running_server(file: Path) -> psutil.Process | None:
     if not file.exists():
         return None
     process = _server(_pid_in(file))
+    if process is not None and _began_after(process, file):  # its number was given to another server
+        process = None
     if process is None:
         print("Removing orphan pid file.", flush=True)
         with suppress(OSError):  # another user's, or no file: who wants to write it will say so
@@ -82,6 +85,15 @@ def server_of_pid(pid: int) -> psutil.Process | None:
     return _server(pid)
 
 
+def _began_after(process: psutil.Process, file: Path) -> bool:
+    """Whether it cannot be who wrote the file. The start of a process is known to some hundredths of a second."""
+    import psutil
+
+    with suppress(OSError, psutil.Error):
+        return process.create_time() > file.stat().st_mtime + 1
+    return False
+
+
 def _pid_in(file: Path) -> int | None:
     try:
         return int(file.read_text().split()[0])
@@ -112,6 +124,32 @@ def forget(pid: int, file: Path | None = None) -> None:
     file = file or pid_file()
     if _pid_in(file) == pid:
         file.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_in(file: Path) -> Iterator[tuple[str, ...]]:
+    """As ``registered``, for the file that ``--pid-file`` names, which belongs to one server: it is an error that it
+    cannot be written, or that another server runs by it. A reader finds the whole number in it, or no file."""
+    if other := running_server(file):
+        raise ConfigurationError(
+            f"--pid-file {file} names a server that runs (pid {other.pid}). Stop that one, torchserve-lite stop "
+            f"--pid-file {file}, or name another file."
+        )
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", delete=False) as output:
+            output.write(f"{os.getpid()}\n")
+            os.fchmod(output.fileno(), 0o644)
+        os.replace(output.name, file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--pid-file {file} cannot be written: {error.strerror}. Name a file in a folder that exists and that this "
+            "user may write."
+        ) from error
+    try:
+        yield ()
+    finally:
+        with suppress(OSError):
+            forget(os.getpid(), file)
 
 
 @contextmanager

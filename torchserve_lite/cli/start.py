@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.first_process import behind_first_process
-from torchserve_lite.cli.pidfile import pid_file, registered, running_server
+from torchserve_lite.cli.pidfile import named_in, pid_file, registered, running_server
 from torchserve_lite.cli.server_arguments import add_address_arguments, add_server_arguments, read_configuration
 from torchserve_lite.cli.start_checks import await_models, check_configured, check_descriptors, check_folders, preload
+from torchserve_lite.ipc.starting import stay
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--background", action="store_true", help="return once the server listens; its output goes to a log file"
     )
+    parser.add_argument(
+        "--pid-file", type=Path, metavar="FILE", help="holds the server's process id while it runs; default: "
+        ".model_server.pid in the temporary folder"
+    )  # fmt: skip
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("-q", "--quiet", action="store_true", help="of log lines, show only warnings and errors")
     shown.add_argument(
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     from torchserve_lite.cli.background import serve_in_background
     from torchserve_lite.config.loading import log_folder
 
-    if server := running_server(pid_file()):
+    if server := running_server(arguments.pid_file or pid_file()):
         print(f"A server is already running (pid {server.pid}); torchserve-lite stop stops it.", file=sys.stderr)
         return 1
     return serve_in_background(arguments, os.environ, log_folder(os.environ) / "torchserve-lite.log")
@@ -73,12 +80,21 @@ def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying:
 
     shown = "quiet" if getattr(arguments, "quiet", False) else "all" if getattr(arguments, "verbose", False) else ""
     return serve_configured(
-        config, environ, displaying or display_for, in_background=displaying is not None, log_lines=shown
+        config,
+        environ,
+        displaying or display_for,
+        in_background=displaying is not None,
+        log_lines=shown,
+        named_in_file=getattr(arguments, "pid_file", None),
     )
 
 
 def prepare(environ: Mapping[str, str]) -> None:
     """What comes before everything else."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # It opens log files anew once the server is there (signals.py), and must end nothing until then. A handler that
+        # does nothing, not SIG_IGN: that would be inherited by programs that handlers start.
+        signal.signal(signal.SIGHUP, stay)
     check_folders(environ)
     check_descriptors()
     preload()
@@ -91,12 +107,15 @@ def serve_configured(
     *,
     in_background: bool = False,
     log_lines: str = "",
+    named_in_file: Path | None = None,
 ) -> int:
-    """``log_lines``: which are shown; "quiet" or "all", or what the display thinks best."""
+    """``log_lines``: which are shown; "quiet" or "all", or what the display thinks best. ``named_in_file``: instead of
+    the default pid file."""
     check_configured(config, environ)
     from torchserve_lite.telemetry.log_sinks import written_to
 
-    with registered(pid_file(), required=in_background) as notices, written_to(sys.stdout) as output:
+    naming = registered(pid_file(), required=in_background) if named_in_file is None else named_in(named_in_file)
+    with naming as notices, written_to(sys.stdout) as output:
         config = replace(config, notices=(*config.notices, *notices))
         with displaying(config, output) as display:
             from torchserve_lite.cli.display import warnings_only, worth_showing

@@ -6,6 +6,7 @@ import argparse
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchserve_lite.cli.pidfile import forget, pid_file, running_server, server_of_pid, tell_of, unregistered_servers
@@ -15,17 +16,29 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0  # seconds; more than the default shutdown_grace_seconds and what comes after it
 
-EXAMPLES = ("torchserve-lite stop", "torchserve-lite stop --pid 4711")
+EXAMPLES = (
+    "torchserve-lite stop",
+    "torchserve-lite stop --pid 4711",
+    "torchserve-lite stop --pid-file /run/torchserve-lite/pid",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pid", type=int, metavar="N", help="the server to stop; default: that of the pid file")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--pid-file", type=Path, metavar="FILE", help="the file that start was given; default: its default"
+    )
+    which.add_argument("--pid", type=int, metavar="N", help="the server to stop; default: that of the pid file")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    server = running_server(pid_file()) if arguments.pid is None else server_of_pid(arguments.pid)
+    file = arguments.pid_file or pid_file()
+    server = running_server(file) if arguments.pid is None else server_of_pid(arguments.pid)
     if server is None and arguments.pid is not None:
         print(f"torchserve-lite: process {arguments.pid} is no server that runs.", file=sys.stderr)
+        return 1
+    if server is None and arguments.pid_file is not None:
+        print(f"torchserve-lite: {file} names no server that runs.", file=sys.stderr)
         return 1
     if server is None:
         if others := unregistered_servers():
@@ -34,11 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
         print("No server is running.")
         return 0
     print(f"Stopping the server (pid {server.pid}) ...", flush=True)
-    return finish(server, "The server has stopped.")
+    return finish(server, "The server has stopped.", file=file)
 
 
-def finish(server: psutil.Process, farewell: str, patience: float = PATIENCE) -> int:
-    """SIGTERM, then wait; the exit code tells whether the server is gone."""
+def finish(server: psutil.Process, farewell: str, patience: float = PATIENCE, file: Path | None = None) -> int:
+    """SIGTERM, then wait; the exit code tells whether the server is gone. ``file``: the one that names it, if that is
+    not the default one."""
     import psutil
 
     try:
@@ -55,7 +69,7 @@ def finish(server: psutil.Process, farewell: str, patience: float = PATIENCE) ->
             file=sys.stderr,
         )
         return 1
-    forget(server.pid)
+    forget(server.pid, file)
     print(farewell)
     return 0
 

@@ -114,6 +114,9 @@ class _AboveTheBars:
     def write(self, data: bytes) -> None:
         self._console.print(Text(data.decode().removesuffix("\n")), soft_wrap=True)
 
+    def reopen(self) -> None:
+        """It is no file."""
+
     def close(self) -> None:
         """The console is the display's."""
 

@@ -131,6 +131,9 @@ class StartingProcess:
         # nothing, because ignored signals would be inherited by programs.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stay)
+        # By SIGHUP the server opens its log files anew. Where it is ignored (nohup) it stays so, for workers too.
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, stay)
 
     def _answer_request(self) -> bool:
         """False when the parent has gone."""
@@ -171,6 +174,8 @@ class StartingProcess:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            if signal.getsignal(signal.SIGHUP) is stay:
+                signal.signal(signal.SIGHUP, signal.SIG_DFL)
             self._control.close()
             os.close(self._woken)
             os.close(self._wake)

@@ -6,9 +6,11 @@ lines that do not fit into that place's queue; the other places get theirs, and 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
+import stat
 import threading
 import time
 from collections import deque
@@ -35,6 +37,9 @@ class Target(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def reopen(self) -> None:
+        """Somebody may have moved the file away: goes on in one of the same name."""
+
     def close(self) -> None: ...
 
 
@@ -53,9 +58,24 @@ class StreamTarget:
         self.name = stream.name if isinstance(stream.name, str) else "output"
         self.encoding = stream.encoding or "utf-8"
         self._descriptor = stream.fileno()
+        self._file = _file_appended_to(self._descriptor)
 
     def write(self, data: bytes) -> None:
         write_all(self._descriptor, data)
+
+    def reopen(self) -> None:
+        """Of a file that the output is appended to (``>> server.log``, ``start --background``); standard error goes the
+        same way if it went to the same file."""
+        if self._file is None:
+            return
+        former = os.fstat(self._descriptor)
+        fresh = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=stat.S_IMODE(former.st_mode))
+        try:
+            for descriptor in {self._descriptor, 2}:
+                if os.path.samestat(os.fstat(descriptor), former):
+                    os.dup2(fresh, descriptor)
+        finally:
+            os.close(fresh)
 
     def close(self) -> None:
         """The stream belongs to the process."""
@@ -81,6 +101,12 @@ class FileTarget:
             self._file.stream = self._file._open()
         return self._file.stream.fileno()
 
+    def reopen(self) -> None:
+        if self._file.stream is not None:
+            self._file.stream.close()
+            self._file.stream = None  # as the library itself leaves it
+        self._open_descriptor()  # now, so that the file is there for whoever has moved its predecessor
+
     def close(self) -> None:
         self._file.close()
 
@@ -101,6 +127,7 @@ class Sink:
         self._queued = 0
         self._left_out = 0
         self._closing = threading.Event()
+        self._to_be_reopened = False
         self._thread = threading.Thread(target=self._write_queue, name=f"log {target.name}", daemon=True)
         self._failure_said = -_SAY_AGAIN_AFTER
 
@@ -123,6 +150,12 @@ class Sink:
     def start(self) -> None:
         self._thread.start()
 
+    def reopen(self) -> None:
+        """Returns at once. What is written from then on goes to a file of that name, wherever the old one is now."""
+        with self._changed:
+            self._to_be_reopened = True
+            self._changed.notify()
+
     def begin_to_close(self) -> None:
         self._closing.set()
         with self._changed:
@@ -136,7 +169,13 @@ class Sink:
             self._target.close()
 
     def _write_queue(self) -> None:
-        while piece := self._next_piece():
+        while (piece := self._next_piece()) is not None:
+            if self._to_be_reopened:
+                self._to_be_reopened = False
+                try:
+                    self._target.reopen()
+                except OSError as error:
+                    self._say_once(error)
             data = piece.encode(self.encoding, "backslashreplace")
             while data:
                 try:
@@ -148,12 +187,17 @@ class Sink:
                 if self._closing.wait(_RETRY_AFTER):
                     return
 
-    def _next_piece(self) -> str:
-        """Waits for something to write; nothing when the sink is being closed and all is written."""
+    def _next_piece(self) -> str | None:
+        """Waits for something to write (empty: there is only something to reopen); None when the sink is being closed
+        and all is written."""
         piece: list[str] = []
         length = 0
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._left_out or self._closing.is_set())
+            self._changed.wait_for(
+                lambda: self._queue or self._left_out or self._to_be_reopened or self._closing.is_set()
+            )
+            if not (self._queue or self._left_out or self._to_be_reopened):
+                return None
             while self._queue and length < _PIECE:
                 piece.append(self._queue.popleft())
                 length += len(piece[-1])
@@ -183,6 +227,10 @@ class SinkHandler(logging.Handler):
     def __init__(self, sink: Sink | TextIO) -> None:
         super().__init__()
         self._sink = sink
+
+    def reopen(self) -> None:
+        if isinstance(self._sink, Sink):
+            self._sink.reopen()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -214,6 +262,17 @@ def written_to(stream: TextIO) -> Iterator[Sink]:
     sink = Sink(StreamTarget(stream), is_terminal=stream.isatty())
     with running([sink]):
         yield sink
+
+
+def _file_appended_to(descriptor: int) -> str | None:
+    """The path of a regular file that is open for appending. One that is written from its beginning (``> server.log``)
+    is somebody's capture of one run, and stays what it is."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND:
+        return None
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:  # no such view of descriptors here
+        return None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

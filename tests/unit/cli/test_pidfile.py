@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from torchserve_lite.cli.pidfile import registered, running_server
+from torchserve_lite.cli.pidfile import named_in, registered, running_server
+from torchserve_lite.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -108,3 +109,41 @@ def test_registration_does_not_write_through_a_link(file: Path, tmp_path: Path) 
     with registered(file) as notices:
         assert "cannot be written" in notices[0]
     assert not target.exists()
+
+
+def test_file_that_is_older_than_the_process_it_names_is_removed(
+    file: Path, server: subprocess.Popen[bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another server may have got the number of the one that wrote the file and was killed."""
+    file.write_text(str(server.pid))
+    os.utime(file, (1, 1))
+    assert running_server(file) is None
+    assert not file.exists()
+
+
+def test_named_file_holds_the_number_while_entered(file: Path) -> None:
+    with named_in(file):
+        assert file.read_text() == f"{os.getpid()}\n"
+        assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert not file.exists()
+
+
+def test_named_file_replaces_a_stale_one_and_follows_no_link(file: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    file.symlink_to(precious)
+    with named_in(file):
+        assert file.read_text() == f"{os.getpid()}\n"
+    assert precious.read_text() == "kept"
+
+
+def test_named_file_of_a_server_that_runs_is_an_error(file: Path, server: subprocess.Popen[bytes]) -> None:
+    file.write_text(str(server.pid))
+    with pytest.raises(ConfigurationError, match=str(server.pid)), named_in(file):
+        pass
+    assert file.read_text() == str(server.pid)
+
+
+def test_named_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="nowhere"), named_in(tmp_path / "nowhere" / "pid"):
+        pass

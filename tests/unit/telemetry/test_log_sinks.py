@@ -6,7 +6,10 @@ import errno
 import logging
 import os
 import pty
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +36,9 @@ class Slow:
         assert self.go_on.wait(_PATIENCE)
         self.got += data
 
+    def reopen(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -52,6 +58,9 @@ class Failing:
             self.got += data[:3]
             raise log_sinks.PartlyWritten(self.errors.pop(0), 3)
         self.got += data
+
+    def reopen(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -238,3 +247,57 @@ def test_line_that_cannot_be_formatted_is_named_and_ends_nothing(log: Callable[[
         logger.addHandler(SinkHandler(sink))
         log(logger)
     assert b"A log line of some.module cannot be formatted" in target.got
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """For what the sink's thread does, of which nothing tells."""
+    deadline = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _moved_and_reopened(sink: Sink, file: Path, moved: Path) -> None:
+    sink.write("before\n")
+    _wait_until(lambda: file.exists() and file.read_bytes() == b"before\n")
+    file.rename(moved)
+    sink.reopen()
+    _wait_until(file.exists)
+    sink.write("after\n")
+
+
+def test_file_that_was_moved_away_is_opened_anew(tmp_path: Path) -> None:
+    file, moved = tmp_path / "log", tmp_path / "log.old"
+    with running([sink := Sink(FileTarget(file, 10**6, 1))]):
+        _moved_and_reopened(sink, file, moved)
+    assert (moved.read_bytes(), file.read_bytes()) == (b"before\n", b"after\n")
+
+
+def test_output_that_is_appended_to_a_file_is_opened_anew_with_standard_error(tmp_path: Path) -> None:
+    file, moved = tmp_path / "log", tmp_path / "log.old"
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from tests.unit.telemetry.test_log_sinks import Sink, StreamTarget, _moved_and_reopened, running\n"
+        "with running([sink := Sink(StreamTarget(sys.stdout))]):\n"
+        "    _moved_and_reopened(sink, Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "os.write(2, b'error\\n')\n"
+    )
+    with file.open("ab") as output:
+        subprocess.run([sys.executable, "-c", program, file, moved], stdout=output, stderr=output, check=True)
+    assert (moved.read_bytes(), file.read_bytes()) == (b"before\n", b"after\nerror\n")
+
+
+def test_file_whose_folder_has_gone_is_said_once_and_written_when_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    target = FileTarget(folder / "log", 10**6, 1)
+    with running([sink := Sink(target)]):
+        folder.rename(tmp_path / "moved")
+        sink.reopen()
+        _wait_until(lambda: bool(caplog.records))
+        folder.mkdir()
+        sink.write("after\n")
+    assert (folder / "log").read_bytes() == b"after\n"
+    assert len(caplog.records) == 1
