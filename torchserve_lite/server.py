@@ -50,6 +50,7 @@ from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.signals import hangups, stop_signals
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
 from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
@@ -87,6 +88,7 @@ class Core:
     workflows: WorkflowManager
     autoscaler: Autoscaler
     machine: MachineFigures
+    watch: RequestWatch
 
 
 async def serve(config: Config, progress: StartupProgress, reopen_logs: Callable[[], None]) -> None:
@@ -113,6 +115,7 @@ async def serve(config: Config, progress: StartupProgress, reopen_logs: Callable
             most_clients=descriptors.for_http,
             workflows=core.workflows,
             certificates=certificates,
+            watch=core.watch,
         )
         await importing
         grpc = _grpc_front_end(config, core, log_lines, shutdown, access, certificates, descriptors.for_grpc)
@@ -183,7 +186,8 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             saved = await stack.enter_async_context(Snapshots(config.snapshots, registry, engine, shutdown))
             manager.changed.append(saved.changed)
             manager.recorded = saved.written
-        plane = LocalDataPlane(engine, registry, metrics)
+        watch = RequestWatch()
+        plane = LocalDataPlane(engine, registry, metrics, watch)
         workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(
             manager,
@@ -200,7 +204,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             lambda: [engine.status(deployment.key) for deployment in registry],
             gpus,
         )
-        yield Core(manager, plane, metrics, workflows, autoscaler, machine)
+        yield Core(manager, plane, metrics, workflows, autoscaler, machine, watch)
 
 
 class _Events(EngineEvents):
@@ -261,6 +265,7 @@ def _grpc_front_end(
         access=access,
         certificates=certificates,
         sequence_headers=config.workers.sequence_headers,
+        watch=core.watch,
     )
 
 

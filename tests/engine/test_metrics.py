@@ -43,6 +43,6 @@ async def test_stages_that_a_handler_marks_arrive_with_their_batch(launcher: str
         await model.ask(b"preprocess inference unheard-of")
         await model.ask(b"")
         first, second = model.events.done
-    assert [stage for stage, _ in first.stages] == ["preprocess", "inference"]
-    assert 0 <= sum(seconds for _, seconds in first.stages) <= first.handler_seconds
+    assert [stage for stage, _, _ in first.stages] == ["preprocess", "inference"]
+    assert 0 <= sum(seconds for _, seconds, _ in first.stages) <= first.handler_seconds
     assert second.stages == ()

@@ -25,11 +25,24 @@ class JobHolder(Protocol):
         """Called once: nobody waits for (more of) its answer."""
 
 
+class BatchReport(Protocol):
+    """What a worker says of a batch at its end: ``stages`` are those that the handler marks, with their seconds and
+    when each began, in seconds since the worker took the batch up."""
+
+    @property
+    def handler_seconds(self) -> float: ...
+
+    @property
+    def stages(self) -> tuple[tuple[str, float, float], ...]: ...
+
+
 class Job:
     """A request, its deadline and its answer. The first answer counts, later ones are ignored.
 
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
-    ``timer`` answers it at its deadline, when it has one; it ends with the job.
+    ``timer`` answers it at its deadline, when it has one; it ends with the job. ``queued_at`` and ``ended_at`` (it has
+    its outcome) are readings of the performance counter: the event loop's clock may count in milliseconds only.
+    ``batch_size``: of the batch that it was sent in; ``report``: what that batch's worker said at its end.
     """
 
     __slots__ = (
@@ -39,12 +52,15 @@ class Job:
         "_stream",
         "_told",
         "arrived",
+        "batch_size",
         "batchable",
         "deadline",
+        "ended_at",
         "holder",
         "key",
         "put_back",
         "queued_at",
+        "report",
         "request",
         "timer",
         "waited",
@@ -57,8 +73,11 @@ class Job:
         self.key = key
         self.arrived = arrived
         self.deadline = deadline
-        self.queued_at = 0.0  # a perf_counter reading: the event loop's clock may count in milliseconds only
+        self.queued_at = 0.0
+        self.ended_at = 0.0
         self.waited = 0.0
+        self.batch_size = 0
+        self.report: BatchReport | None = None
         self.put_back = False  # a worker died before it took up the batch of this job, which then waited again
         self.holder: JobHolder | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -93,6 +112,16 @@ class Job:
     def wanted(self) -> bool:
         """Somebody still waits for (more of) the answer."""
         return self.is_open if self._stream is None else not self._stream.ended
+
+    @property
+    def is_streamed(self) -> bool:
+        """Its answer comes in pieces: the outcome was the first one."""
+        return self._stream is not None
+
+    @property
+    def error(self) -> ServingError | None:
+        """Why it has no answer, when that is known."""
+        return self._outcome if isinstance(self._outcome, ServingError) else None
 
     @property
     def given_up(self) -> str:

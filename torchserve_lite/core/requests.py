@@ -49,7 +49,8 @@ class InferenceRequest:
     ``headers`` are what the handler may see; ``encoded_headers``, where there are any, stand for them: a connection on
     which one head comes again and again has them encoded once (``ipc.messages.encoded_headers``). ``id`` is ours,
     unique and returned as ``x-request-id``. ``in_pieces``: the client wants what a handler streams as it comes, also
-    where the answer would be one document.
+    where the answer would be one document. ``part_of``: the id of the request that this one was made for, such as one
+    to a workflow.
     """
 
     id: str
@@ -63,6 +64,7 @@ class InferenceRequest:
     trace_context: str = ""
     encoded_headers: bytes = field(default=b"", compare=False, repr=False)
     in_pieces: bool = False
+    part_of: str = ""
 
 
 @dataclass(slots=True)

@@ -14,13 +14,18 @@ from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import DeadlineExceeded, ModelLoading, ServingError
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 
 
 class LocalDataPlane:
     """A ``DataPlane`` over the engine of this process."""
 
-    def __init__(self, engine: Engine, registry: ModelRegistry, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, engine: Engine, registry: ModelRegistry, metrics: ServerMetrics, watch: RequestWatch | None = None
+    ) -> None:
+        """``watch`` is told which requests begin."""
         self._engine = engine
+        self._watch = watch or RequestWatch()
         self._registry = registry
         self._served = ServedModels(engine, registry)
         self._metrics = metrics
@@ -45,12 +50,16 @@ class LocalDataPlane:
             timeout = spec.client_timeout
         job = Job(request, spec.key, arrived, None if timeout is None else arrived + timeout)
 
+        if self._watch.listeners:
+            self._watch.begun(job)
+
         def ended(outcome: Outcome) -> None:
+            job.ended_at = perf_counter()
             if figures is not None:
                 if isinstance(outcome, ServingError):
                     figures.failed(type(outcome).__name__)
                 else:
-                    figures.answered(job.waited, perf_counter() - begun)
+                    figures.answered(job.waited, job.ended_at - begun)
             told(outcome)
 
         try:
@@ -60,6 +69,7 @@ class LocalDataPlane:
             refusal = unready or error
             if figures is not None:
                 figures.failed(type(refusal).__name__)
+            job.fail(refusal)  # for those who watch it
             raise refusal from None
         if timeout is not None and job.is_open:
             job.timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))

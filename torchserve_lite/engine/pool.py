@@ -206,6 +206,8 @@ class WorkerPool:
         if self.queue.by_sequence:
             self.queue.replied(update.answers)
         if update.done is not None:
+            for job in batch.jobs:
+                job.report = update.done
             self.queue.finished(batch.jobs)
             self.dispatch()
         for answer in update.answers:

@@ -94,6 +94,7 @@ class Seat:
         self.batches.append(batch)
         for job in jobs:
             job.holder = self
+            job.batch_size = len(jobs)
         self._watch()
         try:
             self.worker.run(jobs, partial(self._hear, batch))

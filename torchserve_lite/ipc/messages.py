@@ -160,11 +160,12 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
 
 
 class BatchDone(msgspec.Struct, frozen=True, array_like=True):
-    """Every call of the batch has had its last answer. ``stages``: the seconds of those that the handler marks."""
+    """Every call of the batch has had its last answer. ``stages``: those that the handler marks, with their seconds and
+    with when each began, counted as ``handler_seconds`` are."""
 
     handler_seconds: float = 0.0
     metrics: tuple[Metric, ...] = ()
-    stages: tuple[tuple[str, float], ...] = ()
+    stages: tuple[tuple[str, float, float], ...] = ()
 
 
 class Answers(msgspec.Struct, tag=True):

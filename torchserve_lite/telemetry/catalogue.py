@@ -256,7 +256,7 @@ class ServerMetrics:
         figures.batch_size.observe(len(batch))
         figures.handler_time.observe(done.handler_seconds)
         figures.released[release].value += 1
-        for step, spent in done.stages:
+        for step, spent, _ in done.stages:
             figures.step(step, spent)
         self._around_handler.set(round((seconds - done.handler_seconds) * 1000))
         labels = (("ModelName", key.name), ("Level", "Model"))

@@ -172,7 +172,9 @@ class WorkerLoop:
             is_cancelled = self._cancelled[predict.batch].__contains__
             outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
             answers = runner.predict(predict.calls, outgoing.send, is_cancelled, arrived)
-            outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take(), self._stage_times.take()))
+            outgoing.end(
+                answers, BatchDone(time.monotonic() - begun, self._metrics.take(), self._stage_times.take(begun))
+            )
             for batch in [batch for batch in self._cancelled if batch <= predict.batch]:
                 del self._cancelled[batch]
 

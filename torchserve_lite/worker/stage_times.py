@@ -16,6 +16,7 @@ class StageTimes:
         self._stage = ""
         self._since = 0.0
         self._seconds: dict[str, float] = {}
+        self._begun: dict[str, float] = {}  # when each stage began for the first time
 
     def mark(self, stage: str, row: int = -1) -> None:
         """The handler's ``context.mark_stage``."""
@@ -24,6 +25,7 @@ class StageTimes:
             self.end()
             if stage in _TIMED:
                 self._stage, self._since = stage, time.monotonic()
+                self._begun.setdefault(stage, self._since)
 
     def end(self) -> None:
         """The handler has returned: its last stage is over."""
@@ -32,10 +34,12 @@ class StageTimes:
             self._seconds[self._stage] = self._seconds.get(self._stage, 0.0) + seconds
             self._stage = ""
 
-    def take(self) -> tuple[tuple[str, float], ...]:
-        """Those since the last time."""
+    def take(self, begun: float = 0.0) -> tuple[tuple[str, float, float], ...]:
+        """Those since the last time: name, seconds, and when it began after ``begun``, a reading of the monotonic
+        clock. One that came several times is added up, and began with the first."""
         self.end()
         if not self._seconds:
             return ()
-        taken, self._seconds = tuple(self._seconds.items()), {}
+        taken = tuple([(stage, seconds, self._begun[stage] - begun) for stage, seconds in self._seconds.items()])
+        self._seconds, self._begun = {}, {}
         return taken

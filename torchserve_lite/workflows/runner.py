@@ -79,6 +79,7 @@ class WorkflowRunner:
             request.headers,
             timeout=node.settings.timeout,
             trace_context=request.trace_context,
+            part_of=request.id,
         )
         try:
             async with asyncio.timeout(node.settings.timeout):

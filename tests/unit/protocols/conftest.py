@@ -30,6 +30,7 @@ from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.workflows.manager import WorkflowManager
 
 LIMIT = 10_000  # bytes of a request body
@@ -133,7 +134,8 @@ class Front:
         self.metrics = ServerMetrics(MetricsConfig())
         self.log: list[str] = []
         self.manager = FakeManager(self.engine, self.registry)
-        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics)
+        self.watch = RequestWatch()
+        self.plane = LocalDataPlane(self.engine, self.registry, self.metrics, self.watch)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
@@ -149,6 +151,7 @@ class Front:
             most_clients=most_clients,
             workflows=workflows,
             certificates=certificates,
+            watch=self.watch,
         )
         self.access_log = log
         self.certificates = certificates or Certificates(TlsConfig(), ())

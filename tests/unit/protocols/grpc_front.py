@@ -113,6 +113,7 @@ async def serving_grpc(
             access=http.access,
             certificates=certificates,
             sequence_headers=SequenceHeaders(),
+            watch=http.watch,
         )
         async with front.serving():
             made = GrpcFront(http, front, shutdown, load_messages())

@@ -109,7 +109,7 @@ def _with_every_figure(shown: ServerMetrics, key: ModelKey) -> None:
     shown.worker_loaded(key, "9000", 0.25)
     shown.model(key).answered(waited=0.25, total=1.5)
     shown.model(key).failed("SequenceTimeout")
-    shown.batch_done(key, batch("a"), BatchDone(0.5, (), (("inference", 0.25),)), 0.75, "full")
+    shown.batch_done(key, batch("a"), BatchDone(0.5, (), (("inference", 0.25, 0.0),)), 0.75, "full")
     shown.handler_metric(Metric("HandlerTime", "gauge", "ms", 12.5, labels))
     shown.work_wasted(key, "deadline")
     shown.worker_failed(key, WorkerDied("It was shot."))
@@ -183,7 +183,7 @@ def test_batch_counts_its_size_and_the_time_in_and_around_its_handler() -> None:
 
 def test_batch_counts_why_it_went_and_the_steps_of_its_handler() -> None:
     shown = metrics()
-    done = BatchDone(0.5, stages=(("preprocess", 0.125), ("inference", 0.25)))
+    done = BatchDone(0.5, stages=(("preprocess", 0.125, 0.0), ("inference", 0.25, 0.125)))
     for release in ("delay", "delay", "alone"):
         shown.batch_done(KEY, batch("a"), done, 0.75, release)
     reasons = {

@@ -21,6 +21,7 @@ from torchserve_lite.protocols.grpc.messages import Messages
 from torchserve_lite.protocols.grpc.metadata import ClientMetadata, client_metadata, told_to_client
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.answers import new_request_id
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class Call:
 
     # fmt: off
     __slots__ = (
-        "_context", "_pace", "_request_class", "_sending", "_stopping", "_task", "failure", "metadata", "request_id",
-        "trailing",
+        "_asked", "_begun", "_context", "_messages", "_pace", "_request_class", "_sending", "_stopping", "_task",
+        "_watch", "failure", "metadata", "request_id", "trailing",
     )
     # fmt: on
 
@@ -76,9 +77,15 @@ class Call:
         stopping: asyncio.Event,
         pace: Pace,
         task: asyncio.Task[Any],
+        asked: str,
+        watch: RequestWatch,
     ) -> None:
         """``task``: in which the call is answered. Where it is cancelled because of a ``failure``, the client is told
-        that."""
+        that. ``asked``: as the access log has it."""
+        self._begun = perf_counter()
+        self._asked = asked
+        self._watch = watch
+        self._messages: dict[str, float] = {}  # requests in a stream of them: when each began, by its id
         self.failure: ServingError | None = None
         self.request_id = new_request_id()
         self.metadata: ClientMetadata = client_metadata(context.invocation_metadata())
@@ -103,6 +110,28 @@ class Call:
         """Those that the handler set, with the end of the call."""
         if headers:
             self.trailing += told_to_client(headers)
+
+    def begin_message(self) -> str:
+        """The id for a request that comes in a stream of them. It is over with ``end_message``, or with the call."""
+        request_id = new_request_id()
+        self._messages[request_id] = perf_counter()
+        return request_id
+
+    def end_message(self, request_id: str, code: int) -> None:
+        """``code``: gRPC's number of how it ended."""
+        seconds = perf_counter() - self._messages.pop(request_id)
+        if self._watch.listeners:
+            self._watch.ended(request_id, self._asked, self.peer, code, seconds)
+
+    def end(self, code: grpc.StatusCode, access_log: AccessLog) -> None:
+        """What all calls leave behind."""
+        seconds = perf_counter() - self._begun
+        access_log.add(self.peer, self._asked, code.value[0], seconds)
+        for request_id in list(self._messages):
+            self.end_message(request_id, code.value[0])
+        if self._watch.listeners:
+            status = None if code is grpc.StatusCode.CANCELLED else code.value[0]
+            self._watch.ended(self.request_id, self._asked, self.peer, status, seconds)
 
     @property
     def stopping(self) -> asyncio.Event:
@@ -178,10 +207,12 @@ class Calls:
         access_log: AccessLog,
         stopping: asyncio.Event,
         pace: Pace,
+        watch: RequestWatch,
         *,
         shared: bool = False,
     ) -> None:
         self._messages = messages
+        self._watch = watch
         self._access = access
         self._access_log = access_log
         self._stopping = stopping
@@ -226,12 +257,11 @@ class Calls:
         asked = f"gRPC {service.name}/{name} HTTP/2.0"
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:  # noqa: RET503
-            begun = perf_counter()
             task = asyncio.current_task()
             assert task is not None
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-            call = Call(context, request_class, self._stopping, self._pace, task)
+            call = Call(context, request_class, self._stopping, self._pace, task, asked, self._watch)
             code = grpc.StatusCode.OK
             try:
                 if self._refusing:
@@ -260,7 +290,7 @@ class Calls:
                     call.trailing.append(("retry-after", str(reply.retry_after)))
                 details = reply.details if service.form is ErrorForm.TORCHSERVE else reply.message
             finally:  # before the client knows
-                self._access_log.add(call.peer, asked, code.value[0], perf_counter() - begun)
+                call.end(code, self._access_log)
             if call.failure is not None:  # a client that takes nothing does not take this, either
                 self._running.discard(task)
             await context.abort(code, details, tuple(call.trailing))

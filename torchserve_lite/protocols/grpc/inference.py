@@ -21,7 +21,6 @@ from torchserve_lite.protocols.errors import grpc_reply_to
 from torchserve_lite.protocols.grpc.calls import Call, Service, log_unexpected
 from torchserve_lite.protocols.grpc.messages import Messages
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.answers import new_request_id
 
 _PACKAGE = "org.pytorch.serve.grpc.inference"
 _MOST_AT_ONCE = 100  # requests of one stream; the client's next ones wait in its connection
@@ -117,17 +116,21 @@ class InferenceService:
     async def _answer_in_sequence(self, request: Any, call: Call) -> None:
         """What fails is told in a message, because the stream goes on."""
         sequence = request.sequence_id
+        request_id, code = call.begin_message(), grpc.StatusCode.OK.value[0]
         try:
             if not sequence:
                 raise BadRequest("Parameter sequenceId is required.")
-            response = await self._plane.infer(self._inference_request(request, call, new_request_id()))
+            response = await self._plane.infer(self._inference_request(request, call, request_id))
             async with aclosing(_pieces(response)) as pieces:
                 async for piece in pieces:
                     await call.send(self._answer(prediction=bytes(piece), sequence_id=sequence))
         except Exception as error:
             if not isinstance(error, ServingError):
                 log_unexpected(f"A request of StreamPredictions2 ({call.request_id})", error)
-            await call.send(self._answer(sequence_id=sequence, status=self._status_of(error)))
+            status = self._status_of(error)
+            code = status.code
+            await call.send(self._answer(sequence_id=sequence, status=status))
+        call.end_message(request_id, code)
 
     def _inference_request(self, request: Any, call: Call, request_id: str) -> InferenceRequest:
         """The handler gets each input as bytes. The sequence's id is a header, as it is over HTTP."""

@@ -6,18 +6,19 @@ import asyncio
 from dataclasses import asdict
 from typing import Any
 
+import grpc
+
 from torchserve_lite import __version__
 from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import HandlerError, InvalidAnswer, ServingError
 from torchserve_lite.management.access import Door
-from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.errors import ErrorForm, grpc_reply_to
 from torchserve_lite.protocols.grpc.calls import Call, Service
 from torchserve_lite.protocols.grpc.messages import Messages
 from torchserve_lite.protocols.grpc.oip_codec import fill_piece, fill_response, parts_of
 from torchserve_lite.protocols.health import Health
-from torchserve_lite.protocols.http.answers import new_request_id
 from torchserve_lite.protocols.kserve import EXTENSIONS, PLATFORM, KServeRepository
 from torchserve_lite.protocols.tensors import TENSORS
 
@@ -25,9 +26,10 @@ _KSERVE = "inference"
 _PACKAGES = (_KSERVE, "org.pytorch.serve.grpc.openinference")
 _AHEAD = 32  # requests of one stream that are under way or answered, while an earlier one is not
 _LONGEST_DETAIL = 1000
+_OK = int(grpc.StatusCode.OK.value[0])
 
-_Begun = tuple[Any, asyncio.Task[InferenceResponse | ServingError]]
-"""A request of a stream, and its answer on the way."""
+_Begun = tuple[Any, str, asyncio.Task[InferenceResponse | ServingError]]
+"""A request of a stream, its id, and its answer on the way."""
 
 
 class OpenInference:
@@ -106,9 +108,9 @@ class OpenInference:
         try:
             async with asyncio.TaskGroup() as tasks:
 
-                async def begin(request: Any) -> InferenceResponse | ServingError:
+                async def begin(request: Any, request_id: str) -> InferenceResponse | ServingError:
                     try:
-                        answer = await self._ask(request, call, new_request_id(), in_pieces=True)
+                        answer = await self._ask(request, call, request_id, in_pieces=True)
                         _check_status(answer)
                     except ServingError as error:
                         return error
@@ -120,29 +122,31 @@ class OpenInference:
                     end: ServingError | None = None
                     try:
                         async for request in requests:
-                            await begun.put((request, tasks.create_task(begin(request))))
+                            request_id = call.begin_message()
+                            await begun.put((request, request_id, tasks.create_task(begin(request, request_id))))
                     except ServingError as error:  # told when what came before it has been answered
                         end = error
                     await begun.put(end)
 
                 tasks.create_task(read())
                 while isinstance(one := await begun.get(), tuple):
-                    request, answering = one
-                    await self._send(request, await answering, call)
+                    request, request_id, answering = one
+                    call.end_message(request_id, await self._send(request, await answering, call))
         finally:
             for stream in streams:  # what nobody reads any more leaves its worker free
                 stream.close()
         if one is not None:
             raise one
 
-    async def _send(self, request: Any, outcome: InferenceResponse | ServingError, call: Call) -> None:
-        """Each piece of an answer is a message; the last one has what the handler returned."""
+    async def _send(self, request: Any, outcome: InferenceResponse | ServingError, call: Call) -> int:
+        """Each piece of an answer is a message; the last one has what the handler returned. Gives gRPC's number of how
+        it went."""
         try:
             if isinstance(outcome, ServingError):
                 raise outcome
             if outcome.stream is None:
                 await self._send_response(call, self._response_of(request, outcome))
-                return
+                return _OK
             async with outcome.stream:
                 await self._send_response(call, self._piece_of(request, outcome.body))
                 async for piece in outcome.stream:
@@ -151,6 +155,8 @@ class OpenInference:
             failed = self._new("ModelStreamInferResponse", error_message=str(error))
             failed.infer_response.id = request.id
             await call.send(failed)
+            return int(grpc.StatusCode[grpc_reply_to(error, ErrorForm.KSERVE).code].value[0])
+        return _OK
 
     async def _send_response(self, call: Call, response: Any) -> None:
         await call.send(self._new("ModelStreamInferResponse", infer_response=response))

@@ -30,6 +30,7 @@ from torchserve_lite.protocols.grpc.sockets import cut_off, has_clients
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.kserve import KServeRepository
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 
 _INFERENCE, _MANAGEMENT, _KSERVE = "inference", "management", "kserve"
 _LEAST_BETWEEN_PINGS = 5000  # milliseconds
@@ -80,8 +81,9 @@ class GrpcFrontEnd:
         access: Access,
         certificates: Certificates,
         sequence_headers: SequenceHeaders,
+        watch: RequestWatch | None = None,
     ) -> None:
-        """``certificates``: for ``config.tls``."""
+        """``certificates``: for ``config.tls``. ``watch`` is told which requests are over."""
         self._config = config
         self._limits = limits
         self._plane = plane
@@ -91,6 +93,7 @@ class GrpcFrontEnd:
         self._access = access
         self._certificates = certificates
         self._sequence_headers = sequence_headers
+        self._watch = watch or RequestWatch()
         self._health = Health(plane)
         self._stopping = asyncio.Event()
         self._servers: list[grpc.aio.Server] = []
@@ -195,7 +198,7 @@ class GrpcFrontEnd:
         server = grpc.aio.server(options=options)
         shared = len(listener.roles) > 1
         pace = Pace(limits.slow_client_seconds, limits.slow_client_rate)
-        calls = Calls(messages, self._access, self._access_log, self._stopping, pace, shared=shared)
+        calls = Calls(messages, self._access, self._access_log, self._stopping, pace, self._watch, shared=shared)
         self._calls.append(calls)
         services = self._services(listener.roles, messages)
         server.add_generic_rpc_handlers(tuple(calls.handlers(service) for service in services))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from time import perf_counter
 from typing import cast
@@ -26,6 +27,7 @@ from torchserve_lite.protocols.http.requests import REQUEST_ID, header
 from torchserve_lite.protocols.http.routing import Handler
 from torchserve_lite.protocols.http.streams import in_chunks, stream, until_closed
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +39,21 @@ class Exchange:
     the figures and the log line that all answers have in common."""
 
     def __init__(
-        self, config: HttpConfig, health: Health, metrics: ServerMetrics, access_log: AccessLog, clients: Clients
+        self,
+        config: HttpConfig,
+        health: Health,
+        metrics: ServerMetrics,
+        access_log: AccessLog,
+        clients: Clients,
+        watch: RequestWatch | None = None,
     ) -> None:
+        """``watch`` is told which requests are over."""
         self.in_progress = 0  # requests whose answer has not been written yet
         self.health = health
         self._metrics = metrics
         self._access_log = access_log
         self._clients = clients
+        self._watch = watch or RequestWatch()
         self.heads = Heads(common_headers(config))
         self._largest_body = config.max_request_size
         self._heartbeat = config.sse_heartbeat or None
@@ -59,10 +69,17 @@ class Exchange:
         self.in_progress -= 1
         self._clients.idle(client)
 
-    def record(self, client: Client, asked: str, status: int, seconds: float) -> None:
+    def record(self, client: Client, request_id: str, asked: str, status: int, seconds: float) -> None:
         """What all answers leave behind. ``asked``: the line that ``request_line`` makes of method and target."""
         self._metrics.count_response(status)
         self._access_log.add(client.peer, asked, status, seconds)
+        if self._watch.listeners:
+            self._watch.ended(request_id, asked, client.peer, status, seconds)
+
+    def left(self, client: Client, request_id: str, asked: str, seconds: float) -> None:
+        """Instead of ``record``, when nobody is there to get the answer."""
+        if self._watch.listeners:
+            self._watch.ended(request_id, asked, client.peer, None, seconds)
 
     def answer_to(self, outcome: InferenceResponse | Exception, form: ErrorForm, asked: str) -> InferenceResponse:
         """What the client gets for a route's outcome."""
@@ -109,9 +126,12 @@ class Exchange:
             finally:
                 if answer.stream is not None:  # never begun, or left in the middle: its worker is free
                     answer.stream.close()
+        except asyncio.CancelledError:
+            self.left(client, request[REQUEST_ID], asked, perf_counter() - begun)
+            raise
         finally:
             self.end(client)
-        self.record(client, asked, response.status, perf_counter() - begun)
+        self.record(client, request[REQUEST_ID], asked, response.status, perf_counter() - begun)
         return response
 
     async def _send(

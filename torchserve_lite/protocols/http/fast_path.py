@@ -156,6 +156,7 @@ class Connection(Client):
         if self._streaming is not None:
             self._streaming.cancel()
         if self._head is not None:
+            self._front.exchange.left(self, self._id, self._head.asked, perf_counter() - self._begun)
             self._end()
         self._front.clients.leave(self)
         self.transport = None
@@ -310,7 +311,7 @@ class Connection(Client):
         """What there is to be done when an answer has been written, and its client has not gone before that."""
         if self._head is None:
             return
-        self._front.exchange.record(self, self._head.asked, status, perf_counter() - self._begun)
+        self._front.exchange.record(self, self._id, self._head.asked, status, perf_counter() - self._begun)
         self._end()
         if close:
             self._held.clear()

@@ -44,6 +44,7 @@ from torchserve_lite.protocols.http.unix_sockets import SocketFile, bind_unix_so
 from torchserve_lite.protocols.http.workflows import WorkflowInferenceRoutes, WorkflowManagementRoutes
 from torchserve_lite.protocols.kserve import KServeRepository
 from torchserve_lite.telemetry.catalogue import ServerMetrics
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.workflows.manager import WorkflowManager
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,10 @@ class HttpFrontEnd:
         most_clients: int,
         workflows: WorkflowManager | None = None,
         certificates: Certificates | None = None,
+        watch: RequestWatch | None = None,
     ) -> None:
-        """``most_clients``: how many connections may be open at once. ``certificates``: for https:// addresses."""
+        """``most_clients``: how many connections may be open at once. ``certificates``: for https:// addresses.
+        ``watch`` is told which requests are over."""
         self._config = config
         self._plane = plane
         self._manager = manager
@@ -84,6 +87,7 @@ class HttpFrontEnd:
         self._shutdown = shutdown
         self._access = access
         self._certificates = certificates
+        self._watch = watch
         self._health = Health(plane)
         self._clients = Clients(most_clients, _KEEP_ALIVE)
         self._listening = AsyncExitStack()
@@ -164,7 +168,7 @@ class HttpFrontEnd:
 
     @asynccontextmanager
     async def _listener(self, address: Address, roles: list[str]) -> AsyncIterator[Listener]:
-        exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._clients)
+        exchange = Exchange(self._config, self._health, self._metrics, self._access_log, self._clients, self._watch)
         app = web.Application()
         guard = Guard(self._access, self._config, address, roles)
         table = RouteTable(exchange.answer, guard)
