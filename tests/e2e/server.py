@@ -73,9 +73,18 @@ class Server:
         async with self.client.put(self.url + path) as response:
             return response.status, _body(await response.read())
 
-    async def metrics(self) -> str:
+    async def delete(self, path: str) -> tuple[int, object]:
+        async with self.client.delete(self.url + path) as response:
+            return response.status, _body(await response.read())
+
+    @property
+    def metrics_address(self) -> str:
+        """Host and port."""
         address = next(line for line in self.lines if line.startswith("listening:") and "metrics" in line)
-        async with self.client.get(address.rpartition(" ")[2] + "/metrics") as response:
+        return address.rpartition("://")[2]
+
+    async def metrics(self) -> str:
+        async with self.client.get(f"http://{self.metrics_address}/metrics") as response:
             return await response.text()
 
     async def worker_pids(self, model: str) -> list[int]:

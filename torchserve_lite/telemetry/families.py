@@ -160,6 +160,9 @@ class Registry:
     def get(self, name: str) -> Family[Value] | Family[Distribution] | None:
         return self._families.get(name)
 
+    def names(self) -> Sequence[str]:
+        return tuple(self._families)
+
     def render(self, names: Iterable[str] = ()) -> str:
         """The exposition text; ``names``: only these samples, or all of these families (everything when empty)."""
         for refresh in self.before_render:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -368,3 +370,11 @@ def test_printed_metric_is_taken(line: str, expected: dict[str, Any]) -> None:
 )
 def test_line_that_is_no_metric_is_left_to_the_log(line: str) -> None:
     assert not metrics().printed_metric(line)
+
+
+def test_every_metric_is_in_the_documentation_and_no_other() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    tables = text[: text.index("## With Prometheus")]
+    first_columns = [line.split("|")[1] for line in tables.splitlines() if line.startswith("|")]
+    documented = [name for column in first_columns for name in re.findall(r"`(\w+)`", column)]
+    assert sorted(documented) == sorted(metrics().registry.names())
