@@ -46,3 +46,15 @@ async def test_stages_that_a_handler_marks_arrive_with_their_batch(launcher: str
     assert [stage for stage, _, _ in first.stages] == ["preprocess", "inference"]
     assert 0 <= sum(seconds for _, seconds, _ in first.stages) <= first.handler_seconds
     assert second.stages == ()
+
+
+async def test_stages_of_coroutines_are_those_of_their_own_requests() -> None:
+    """They were marked in one place for all requests under way, and so not measured at all."""
+    async with served("forked", "staging_together", lanes=2) as model:
+        jobs = [model.submit(b"preprocess"), model.submit(b"inference")]
+        for job in jobs:
+            await job.answer
+        done = model.events.done
+    assert sorted([stage for stage, _, _ in one.stages] for one in done) == [["inference"], ["preprocess"]]
+    for one in done:
+        assert 0 <= one.stages[0][1] <= one.handler_seconds

@@ -30,6 +30,7 @@ from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import JSON, reply_of
 from torchserve_lite.worker.pieces import KeptPieces, excess_of, piece_sender
 from torchserve_lite.worker.requests import Request
+from torchserve_lite.worker.stage_times import StageTimes
 from torchserve_lite.worker.tracebacks import class_name
 
 Emit = Callable[[Sequence[Answer]], None]
@@ -47,15 +48,20 @@ def _always_room(index: int) -> None:
 
 @dataclass(slots=True)
 class Delivery:
-    """How the answers of one batch leave, and what is known of its clients. ``concurrent``: other batches run on the
-    same event loop. ``silence``: seconds for which the parent need not hear of a handler that is at work."""
+    """How the answers of one batch leave, and what is known of its clients. ``stage_times``: its own, where other
+    batches run on the same event loop. ``silence``: seconds for which the parent need not hear of a handler that is at
+    work."""
 
     emit: Emit
     is_cancelled: Callable[[int], bool]
     room: Room = _always_room
-    concurrent: bool = False
+    stage_times: StageTimes | None = None
     silence: float = math.inf
     told: float = field(default_factory=time.monotonic)
+
+    @property
+    def concurrent(self) -> bool:
+        return self.stage_times is not None
 
     def has_stepped(self) -> None:
         """The handler has taken a step, of which there may be nothing to send. One that takes many has not hung."""
@@ -118,12 +124,15 @@ class BatchRunner:
         is_cancelled: Callable[[int], bool],
         arrived: float | None = None,
         room: Room = _always_room,
+        stage_times: StageTimes | None = None,
     ) -> Sequence[Answer]:
-        """As ``predict``, for a handler whose entry point is a coroutine function: many batches may be under way.
+        """As ``predict``, for a handler whose entry point is a coroutine function: many batches may be under way, each
+        with the ``stage_times`` of its own.
 
         What the handler hangs on its context is shared by all of them; what belongs to requests is each one's own.
         """
-        delivery = Delivery(emit, is_cancelled, room, concurrent=True, silence=self.silence)
+        stage_times = stage_times or StageTimes(self._mark_stage)
+        delivery = Delivery(emit, is_cancelled, room, stage_times, silence=self.silence)
         return await steps.run_concurrently(self._batch(calls, delivery, arrived))
 
     def _batch(self, calls: Sequence[Call], delivery: Delivery, arrived: float | None) -> steps.Steps:
@@ -133,9 +142,10 @@ class BatchRunner:
         requests = [Request(index, call, arrived) for index, call in enumerate(calls) if not is_cancelled(index)]
         with self.own_failures_told(requests):
             context = self.handler.context
-            if delivery.concurrent:
+            if delivery.stage_times is not None:
                 context = copy.copy(context)
                 context.metrics = copy.copy(context.metrics)
+                context.mark_stage = delivery.stage_times.mark
             self.unpack(requests, context)
             for group in calls_of([request for request in requests if request.reply is None]):
                 group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
@@ -239,7 +249,10 @@ class BatchRunner:
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
             _answer_all(group, self.failure_of(group, error, delivery))
         else:
-            self._handler_returned()
+            if delivery.stage_times is None:
+                self._handler_returned()
+            else:
+                delivery.stage_times.end()
             self._mark_stage("packing", -1)
             pack(group, results, context)
         return []

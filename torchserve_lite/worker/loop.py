@@ -220,9 +220,12 @@ class WorkerLoop:
         batch = self._open[predict.batch]
         batch.task = asyncio.current_task()
         outgoing = OutgoingAnswers(predict.batch, self._frames, batch.is_cancelled)
-        answers = await runner.predict_concurrently(predict.calls, outgoing.send, batch.is_cancelled, room=batch.room)
+        stage_times = StageTimes(self._marker.mark)
+        answers = await runner.predict_concurrently(
+            predict.calls, outgoing.send, batch.is_cancelled, room=batch.room, stage_times=stage_times
+        )
         del self._open[predict.batch]
-        outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take()))
+        outgoing.end(answers, BatchDone(time.monotonic() - begun, self._metrics.take(), stage_times.take(begun)))
 
     def _batches(self) -> Iterator[tuple[Predict, float]]:
         """Each batch with the time at which it was read.
