@@ -49,6 +49,7 @@ from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.signals import hangups, stop_signals
+from torchserve_lite.systemd import ServiceManager, ToldProgress
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
@@ -69,7 +70,8 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
     """Serves until a stop signal; returns the exit code. ConfigurationError when a socket cannot be opened."""
     keep_freed()
     with logging_to(config.logs, console) as reopen_logs, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(config, progress, reopen_logs))
+        service_manager = ServiceManager(config.service_manager)
+        runner.run(serve(config, ToldProgress(progress, service_manager), reopen_logs, service_manager))
     return 0
 
 
@@ -91,10 +93,13 @@ class Core:
     watch: RequestWatch
 
 
-async def serve(config: Config, progress: StartupProgress, reopen_logs: Callable[[], None]) -> None:
+async def serve(
+    config: Config, progress: StartupProgress, reopen_logs: Callable[[], None], service_manager: ServiceManager
+) -> None:
     async with AsyncExitStack() as stack:
         stop = stack.enter_context(stop_signals(signal.SIGINT, signal.SIGTERM))
-        stack.enter_context(hangups(reopen_logs, stop))
+        stack.enter_context(hangups(service_manager.reloading(reopen_logs), stop))
+        await stack.enter_async_context(service_manager.kept_informed())
         start_preloading()  # before the limit is raised: workers are to find it as the operator set it
         importing = asyncio.create_task(asyncio.to_thread(_import_grpc))
         descriptors = raise_descriptor_limit()

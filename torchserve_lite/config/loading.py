@@ -23,6 +23,7 @@ from torchserve_lite.config.settings import (
     MetricsConfig,
     ModelsConfig,
     S3Credentials,
+    ServiceManagerConfig,
     SnapshotConfig,
     TlsConfig,
     WorkerConfig,
@@ -72,12 +73,22 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
             metrics_folder=None if metrics.mode == "prometheus" else Path(environ.get("METRICS_LOCATION") or "logs"),
             **pieces["logs"],
         ),
+        service_manager=_service_manager(environ),
         source=file,
         notices=tuple(lines),
         # Nothing secret is kept, and nothing unknown, since that could be anything.
         values={name: setting.text for name, setting in settings.items() if setting.key and not setting.key.secret},
         sources={name: setting.source for name, setting in settings.items() if setting.key},
     )
+
+
+def _service_manager(environ: Mapping[str, str]) -> ServiceManagerConfig:
+    """As sd_notify(3) and sd_watchdog_enabled(3) describe it. ``WATCHDOG_PID`` says whose the watchdog is: it may be
+    that of a program that has started us."""
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watchdog = int(microseconds) / 1e6 if is_ours and microseconds.isdecimal() else 0
+    return ServiceManagerConfig(address=environ.get("NOTIFY_SOCKET", ""), watchdog=watchdog or None)
 
 
 def _repeated(file: Path | None) -> Iterator[str]:

@@ -213,6 +213,16 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceManagerConfig:
+    """What systemd's variables say. ``address``: of the socket on which it hears of us, a path or ``@name``; empty:
+    nobody has started us who wants to know. ``watchdog``: seconds within which it wants to hear of us again and again,
+    None for never."""
+
+    address: str = ""
+    watchdog: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotConfig:
     """Where snapshots go, and the ``properties`` that stand in them beside the models, as texts without secrets."""
 
@@ -234,6 +244,7 @@ class Config:
     downloads: DownloadConfig = DownloadConfig()
     metrics: MetricsConfig = MetricsConfig()
     logs: LogConfig = LogConfig()
+    service_manager: ServiceManagerConfig = ServiceManagerConfig()
     snapshots: SnapshotConfig | None = None  # None: none are written
     source: Path | None = None
     notices: tuple[str, ...] = ()
