@@ -192,7 +192,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             manager.changed.append(saved.changed)
             manager.recorded = saved.written
         watch = RequestWatch()
-        plane = LocalDataPlane(engine, registry, metrics, watch)
+        plane = LocalDataPlane(engine, registry, metrics, watch, server_timing=config.http.server_timing)
         workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(
             manager,

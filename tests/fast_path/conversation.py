@@ -15,11 +15,14 @@ from tests.fast_path.corpus import LAST, Case
 
 _ID = re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _DATE = re.compile(rb"(?i)\r\ndate: [^\r\n]*")
+_TIMING = re.compile(rb"(?i)\r\nserver-timing: ((?:[a-z]+;dur=[\d.]+(?:, )?)+)(?=\r\n)")
+_DURATION = re.compile(rb"dur=[\d.]+")
 _PEER = re.compile(rb"/127\.0\.0\.1:\d+")
 
 
 def masked(received: bytes) -> bytes:
-    """Without what differs between any two answers: ids and dates."""
+    """Without what differs between any two answers: ids, dates and durations."""
+    received = _TIMING.sub(lambda match: b"\r\nServer-Timing: " + _DURATION.sub(b"<dur>", match[1]), received)
     return _PEER.sub(b"<peer>", _DATE.sub(b"\r\nDate: <date>", _ID.sub(b"<id>", received)))
 
 

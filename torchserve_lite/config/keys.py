@@ -105,6 +105,7 @@ _TABLE = (
     _key("metrics_address", address(8082, 8445), "http://127.0.0.1:8082", "http.metrics"),
     _key("max_request_size", integer(1), "6553500", "http.max_request_size"),
     _key("http_fast_path", boolean, "true", "http.fast_path"),
+    _key("server_timing", boolean, "true", "http.server_timing"),
     _key("slow_client_seconds", seconds, "30", "http.slow_client_seconds"),
     _key("slow_header_seconds", seconds, "30", "http.slow_header_seconds"),
     _key("slow_client_bytes_per_second", number(), "500", "http.slow_client_rate"),

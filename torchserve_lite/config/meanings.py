@@ -12,6 +12,7 @@ MEANINGS: Mapping[str, str] = {
     "metrics_address": "Where /metrics is served.",
     "unix_socket_mode": "The permissions of the files of unix:/path addresses, in octal digits.",
     "max_request_size": "Bytes of a request's body; larger ones are answered 413.",
+    "server_timing": "Whether answers of models say where their time went, in a header.",
     "http_fast_path": "Whether plain inference requests are read and answered without aiohttp.",
     "slow_client_seconds": "Seconds over which a client's pace is looked at.",
     "slow_header_seconds": "Seconds that the head of a request may take.",

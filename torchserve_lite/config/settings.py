@@ -48,6 +48,7 @@ class HttpConfig:
     kserve: Address | None = None  # KServe's, opened once every model is ready; None: not at all
     enable_metrics_api: bool = True
     fast_path: bool = True  # plain inference requests are answered without aiohttp
+    server_timing: bool = True  # answers of models say where their time went
     max_request_size: int = 6553500
     slow_client_seconds: float = 30.0
     slow_header_seconds: float = 30.0  # from the first byte of a request to the end of its headers

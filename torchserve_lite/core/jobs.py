@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from time import perf_counter
 from typing import Protocol
 
 from torchserve_lite.core.models import ModelKey
@@ -41,8 +42,9 @@ class Job:
 
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
     ``timer`` answers it at its deadline, when it has one; it ends with the job. ``queued_at`` and ``ended_at`` (it has
-    its outcome) are readings of the performance counter: the event loop's clock may count in milliseconds only.
-    ``batch_size``: of the batch that it was sent in; ``report``: what that batch's worker said at its end.
+    its whole answer, or never will) are readings of the performance counter: the event loop's clock may count in
+    milliseconds only. ``batch_size``: of the batch that it was sent in; ``report``: what the worker of that batch said at
+    its end.
     """
 
     __slots__ = (
@@ -114,11 +116,6 @@ class Job:
         return self.is_open if self._stream is None else not self._stream.ended
 
     @property
-    def is_streamed(self) -> bool:
-        """Its answer comes in pieces: the outcome was the first one."""
-        return self._stream is not None
-
-    @property
     def error(self) -> ServingError | None:
         """Why it has no answer, when that is known."""
         return self._outcome if isinstance(self._outcome, ServingError) else None
@@ -141,6 +138,7 @@ class Job:
         elif not self._stream.ended:
             self._stream.put(response.body)
             self._stream.end()
+            self.ended_at = perf_counter()
         if self.holder is not None:
             self._tell_holder()
 
@@ -149,6 +147,7 @@ class Job:
             self._settle(error)
         else:
             self._stream.end(error)
+            self.ended_at = perf_counter()
         if self.holder is not None:
             self._tell_holder()
 
@@ -156,6 +155,7 @@ class Job:
         """The client has gone: nothing that comes now is wanted."""
         self._abandoned = True
         self._told = None
+        self.ended_at = perf_counter()
         self._end_timer()
         if self._answer is not None:
             self._answer.cancel()

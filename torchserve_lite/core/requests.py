@@ -69,7 +69,8 @@ class InferenceRequest:
 
 @dataclass(slots=True)
 class InferenceResponse:
-    """A handler's answer to one request. ``stream`` gives the pieces that follow ``body`` when the handler streams."""
+    """A handler's answer to one request. ``stream`` gives the pieces that follow ``body`` when the handler streams.
+    ``timing``: where its time went, as ``Server-Timing`` has it; the data plane sets it when it hands the answer on."""
 
     body: Buffer
     status: int = 200
@@ -77,3 +78,4 @@ class InferenceResponse:
     content_type: str = ""
     headers: Headers = ()
     stream: AnswerStream | None = None
+    timing: bytes = field(default=b"", compare=False, repr=False)

@@ -15,17 +15,25 @@ from torchserve_lite.errors import DeadlineExceeded, ModelLoading, ServingError
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
+from torchserve_lite.telemetry.server_timing import ServerTiming
 
 
 class LocalDataPlane:
     """A ``DataPlane`` over the engine of this process."""
 
     def __init__(
-        self, engine: Engine, registry: ModelRegistry, metrics: ServerMetrics, watch: RequestWatch | None = None
+        self,
+        engine: Engine,
+        registry: ModelRegistry,
+        metrics: ServerMetrics,
+        watch: RequestWatch | None = None,
+        *,
+        server_timing: bool = True,
     ) -> None:
-        """``watch`` is told which requests begin."""
+        """``watch`` is told which requests begin. ``server_timing``: answers say where their time went."""
         self._engine = engine
         self._watch = watch or RequestWatch()
+        self._timing = ServerTiming() if server_timing else None
         self._registry = registry
         self._served = ServedModels(engine, registry)
         self._metrics = metrics
@@ -59,7 +67,10 @@ class LocalDataPlane:
                 if isinstance(outcome, ServingError):
                     figures.failed(type(outcome).__name__)
                 else:
-                    figures.answered(job.waited, job.ended_at - begun)
+                    seconds = job.ended_at - begun
+                    figures.answered(job.waited, seconds)
+                    if self._timing is not None:
+                        outcome.timing = self._timing.value(job, seconds)
             told(outcome)
 
         try:

@@ -632,3 +632,17 @@ async def test_model_that_could_not_be_registered_is_told_with_its_cause_and_wha
     assert "broken.mar: is empty." in str(answer.json)
     assert "restart the server" in str(answer.json)
     assert "workers" not in str(answer.json)
+
+
+@pytest.mark.parametrize("query", ["", "?aiohttp"])
+async def test_answer_of_a_model_says_where_its_time_went(front: Front, query: str) -> None:
+    answer = await front.post(f"/predictions/tiny{query}")
+    assert re.fullmatch(r"queue;dur=\d+\.\d\d, total;dur=\d+\.\d\d", answer.headers["Server-Timing"])
+    assert "Server-Timing" not in (await front.post(f"/predictions/unknown{query}")).headers
+
+
+async def test_client_of_http_1_0_is_told_as_well_where_the_time_went(front: Front) -> None:
+    reader, writer = await front.connect()
+    writer.write(b"POST /predictions/tiny HTTP/1.0\r\nContent-Length: 1\r\n\r\n7")
+    assert b"\r\nServer-Timing: queue;dur=" in await reader.read()
+    writer.close()

@@ -160,6 +160,8 @@ class Exchange:
             return RawResponse(status, keep_alive)
         own = self.heads.own_headers(answer)
         headers = [*own, *self.heads.common_beside(own), ("x-request-id", request[REQUEST_ID])]
+        if answer.timing:
+            headers.append(("Server-Timing", answer.timing.decode()))
         reason, fields = one_line(answer.reason) or None, CIMultiDict(headers)
         if pieces is None:
             response: web.StreamResponse = web.Response(body=answer.body, status=status, reason=reason, headers=fields)

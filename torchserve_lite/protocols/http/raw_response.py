@@ -50,6 +50,12 @@ class Heads:
         beginning = self._known.get(facts)
         if beginning is None:
             beginning = self._known[facts] = self._all_but_the_id(answer, now, close).encode()
+        if answer.timing:
+            return b"%bServer-Timing: %b\r\nx-request-id: %b\r\n\r\n" % (
+                beginning,
+                answer.timing,
+                request_id.encode(),
+            )
         return b"%bx-request-id: %b\r\n\r\n" % (beginning, request_id.encode())
 
     def _all_but_the_id(self, answer: InferenceResponse, now: int, close: bool) -> str:
