@@ -43,8 +43,8 @@ class Job:
     ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
     ``timer`` answers it at its deadline, when it has one; it ends with the job. ``queued_at`` and ``ended_at`` (it has
     its whole answer, or never will) are readings of the performance counter: the event loop's clock may count in
-    milliseconds only. ``batch_size``: of the batch that it was sent in; ``report``: what the worker of that batch said at
-    its end.
+    milliseconds only. ``batch_size``: of the batch that it was sent in; ``report``: what that batch's worker said
+    at its end.
     """
 
     __slots__ = (
