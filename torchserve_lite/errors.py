@@ -13,6 +13,7 @@ ServingError
 │   └── InvalidTokenAsBefore
 ├── Forbidden                  a call that a page of another site may have made
 │   └── HostNotAllowed, OriginNotAllowed
+├── ConsoleClosed              the web console is not served here
 ├── NotFound
 │   ├── ModelNotFound
 │   │   └── NoOpenAIModel      it is served, and does not speak the protocol that it was asked in
@@ -149,7 +150,7 @@ class Forbidden(ServingError):
 class HostNotAllowed(Forbidden):
     def __init__(self, host: str) -> None:
         super().__init__(
-            f"This call changes what is served, and its header Host is {host!r:.80}, a name that this server does not "
+            f"This call is the operators' alone, and its header Host is {host!r:.80}, a name that this server does not "
             "know as its own: a web page may have made it. If the name is yours, add it to management_allowed_hosts; "
             "with token authorization on, a token is enough."
         )
@@ -158,10 +159,14 @@ class HostNotAllowed(Forbidden):
 class OriginNotAllowed(Forbidden):
     def __init__(self, origin: str) -> None:
         super().__init__(
-            f"This call changes what is served, and a web page of another site has made it (Origin is {origin!r:.80}). "
+            f"This call is the operators' alone, and a page of another site has made it (Origin is {origin!r:.80}). "
             "If the site is yours, add its host to management_allowed_hosts; with token authorization on, a token is "
             "enough."
         )
+
+
+class ConsoleClosed(ServingError):
+    """Built from why it is closed, and what opens it."""
 
 
 class NotFound(ServingError):

@@ -21,11 +21,12 @@ import psutil
 
 from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.archive.unpacking.cache import ArchiveCache
+from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.descriptors import raise_descriptor_limit
 from torchserve_lite.config.settings import Config, ModelsConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.memory import keep_freed
-from torchserve_lite.core.models import ModelSpec
+from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
@@ -47,12 +48,14 @@ from torchserve_lite.management.snapshots import Snapshots
 from torchserve_lite.management.watching import reload_on_changes
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.console_feed import FAILURES_KEPT, ConsoleFeed
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.signals import hangups, stop_signals
 from torchserve_lite.systemd import ServiceManager, ToldProgress
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
+from torchserve_lite.telemetry.recent import Recent, SeenFailure, seen_failure
 from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
 from torchserve_lite.workflows.runner import WorkflowRunner
@@ -91,6 +94,7 @@ class Core:
     autoscaler: Autoscaler
     machine: MachineFigures
     watch: RequestWatch
+    status: Callable[[ModelKey], ModelStatus]
 
 
 async def serve(
@@ -106,9 +110,13 @@ async def serve(
         shutdown = Shutdown(config.http.shutdown_grace)
         certificates = Certificates(config.tls, (*config.http.encrypted_hosts, *config.grpc.encrypted_hosts))
         await stack.enter_async_context(certificates.kept_fresh())
-        core = await stack.enter_async_context(serving_core(config, shutdown))
+        failures: Recent[SeenFailure] = Recent(FAILURES_KEPT)
+        core = await stack.enter_async_context(serving_core(config, shutdown, failures))
         log_lines = AccessLog(access_lines, as_json=config.logs.form == "json")
         access = Access(config.access)
+        console = _console_feed(config, core, failures)
+        if console is not None:
+            stack.enter_context(console.lines.listening())
         front = HttpFrontEnd(
             config.http,
             core.plane,
@@ -121,6 +129,7 @@ async def serve(
             workflows=core.workflows,
             certificates=certificates,
             watch=core.watch,
+            console=console,
         )
         await importing
         grpc = _grpc_front_end(config, core, log_lines, shutdown, access, certificates, descriptors.for_grpc)
@@ -131,6 +140,8 @@ async def serve(
         stack.callback(progress.stopping)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(core.autoscaler.run())]
+            if console is not None:
+                running.append(tasks.create_task(console.run()))
             if config.metrics.system_metrics:
                 running.append(tasks.create_task(core.machine.run()))
             await _unless_stopped(core.manager.load_initial_models(config.models, progress), stop)
@@ -149,8 +160,11 @@ async def serve(
 
 
 @asynccontextmanager
-async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core]:
-    """Entered: models can be loaded and asked. Left: batches have ended, workers and unpacked archives are gone."""
+async def serving_core(
+    config: Config, shutdown: Shutdown, failures: Recent[SeenFailure] | None = None
+) -> AsyncIterator[Core]:
+    """Entered: models can be loaded and asked. Left: batches have ended, workers and unpacked archives are gone.
+    ``failures``: where workers' are kept, if anywhere."""
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
         metrics = ServerMetrics(config.metrics)
@@ -167,7 +181,7 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
                 cores=usable_cores(),
                 share_threads=config.workers.share_threads,
                 affinity=WorkerAffinity(cores_to_share_out() if config.workers.affinity == "auto" else ()),
-                events=_Events(metrics),
+                events=_Events(metrics, failures),
                 metric_line_parser=metrics.printed_metric,
                 shutdown=shutdown,
             )
@@ -209,14 +223,15 @@ async def serving_core(config: Config, shutdown: Shutdown) -> AsyncIterator[Core
             lambda: [engine.status(deployment.key) for deployment in registry],
             gpus,
         )
-        yield Core(manager, plane, metrics, workflows, autoscaler, machine, watch)
+        yield Core(manager, plane, metrics, workflows, autoscaler, machine, watch, engine.status)
 
 
 class _Events(EngineEvents):
     """What pools report, turned into figures."""
 
-    def __init__(self, metrics: ServerMetrics) -> None:
+    def __init__(self, metrics: ServerMetrics, failures: Recent[SeenFailure] | None) -> None:
         self._metrics = metrics
+        self._failures = failures
 
     def batch_done(
         self, spec: ModelSpec, batch: Sequence[Job], done: BatchDone, seconds: float, release: Release
@@ -233,6 +248,22 @@ class _Events(EngineEvents):
 
     def worker_failed(self, spec: ModelSpec, worker_id: str, error: WorkerFailure) -> None:
         self._metrics.worker_failed(spec.key, error)
+        if self._failures is not None:
+            self._failures.add(seen_failure(spec.key, worker_id, error))
+
+
+def _console_feed(config: Config, core: Core, failures: Recent[SeenFailure]) -> ConsoleFeed | None:
+    if why_closed(config.http, tokens=config.access.tokens):
+        return None
+    return ConsoleFeed(
+        core.metrics,
+        core.manager.registry,
+        core.status,
+        failures,
+        core.watch,
+        tokens=config.access.tokens,
+        model_api=config.access.model_api,
+    )
 
 
 def _import_grpc() -> None:

@@ -41,6 +41,7 @@ _VALUES: Mapping[str, Mapping[str, object]] = {
     "model_name": {"enum": ["echo", "idle", "mnist", "unknown"]},
     "model_version": {"enum": ["1.0", "9"]},
     "workflow_name": {"enum": ["flow", "unknown"]},
+    "file": {"enum": ["app.js", "unknown.js"]},
     "url": {"enum": ["echo", "spare", "spare.war", "nowhere.mar", "../echo", "http://127.0.0.1:1/a.mar"]},
     "min_worker": {"maximum": 2},
     "max_worker": {"maximum": 2},
@@ -78,6 +79,7 @@ async def _address(server: Server, role: str) -> str:
 
 def narrowed(document: Any) -> Any:
     """The description with values that lead somewhere, and without the handlers' own statuses: these set none."""
+    document["paths"].pop("/console/events", None)  # which has no end
     for parameter in _parameters(document):
         parameter["schema"].update(_VALUES.get(parameter["name"], {}))
     for path in document["paths"].values():

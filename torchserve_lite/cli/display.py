@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from torchserve_lite import __version__
+from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.settings import Config
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.management.access import KEY_FILE
@@ -71,8 +72,9 @@ class PlainDisplay:
         self._addresses = addresses
         for roles, address in shared_addresses(addresses):
             self._line(f"listening: {roles} on {address}")
-        if line := token_line(self._config):
-            self._line(line)
+        for line in (token_line(self._config), console_line(self._config, addresses)):
+            if line:
+                self._line(line)
 
     def loading(self, models: Sequence[str]) -> None:
         for model in models:
@@ -139,6 +141,14 @@ def token_line(config: Config) -> str:
         f"tokens: {Path(KEY_FILE).absolute()} holds the keys for inference and management; clients send theirs as "
         "'Authorization: Bearer KEY'. Without tokens: --disable-token-auth, or disable_token_authorization=true"
     )
+
+
+def console_line(config: Config, addresses: Mapping[str, str]) -> str:
+    """Where the web console is, if a browser on this machine can open it."""
+    address = addresses.get("management", "")
+    if not address.startswith("http") or why_closed(config.http, tokens=config.access.tokens):
+        return ""
+    return f"console: {to_dial(address)}/console"
 
 
 def example_request(config: Config, addresses: Mapping[str, str], model: str) -> str:

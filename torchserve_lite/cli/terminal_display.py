@@ -13,6 +13,7 @@ from rich.text import Text
 
 from torchserve_lite.cli.display import (
     Example,
+    console_line,
     example_request,
     final_line,
     headline,
@@ -79,8 +80,9 @@ class TerminalDisplay:
         for roles, address in shared_addresses(self._addresses):
             listeners.add_row(roles, Text(address))
         self._console.print(listeners)
-        if line := token_line(self._config):
-            self._print(line, "cyan")
+        for line in (token_line(self._config), console_line(self._config, self._addresses)):
+            if line:
+                self._print(line, "cyan")
         if self._ready:
             self._console.print(self._models)
         for model, message in self._failures.items():

@@ -207,6 +207,7 @@ _TABLE = (
     _key("token_expiration_min", minutes, "60", "access.token_lifetime", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),
     _key("token_failure_status", status(401, 400), "401", "access.token_failure_status"),
     _key("enable_model_api", boolean, "false", "access.model_api", flag="--enable-model-api"),
+    _key("console", choice("auto", "on", "off"), "auto", "http.console"),
     _key("management_allowed_hosts", host_names, "", "http.management_hosts"),
     *_later("Parallel workers", _key("initial_distribution_port", integer(), "29500")),
     # About the file itself. The last two are in saved snapshots and describe the server that wrote them

@@ -59,6 +59,7 @@ MEANINGS: Mapping[str, str] = {
     "disable_token_authorization": "true: clients need no token.",
     "token_expiration_min": "Minutes for which a token is valid.",
     "token_failure_status": "The status of a refused token: 401, or 400 as with TorchServe.",
+    "console": "Whether the web console is served at /console; auto: where only this machine reaches it, or with keys.",
     "management_allowed_hosts": "Names by which management may be called where no tokens are needed.",
     "enable_model_api": "Whether clients may register and remove models.",
     "unregister_model_timeout": "Seconds that a model which is removed has for its last requests.",

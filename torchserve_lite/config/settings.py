@@ -55,6 +55,7 @@ class HttpConfig:
     slow_client_rate: float = 500.0  # bytes a second, on average over slow_client_seconds, below which a client is cut
     sse_heartbeat: float = 15.0  # seconds without a piece after which a stream of events gets a comment; 0: never
     cors: Mapping[str, str] = field(default_factory=dict)  # access-control-allow-... header -> value
+    console: str = "auto"  # or "on", "off": whether /console is served; see protocols/http/console.py
     management_hosts: tuple[str, ...] = ()  # names, in small letters, by which management may be called; see guard.py
     shutdown_grace: float = 25.0  # seconds that requests in flight get after SIGTERM, the linger time included
     shutdown_linger: float = 1.0  # seconds for which a server that stops goes on accepting, while it is not ready

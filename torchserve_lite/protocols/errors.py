@@ -39,6 +39,7 @@ TABLE: dict[type[errors.ServingError], ErrorMapping] = {
     errors.InvalidToken: ErrorMapping(401, "UNAUTHENTICATED", "InvalidKeyException"),
     errors.InvalidTokenAsBefore: ErrorMapping(400, "PERMISSION_DENIED", "InvalidKeyException"),
     errors.Forbidden: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
+    errors.ConsoleClosed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
     errors.HostNotAllowed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
     errors.OriginNotAllowed: ErrorMapping(403, "PERMISSION_DENIED", "ForbiddenException"),
     errors.NotFound: ErrorMapping(404, "NOT_FOUND", "ResourceNotFoundException"),

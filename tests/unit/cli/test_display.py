@@ -64,6 +64,7 @@ def test_lines_tell_the_whole_start() -> None:
         "warning: mind the gap",
         "listening: inference, management on http://0.0.0.0:1",
         "listening: metrics on http://0.0.0.0:2",
+        "console: http://127.0.0.1:1/console",
         "loading: mnist",
         "loading: bad",
         "ready: mnist 1.0, 2 workers, 0.31 s",

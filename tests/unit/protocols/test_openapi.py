@@ -23,7 +23,7 @@ from torchserve_lite.protocols.http.routing import RouteTable
 ROLES = ("inference", "management", "metrics")
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 OF_ANY_METHOD = ("/ping", "/api-description")
-NAMES = {"model_name": "tiny", "model_version": "1.0", "url_path": "a/b"}
+NAMES = {"file": "app.js", "model_name": "tiny", "model_version": "1.0", "url_path": "a/b"}
 
 
 @asynccontextmanager

@@ -34,16 +34,17 @@ class Guard:
         """``check`` could refuse somebody there."""
         return door is Door.MANAGEMENT or (door is not Door.OPEN and self._access.tokens)
 
-    def refusals(self, door: Door, methods: Iterable[str]) -> tuple[type[ServingError], ...]:
+    def refusals(self, door: Door, methods: Iterable[str], *, private: bool) -> tuple[type[ServingError], ...]:
         """What ``check`` may raise."""
         if self._access.tokens:
             return () if door is Door.OPEN else (self._access.refusal,)
-        return (Forbidden,) if door is Door.MANAGEMENT and set(methods) - set(READ) else ()
+        return (Forbidden,) if door is Door.MANAGEMENT and (private or set(methods) - set(READ)) else ()
 
-    def check(self, request: web.Request, door: Door) -> None:
+    def check(self, request: web.Request, door: Door, *, private: bool) -> None:
+        """``private``: pages of other sites may not even read it."""
         if self._access.tokens:
             self._access.check(door, header(request, "Authorization"), shared=self._shared)
-        elif door is Door.MANAGEMENT and request.method not in READ:
+        elif door is Door.MANAGEMENT and (private or request.method not in READ):
             self._origins.check(request)
 
     def admits(self, authorization: str) -> bool:

@@ -11,6 +11,7 @@ from functools import partial
 
 from aiohttp import web
 
+from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.settings import Address, HttpConfig
 from torchserve_lite.core.shutdown import Shutdown
 from torchserve_lite.dataplane.interface import DataPlane
@@ -25,6 +26,8 @@ from torchserve_lite.protocols.http.api_description import ApiDescriptionRoutes
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.cloud_events import CloudEvents
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Client, Clients, SlowReaders, stop_accepting
+from torchserve_lite.protocols.http.console import ConsoleRoutes
+from torchserve_lite.protocols.http.console_feed import ConsoleFeed
 from torchserve_lite.protocols.http.exchange import Exchange
 from torchserve_lite.protocols.http.fast_path import Connection, Front
 from torchserve_lite.protocols.http.guard import KSERVE, Guard
@@ -75,9 +78,10 @@ class HttpFrontEnd:
         workflows: WorkflowManager | None = None,
         certificates: Certificates | None = None,
         watch: RequestWatch | None = None,
+        console: ConsoleFeed | None = None,
     ) -> None:
         """``most_clients``: how many connections may be open at once. ``certificates``: for https:// addresses.
-        ``watch`` is told which requests are over."""
+        ``watch`` is told which requests are over. ``console``: None where it is closed."""
         self._config = config
         self._plane = plane
         self._manager = manager
@@ -88,6 +92,7 @@ class HttpFrontEnd:
         self._access = access
         self._certificates = certificates
         self._watch = watch
+        self._console = console
         self._health = Health(plane)
         self._clients = Clients(most_clients, _KEEP_ALIVE)
         self._listening = AsyncExitStack()
@@ -256,6 +261,8 @@ class HttpFrontEnd:
                 routes.append(WorkflowManagementRoutes(self._workflows, Bodies(self._config), self._access))
             if self._access.tokens:
                 routes.append(TokenRoutes(self._access))
+            closed = why_closed(self._config, tokens=self._access.tokens)
+            routes.append(ConsoleRoutes(self._console, self._plane, Bodies(self._config), closed))
         shares_metrics = KSERVE in roles or ("management" in roles and "inference" in roles)
         if "metrics" in roles or (shares_metrics and self._config.enable_metrics_api):
             routes.append(MetricsRoutes(self._metrics))

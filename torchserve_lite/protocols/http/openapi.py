@@ -166,6 +166,7 @@ MODEL_OUTPUT = Answer(
 STATUS = Named("Status", objects({"status": TEXT}))
 
 _PATH_PARAMETERS = {
+    "file": "Name of a file that the page loads.",
     "model_name": "Name of the model.",
     "model_version": "Version of the model.",
     "url_path": "Handed to the handler as the header url_path.",

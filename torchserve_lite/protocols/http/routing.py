@@ -63,9 +63,10 @@ class RouteTable:
         self.plain: list[PlainRoute] = []
         self.description = ApiDescription()
 
-    def group(self, form: ErrorForm, door: Door) -> RouteGroup:
-        """Routes that tell of their errors, refusals included, in one form, and that one key opens."""
-        return RouteGroup(self._paths, self._checks, self.plain, self.description, self._guard, form, door)
+    def group(self, form: ErrorForm, door: Door, *, private: bool = False) -> RouteGroup:
+        """Routes that tell of their errors, refusals included, in one form, and that one key opens. ``private``: where
+        there are no keys, pages of other sites may not read them either."""
+        return RouteGroup(self._paths, self._checks, self.plain, self.description, self._guard, form, door, private)
 
     def fill(self, app: web.Application) -> None:
         self.group(ErrorForm.TORCHSERVE, self._guard.elsewhere).add_unknown("/{path:.*}")
@@ -117,6 +118,7 @@ class RouteGroup:
         guard: Guard,
         form: ErrorForm,
         door: Door,
+        private: bool,
     ) -> None:
         self._paths = paths
         self._checks = checks
@@ -124,6 +126,7 @@ class RouteGroup:
         self._description = description
         self._guard = guard
         self._door = door
+        self._private = private
         self.form = form
 
     def add(self, methods: str | Sequence[str], path: str, handler: Handler, *described: Operation) -> None:
@@ -136,8 +139,9 @@ class RouteGroup:
             )
         methods = (methods,) if isinstance(methods, str) else tuple(methods)
         self._answer(methods, path, handler)
+        refusals = self._guard.refusals(self._door, methods, private=self._private)
         for operation in described:
-            guarded = replace(operation, raises=(*operation.raises, *self._guard.refusals(self._door, methods)))
+            guarded = replace(operation, raises=(*operation.raises, *refusals))
             self._description.add(("GET",) if methods == (ANY,) else methods, guarded, self.form)
 
     def _answer(self, methods: Sequence[str], path: str, handler: Handler) -> None:
@@ -164,7 +168,7 @@ class RouteGroup:
             return handler
 
         async def guarded(request: web.Request) -> InferenceResponse:
-            self._guard.check(request, self._door)
+            self._guard.check(request, self._door, private=self._private)
             return await handler(request)
 
         return guarded
