@@ -28,7 +28,7 @@ from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import row_of
 from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import JSON, reply_of
-from torchserve_lite.worker.pieces import KeptPieces, excess_of, piece_sender
+from torchserve_lite.worker.pieces import KeptPieces, PieceTooLarge, excess_of, piece_sender
 from torchserve_lite.worker.requests import Request
 from torchserve_lite.worker.stage_times import StageTimes
 from torchserve_lite.worker.tracebacks import class_name
@@ -36,6 +36,9 @@ from torchserve_lite.worker.tracebacks import class_name
 Emit = Callable[[Sequence[Answer]], None]
 Room = Callable[[int], Awaitable[Any] | None]
 """What to wait for before a call's next piece is made; None when its client keeps up."""
+
+
+_NOT_AGAIN = "Another request of the batch was refused when a part of this answer had been sent."
 
 
 class _Unusable(Exception):
@@ -212,8 +215,8 @@ class BatchRunner:
         pack: Callable[[list[Request], list[Any], Context], None],
     ) -> Generator[Awaitable[Any], Any, list[Request]]:
         """One call for all rows of the group; ``pack`` makes replies of the results. When the handler refuses a row,
-        only that row's request is answered, and the others are returned: nothing has been inferred yet, so they may
-        start again."""
+        only that row's request is answered, and the others are returned, to start again: as a rule nothing has been
+        inferred yet. One whose client has a part of its answer cannot start again, and fails."""
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
         kept: dict[int, KeptPieces] = {}
@@ -239,8 +242,12 @@ class BatchRunner:
                 owner = owners[row]
                 where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
                 owner.reply = refused(error, where)
-                delivery.emit_known([owner])
-                return [request for request in group if request is not owner]
+                for request in group:
+                    # With a continuous handler the pieces are those of earlier calls, of which this one is the next.
+                    if request.reply is None and request.answer_begun and not self.is_continuous:
+                        request.reply = failed(_NOT_AGAIN)
+                delivery.emit_known(group)
+                return [request for request in group if request.reply is None]
             _answer_all(group, self.failure_of(group, error, delivery))
         except _Unusable as error:
             _answer_all(group, failed(str(error)))
@@ -283,6 +290,8 @@ class BatchRunner:
     def failure_of(self, group: Sequence[Request], error: BaseException, delivery: Delivery) -> Reply:
         if isinstance(error, PredictionException):
             return chosen(error)
+        if isinstance(error, PieceTooLarge):
+            return failed(str(error), FailureKind.TOO_LARGE)
         if isinstance(error, asyncio.CancelledError) and all(delivery.is_cancelled(one.index) for one in group):
             return failed("The client has left.")  # for nobody: that is why the handler was stopped
         return self._failures.of_handler([request.call.id for request in group], error)

@@ -13,7 +13,6 @@ from typing import Any
 
 from ts.context import Context
 from ts.torch_handler.request_envelope.base import calls_of, results_of
-from ts.utils.util import PredictionException
 
 from torchserve_lite.ipc.messages import Answer, BatchDone, FailureKind, Metric, Predict
 from torchserve_lite.worker import steps
@@ -21,7 +20,7 @@ from torchserve_lite.worker.batch import BatchRunner, Delivery
 from torchserve_lite.worker.failures import failed
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.outputs import reply_of
-from torchserve_lite.worker.pieces import KeptPieces, excess_of
+from torchserve_lite.worker.pieces import KeptPieces, check_piece
 from torchserve_lite.worker.requests import Request
 
 _ONE_ROW = "A model with continuousBatching takes one instance a request: send each in a request of its own."
@@ -148,8 +147,7 @@ class ContinuousBatch:
             self._runner.answer(request, [b"" if result is None else result], context)
         elif result is not None:
             reply = reply_of(result, request.processor)
-            if too_large := excess_of(reply, self._runner.max_response_size):
-                raise PredictionException(too_large, 500)
+            check_piece(reply, self._runner.max_response_size)
             if request.is_one_document:
                 assert not isinstance(reply.body, int)
                 place.kept.add(result, len(reply.body), self._runner.max_response_size)

@@ -10,6 +10,10 @@ from torchserve_lite.ipc.messages import Answer, Reply
 from torchserve_lite.worker.outputs import reply_of
 
 
+class PieceTooLarge(ValueError):
+    """Of a piece, or of all pieces that one answer is made of: raised where the handler sends it."""
+
+
 class Receiver(Protocol):
     """The request of a row."""
 
@@ -32,7 +36,7 @@ class KeptPieces:
     def add(self, piece: Any, size: int, limit: int) -> None:
         self._size += size
         if self._size > limit:
-            raise ValueError(f"The answer has more than max_response_size={limit} bytes.")
+            raise PieceTooLarge(f"The answer has more than max_response_size={limit} bytes.")
         self._pieces.append(piece)
 
     def whole(self, last: Any) -> Any:
@@ -71,8 +75,7 @@ def piece_sender(
         if owner is None:
             raise ValueError(f"There is no row {row} in this batch of {len(owners)}.")
         reply = reply_of(value, owner.processor)
-        if too_large := excess_of(reply, max_response_size):
-            raise ValueError(too_large)
+        check_piece(reply, max_response_size)
         if owner.is_one_document:
             assert not isinstance(reply.body, int)
             kept.setdefault(row, KeptPieces()).add(value, len(reply.body), max_response_size)
@@ -86,10 +89,16 @@ def piece_sender(
     return send
 
 
-def excess_of(reply: Reply, limit: int) -> str:
+def check_piece(reply: Reply, limit: int) -> None:
+    """PieceTooLarge when it is larger than ``max_response_size``, as a whole answer may not be either."""
+    if too_large := excess_of(reply, limit, "A piece of the answer"):
+        raise PieceTooLarge(too_large)
+
+
+def excess_of(reply: Reply, limit: int, what: str = "The answer") -> str:
     """What is wrong with a reply that is larger than ``max_response_size``; empty when it is not."""
     assert not isinstance(reply.body, int)
     size = len(reply.body) + len(reply.reason)
     for name, value in reply.headers:
         size += len(name) + len(value)
-    return f"The answer has {size} bytes, more than max_response_size={limit}." if size > limit else ""
+    return f"{what} has {size} bytes, more than max_response_size={limit}." if size > limit else ""

@@ -287,6 +287,60 @@ def test_client_of_an_envelope_is_told_of_a_failure_and_nothing_else(ask: Asked)
     assert ask(handle, b'{"instances": [1]}', envelope="kserve") == {0: [(b"Prediction failed",)]}
 
 
+def one_large_step(rows: list[Any], context: Any) -> Iterator[list[Any]]:
+    yield ["x" * 1001] * len(rows)
+
+
+def refusing(after: int) -> EntryPoint:
+    """Gives each row its own text, piece by piece, and refuses the row ``bad`` after so many steps."""
+
+    def handle(rows: list[Any], context: Any) -> Iterator[list[Any]]:
+        from ts.utils.util import InvalidRow
+
+        texts = [bytes(row["body"]).decode() if isinstance(row, dict) else row for row in rows]
+        for step in range(3):
+            if step == after and "bad" in texts:
+                raise InvalidRow(texts.index("bad"), "no text")
+            yield [text[step] if step or text != "late" else None for text in texts]
+
+    return handle
+
+
+def test_no_piece_comes_twice_when_a_generator_refuses_a_row_after_its_first_pieces(ask: Asked) -> None:
+    """The others were begun again, and their clients had the first pieces twice. Who has none yet may begin again."""
+    told = ask(refusing(1), b"abc", b"bad", b"late")
+    reason = b"Another request of the batch was refused when a part of this answer had been sent."
+    assert told == {0: [b"a", (reason,)], 1: [b"b", (b"no text",)], 2: [b"a", b"t", (b"",)]}
+
+
+def test_row_that_a_generator_refuses_before_its_first_piece_fails_alone(ask: Asked) -> None:
+    assert ask(refusing(0), b"abc", b"bad") == {0: [b"a", b"b", b"c", (b"",)], 1: [(b"no text",)]}
+
+
+def test_answers_of_one_document_are_whole_when_another_row_is_refused_late(ask: Asked) -> None:
+    """Nothing of them had been sent."""
+    told = ask(refusing(1), b'{"instances": ["abc"]}', b'{"instances": ["bad"]}', envelope="kserve")
+    assert json.loads(told[0][0][0]) == {"predictions": ["abc"]}
+    assert told[1] == [(b"no text",)]
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        pytest.param(by_helper(["x" * 1001], ""), id="helper"),
+        pytest.param(lambda rows, context: [iter(["x" * 1001])], id="steps of a row"),
+        pytest.param(one_large_step, id="steps of the handler"),
+    ],
+)
+@pytest.mark.parametrize("facts", [{}, {"envelope": "kserve"}])
+def test_piece_that_is_too_large_is_told_as_an_answer_that_is(ask: Asked, handle: EntryPoint, facts: Any) -> None:
+    """It was told as "Prediction failed", without a cause."""
+    ((*_, (reason,)),) = ask(handle, b'{"instances": [1]}', **facts).values()
+    assert ask.failures == [FailureKind.TOO_LARGE]
+    assert reason == b"A piece of the answer has 1001 bytes, more than max_response_size=1000."
+
+
 def test_envelope_is_not_given_more_than_an_answer_may_have(ask: Asked) -> None:
-    ask(lambda rows, context: [iter(lambda: "x" * 100, None)], b'{"instances": [1]}', envelope="kserve")
-    assert ask.failures == [FailureKind.HANDLER]
+    told = ask(lambda rows, context: [iter(lambda: "x" * 100, None)], b'{"instances": [1]}', envelope="kserve")
+    assert told == {0: [(b"The answer has more than max_response_size=1000 bytes.",)]}
+    assert ask.failures == [FailureKind.TOO_LARGE]
