@@ -8,12 +8,13 @@ from the memory that its writer has: it is neither joined with its neighbours no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from torchserve_lite.core.memory import KEPT_SECONDS, LARGE, give_back, unfilled
@@ -152,6 +153,7 @@ class BlockingFrames:
         self._decoder = FrameDecoder()
         self._ready: deque[Frame] = deque()
         self._sending = threading.Lock()
+        self._held: list[Buffer] | None = None  # what is to leave together
         self._arrival = select.poll()
         self._arrival.register(link, select.POLLIN)
         self._memory_is_kept = False
@@ -159,8 +161,27 @@ class BlockingFrames:
     def send(self, pieces: Sequence[Buffer]) -> None:
         self._memory_is_kept |= _is_large(pieces)
         with self._sending:
+            if self._held is not None:
+                self._held += frame_of(pieces)
+                return
             for data in frame_of(pieces):
                 self._socket.sendall(data)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Frames that are sent meanwhile leave at the end, in one system call if they are small: the parent is woken
+        once for all of them."""
+        with self._sending:
+            self._held = []
+        try:
+            yield
+        finally:
+            with self._sending:
+                held, self._held = self._held, None
+                if len(held) > 1 and sum(map(len, held)) <= _RECEIVE:
+                    held = [b"".join(held)]
+                for data in held:
+                    self._socket.sendall(data)
 
     def receive(self) -> Frame | None:
         """The next frame, or None when the parent has gone. Memory that large frames have left goes back to the system

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,16 @@ class ContinuousBatch:
     it is the last piece (True) or the whole answer (None). A result of None is no piece, if more follows.
     """
 
-    def __init__(self, runner: BatchRunner, take_metrics: Callable[[], tuple[Metric, ...]]) -> None:
+    def __init__(
+        self,
+        runner: BatchRunner,
+        take_metrics: Callable[[], tuple[Metric, ...]],
+        together: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """``together``: what is sent meanwhile leaves the worker at once. Each request is a batch of its own, and a
+        message for each at every step would wake the parent as often."""
         self._runner = runner
+        self._together = together
         self._take_metrics = take_metrics
         self._numbers = itertools.count()
         self._places: dict[int, _Place] = {}  # by a number that stands for the request's index while it is here
@@ -100,6 +109,10 @@ class ContinuousBatch:
         """Calls the handler once with all requests (once more for each that must be alone), and ends the batches whose
         requests have been answered, or have no client any more."""
         steps.run(self._step())
+        with self._together():
+            self._end_answered()
+
+    def _end_answered(self) -> None:
         for joined in list(self._joined):
             if all(place.is_over or place.request.reply is not None for place in joined.places):
                 self._joined.remove(joined)
@@ -129,15 +142,16 @@ class ContinuousBatch:
     def _settle(self, group: Sequence[Request], results: list[Any], context: Context) -> None:
         """What the handler has returned goes out, or is kept."""
         criteria = context.stopping_criteria
-        for row, (request, own) in enumerate(results_of(group, results)):
-            if request.reply is None:  # else it has ended within this call
-                try:
-                    is_last = None if criteria is None else criteria[row](own[0])
-                    self._take(request, own[0], context, is_last)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as error:
-                    request.reply = self._runner.failure_of([request], error, self._delivery)
+        with self._together():
+            for row, (request, own) in enumerate(results_of(group, results)):
+                if request.reply is None:  # else it has ended within this call
+                    try:
+                        is_last = None if criteria is None else criteria[row](own[0])
+                        self._take(request, own[0], context, is_last)
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:
+                        request.reply = self._runner.failure_of([request], error, self._delivery)
 
     def _take(self, request: Request, result: Any, context: Context, is_last: bool | None) -> None:
         place = self._places[request.index]

@@ -182,7 +182,7 @@ class WorkerLoop:
         """Requests join those that the handler is working at, and leave, between two calls of it."""
         from torchserve_lite.worker.continuous import ContinuousBatch
 
-        live = ContinuousBatch(runner, self._metrics.take)
+        live = ContinuousBatch(runner, self._metrics.take, self._frames.together)
         while live.batches or self._batch_has_come():
             self._read_ahead()
             while self._waiting:

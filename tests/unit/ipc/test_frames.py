@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -252,3 +254,41 @@ async def test_server_gives_memory_back_when_no_frame_follows_a_large_one() -> N
             link.frames.send([b"small"])
             await asyncio.sleep(10 * KEPT_SECONDS)
             assert given_back.times == 1
+
+
+class Writes:
+    """A link that keeps what each system call would write."""
+
+    def __init__(self) -> None:
+        self.kept: list[bytes] = []
+
+    def fileno(self) -> int:
+        return 0
+
+    def sendall(self, data: Buffer) -> None:
+        self.kept.append(bytes(data))
+
+
+@pytest.mark.parametrize(("size", "writes"), [pytest.param(10, 1, id="small"), pytest.param(200_000, 6, id="large")])
+def test_frames_that_leave_together_are_written_together(size: int, writes: int) -> None:
+    """Large ones are not copied for it."""
+    link: Any = Writes()
+    frames = BlockingFrames(link)
+    with frames.together():
+        for letter in b"abc":
+            frames.send([b"head", bytes([letter]) * size])
+        assert link.kept == []
+    assert len(link.kept) == writes
+    told = fed(FrameDecoder(), b"".join(link.kept))
+    assert [(bytes(head), len(body), body[0]) for head, body in told] == [(b"head", size, letter) for letter in b"abc"]
+    frames.send([b"alone"])
+    assert len(link.kept) == writes + 1
+
+
+def test_frames_that_were_to_leave_together_leave_when_something_is_raised_meanwhile() -> None:
+    link: Any = Writes()
+    frames = BlockingFrames(link)
+    with contextlib.suppress(SystemExit), frames.together():
+        frames.send([b"head"])
+        raise SystemExit
+    assert len(link.kept) == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ class Outgoing:
         self.last: bytes | None = None
         self.done = False
         self.signs_of_life = 0
+        self.sends = 0
 
     def send(self, answers: Sequence[Answer]) -> None:
+        self.sends += 1
         self.signs_of_life += not answers
         for answer in answers:
             assert isinstance(answer.reply.body, bytes)
@@ -51,12 +54,22 @@ class Live:
     def __init__(self, entry_point: Callable[[list[Any], Any], Any], **facts: Any) -> None:
         load = Load(spec=spec_of(key=ModelKey("m", "1.0"), handler="h", continuous=True, **facts), model_dir=".")
         context = testing.context(manifest={"model": {}}, model_yaml_config={})
-        self.batch = ContinuousBatch(BatchRunner(Handler(entry_point, context), load, lambda stage, row: None), tuple)
+        runner = BatchRunner(Handler(entry_point, context), load, lambda stage, row: None)
+        self.batch = ContinuousBatch(runner, tuple, self.together)
         self.left: set[str] = set()
+        self.written: list[int] = []  # by all that leaves together: how many sent something
+        self.outgoing: list[Outgoing] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        before = [one.sends for one in self.outgoing]
+        yield
+        self.written.append(sum(one.sends - sends for one, sends in zip(self.outgoing, before, strict=True)))
 
     def join(self, name: str, body: bytes = b"", **facts: Any) -> Outgoing:
         call = Call(name, facts.pop("verb", "predict"), (SentPart("body", body),), (), **facts)
         outgoing: Any = Outgoing()
+        self.outgoing.append(outgoing)
         number = int(name.encode().hex(), 16)
         self.batch.join(Predict(number, (call,)), 0.0, outgoing, lambda index: name in self.left)
         told: Outgoing = outgoing
@@ -186,6 +199,17 @@ def test_row_that_is_refused_fails_alone() -> None:
     good, bad = live.join("a", b"x"), live.join("b", b"bad")
     live.batch.step()
     assert (good.last, bad.last, bad.done) == (b"x", b"no text", True)
+
+
+def test_pieces_of_a_step_leave_together_and_so_do_the_ends_of_answers() -> None:
+    """There was a message for each request at every step, and the parent woke up for each."""
+    live = Live(spelled)
+    for name in "abc":
+        live.join(name, b"xy")
+    live.batch.step()
+    live.batch.step()
+    assert live.written == [3, 0, 0, 3]
+    assert sum(one.sends for one in live.outgoing) == sum(live.written)
 
 
 @pytest.mark.parametrize("criteria", [[], [lambda result: 1 / 0], 7])
