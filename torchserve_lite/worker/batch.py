@@ -150,12 +150,14 @@ class BatchRunner:
                 context.metrics = copy.copy(context.metrics)
                 context.mark_stage = delivery.stage_times.mark
             self.unpack(requests, context)
-            for group in calls_of([request for request in requests if request.reply is None]):
+            groups = list(calls_of([request for request in requests if request.reply is None]))
+            while groups:
+                group = groups.pop(0)
                 group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
                 if group:
                     delivery.emit_known(requests)
-                while group:
-                    group = yield from self.call_handler(group, context, delivery, self._pack)
+                    if left := (yield from self.call_handler(group, context, delivery, self._pack)):
+                        groups[:0] = calls_of(left)
         for request in requests:  # the context knows them until the next batch; what they hold is free at once
             request.rows = []
         for call in calls:
@@ -214,12 +216,15 @@ class BatchRunner:
         delivery: Delivery,
         pack: Callable[[list[Request], list[Any], Context], None],
     ) -> Generator[Awaitable[Any], Any, list[Request]]:
-        """One call for all rows of the group; ``pack`` makes replies of the results. When the handler refuses a row,
-        only that row's request is answered, and the others are returned, to start again: as a rule nothing has been
-        inferred yet. One whose client has a part of its answer cannot start again, and fails."""
+        """One call for all rows of the group; ``pack`` makes replies of the results. Returned are requests that are to
+        start again. When the handler refuses a row, only that row's request is answered, and these are the others: as a
+        rule nothing has been inferred yet. One whose client has a part of its answer cannot start again, and fails.
+        When the handler fails with requests that should not have shared a call, these are all of them, and each of
+        those is ``alone`` from then on."""
         rows = [row for request in group for row in request.rows]
         owners = owners_of(group)
         kept: dict[int, KeptPieces] = {}
+        failure: Reply
         context.send = piece_sender(
             owners, delivery.emit, self.max_response_size, delivery.is_cancelled, kept, delivery.has_stepped
         )
@@ -248,13 +253,13 @@ class BatchRunner:
                         request.reply = failed(_NOT_AGAIN)
                 delivery.emit_known(group)
                 return [request for request in group if request.reply is None]
-            _answer_all(group, self.failure_of(group, error, delivery))
+            failure = self.failure_of(group, error, delivery)
         except _Unusable as error:
-            _answer_all(group, failed(str(error)))
+            failure = failed(str(error))
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
-            _answer_all(group, self.failure_of(group, error, delivery))
+            failure = self.failure_of(group, error, delivery)
         else:
             if delivery.stage_times is None:
                 self._handler_returned()
@@ -262,6 +267,10 @@ class BatchRunner:
                 delivery.stage_times.end()
             self._mark_stage("packing", -1)
             pack(group, results, context)
+            return []
+        if _set_apart(group):
+            return group
+        _answer_all(group, failure)
         return []
 
     def _read_together(
@@ -402,6 +411,25 @@ def _refused_row(error: PredictionException, owners: Sequence[Request]) -> int |
     """Which row the handler has refused, if it was one."""
     row = getattr(error, "row", None) if isinstance(error, InvalidRow) else None
     return row if type(row) is int and 0 <= row < len(owners) else None
+
+
+def _set_apart(group: Sequence[Request]) -> bool:
+    """Whether the group may be called again, because the tensors of some of its requests, taken for a batch, may have
+    belonged together. So it was not noticed while each had a call for itself."""
+    if len(group) == 1 or any(request.answer_begun or request.reply is not None for request in group):
+        return False
+    apart = [request for request in group if request.envelope is not None and request.envelope.set_apart()]
+    for request in apart:
+        request.alone = True
+    if apart:
+        names = ", ".join(apart[0].envelope.input_names[:5])
+        report(
+            logging.WARNING,
+            f"A call that requests of several tensors shared has failed. It is made again for each of them, and those "
+            f"with tensors of the names {names} share no call any more. Where each tensor is a row of a batch, say so "
+            "by a tensorSignature of one input in model-config.yaml.",
+        )
+    return bool(apart)
 
 
 def _answer_all(group: Sequence[Request], reply: Reply) -> None:

@@ -58,6 +58,7 @@ class Envelopes:
     def __init__(self, v2_output_names: str, signature: Signature | None = None) -> None:
         self._v2_output_names = v2_output_names
         self._signature = signature
+        self._learned: dict[tuple[str, ...], bool] = {}
         self._classes: dict[str, Any] = {}
 
     def new(self, name: str) -> Any:
@@ -70,7 +71,7 @@ class Envelopes:
             from ts.model_loader import find_envelope
 
             v2 = find_envelope("kservev2")  # V1 routes answer V2 bodies, too
-            v2.output_names, v2.signature = self._v2_output_names, self._signature
+            v2.output_names, v2.signature, v2.learned = self._v2_output_names, self._signature, self._learned
             envelope = self._classes[name] = find_envelope(name)
         return envelope
 

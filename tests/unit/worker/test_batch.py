@@ -17,7 +17,7 @@ import torch
 
 from tests.conftest import spec_of
 from torchserve_lite import testing
-from torchserve_lite.core.models import ModelKey
+from torchserve_lite.core.models import ModelKey, Signature, TensorSpec
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.ipc.messages import Answer, Call, FailureKind, Load, Reply, SentPart
 from torchserve_lite.worker.batch import BatchRunner
@@ -396,3 +396,74 @@ def test_requests_in_all_forms_of_kserve_share_a_call_and_get_their_own_rows_in_
     assert dict(replies[1].headers)["Inference-Header-Content-Length"] == str(len(binary) - 8)
     assert [output["data"] for output in json.loads(two)["outputs"]] == [[70], [70]]
     assert json.loads(inline)["outputs"][0]["data"] == [30]
+
+
+def of_tensors(request_id: str, *values: int, names: str = "xy") -> Call:
+    inputs = [{**TENSOR, "name": name, "data": [value]} for name, value in zip(names, values, strict=True)]
+    return call({"inputs": inputs}, request_id, envelope="kservev2")
+
+
+def data_of(reply: Reply) -> list[Any]:
+    return [output["data"] for output in json.loads(body_of(reply))["outputs"]]
+
+
+def test_requests_of_several_tensors_share_a_call_once_it_is_known_that_each_is_a_row() -> None:
+    seen: list[tuple[list[Any], list[str]]] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        seen.append(([row["data"][0] for row in rows], context.input_names))
+        return [10 * value for value in seen[-1][0]]
+
+    runner = runner_of(handle)
+    replies_of(runner, of_tensors("first", 1, 2))
+    one, two, three = replies_of(runner, of_tensors("a", 3, 4), of_tensors("b", 5, 6), of_tensors("c", 7, names="x"))
+    assert seen[1:] == [([3, 4, 5, 6, 7], ["x", "y", "x", "y", "x"])]
+    assert [data_of(reply) for reply in (one, two, three)] == [[[30], [40]], [[50], [60]], [[70]]]
+
+
+def test_tensors_of_other_names_may_belong_together() -> None:
+    """The handler of a text model takes texts, or a question with its context: it tells them apart by their names."""
+    calls: list[int] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        calls.append(len(rows))
+        return [1] if context.input_names == ["q", "c"] else [1] * len(rows)
+
+    runner = runner_of(handle)
+    replies_of(runner, of_tensors("first", 1, 2))
+    for _ in range(2):
+        replies = replies_of(runner, of_tensors("a", 3, 4, names="qc"), of_tensors("b", 5, 6, names="qc"))
+        assert [data_of(reply) for reply in replies] == [[[1]], [[1]]]
+    assert calls == [2] * 5
+
+
+@pytest.mark.parametrize(("declared", "calls"), [("x", [4]), ("xy", [2, 2])])
+def test_signature_says_whether_several_tensors_are_a_batch(declared: str, calls: list[int]) -> None:
+    seen: list[int] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        seen.append(len(rows))
+        return [row["data"] for row in rows]
+
+    inputs = tuple(TensorSpec(name=name, datatype="INT64", shape=(1,)) for name in declared)
+    runner = runner_of(handle, spec=spec_of(key=LOAD.spec.key, handler="h", signature=Signature(inputs=inputs)))
+    replies = replies_of(runner, of_tensors("a", 1, 2), of_tensors("b", 3, 4))
+    assert [data_of(reply) for reply in replies] == [[[1], [2]], [[3], [4]]]
+    assert seen == calls
+
+
+def test_call_that_was_shared_in_vain_is_made_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    """A model of two inputs and two outputs looks like one whose rows have nothing to do with one another."""
+    calls: list[int] = []
+
+    def handle(rows: list[Any], context: Any) -> list[Any]:
+        calls.append(len(rows))
+        first, second = rows
+        return [first["data"], second["data"]]
+
+    runner = runner_of(handle)
+    replies_of(runner, of_tensors("first", 1, 2))
+    for _ in range(2):
+        replies = replies_of(runner, of_tensors("a", 3, 4), of_tensors("b", 5, 6))
+        assert [data_of(reply) for reply in replies] == [[[3], [4]], [[5], [6]]]
+    assert calls == [2, 4, 2, 2, 2, 2]

@@ -39,9 +39,11 @@ class BaseEnvelope:
     ``alone``: set by ``unpack`` when this request's rows must have a call of the handler for themselves.
     ``answer_begun``: pieces of the answer have gone out before ``pack``, so that it can have no headers any more.
     ``one_document``: the answer is one, of which a handler that streams can send nothing before the end.
+    ``input_names``: of its tensors, where it has such.
     """
 
     alone = False
+    input_names: Sequence[str] = ()
     answer_begun = False
     one_document = False
     parse_input: Callable[[list[Row]], Iterable[Any]]
@@ -82,11 +84,15 @@ class BaseEnvelope:
                 answers[request] = request.envelope.pack(own, context, opened.index(request))
         return [answers[request] for request in opened]
 
-    def before_call(self, context: Any) -> None:
-        """What to put on the context while the handler has a request of its own."""
+    def before_call(self, context: Any, owners: Sequence[OpenedRequest] = ()) -> None:
+        """What to put on the context while the handler has these requests' rows. Its own request is the first."""
 
     def after_call(self, context: Any) -> None:
         """Undoes ``before_call``."""
+
+    def set_apart(self) -> bool:
+        """A call that it shared has failed. True: it should have had one for itself, as its like will have."""
+        return False
 
 
 class OpenedRequest:
@@ -133,7 +139,7 @@ def requests_shown(owners: Sequence[OpenedRequest], context: Any) -> Iterator[No
     context.request_processor = [request.processor for request in owners]
     envelope = owners[0].envelope
     if envelope is not None:
-        envelope.before_call(context)
+        envelope.before_call(context, owners)
     try:
         yield
     finally:

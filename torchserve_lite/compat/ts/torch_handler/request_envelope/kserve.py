@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ts.torch_handler.request_envelope.base import (
     BaseEnvelope,
+    OpenedRequest,
     Row,
     bad_request,
     expect_count,
@@ -35,7 +37,7 @@ class KServeEnvelope(BaseEnvelope):
         self._tensors = KServev2Envelope(self._entry_point) if is_v2 else None
         if self._tensors is not None:
             rows = self._tensors.unpack({"body": document}, context, index)
-            self.alone = self._tensors.alone
+            self.alone, self.input_names = self._tensors.alone, self._tensors.input_names
             return rows
         self._key = "explanations" if header_is_true(context, index, "explain") else "predictions"
         rows = instances_of(document)
@@ -50,13 +52,16 @@ class KServeEnvelope(BaseEnvelope):
         with unsendable_told():
             return {self._key: [listed(entry) if hasattr(entry, "tolist") else entry for entry in results]}
 
-    def before_call(self, context: Any) -> None:
+    def before_call(self, context: Any, owners: Sequence[OpenedRequest] = ()) -> None:
         if self._tensors is not None:
-            self._tensors.before_call(context)
+            self._tensors.before_call(context, owners)
 
     def after_call(self, context: Any) -> None:
         if self._tensors is not None:
             self._tensors.after_call(context)
+
+    def set_apart(self) -> bool:
+        return self._tensors is not None and self._tensors.set_apart()
 
 
 def instances_of(document: dict[str, Any]) -> list[Any]:

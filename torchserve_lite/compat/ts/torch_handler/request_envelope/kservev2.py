@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ts.torch_handler.request_envelope.base import (
     BaseEnvelope,
+    OpenedRequest,
     Row,
     bad_request,
     expect_count,
@@ -66,6 +67,7 @@ _KNOWN = (*_NUMPY_NAMES, "BF16", "BYTES")
 _MOST_DIMENSIONS = 32  # numpy 1 has no more
 _LARGEST_DIMENSION = 2**63 - 1
 _MOST_INPUTS = 1000
+_MOST_LEARNED = 1000  # sets of names; clients may give each request its own
 _MOST_OTHER_KEYS = 16  # of a tensor; each of its elements gets them
 
 
@@ -73,7 +75,10 @@ class KServev2Envelope(BaseEnvelope):
     """One row per input tensor, ``{name, shape, datatype, data}`` with ``data`` nested as ``shape`` says. A BYTES
     tensor is one row per element, whose ``data`` is the element.
 
-    Several inputs belong together, and a model of two inputs takes its two rows in one call: the request is ``alone``.
+    Several inputs may be the two inputs of a model, which takes their rows in one call, or a batch. Where
+    ``signature`` names one input, they are a batch, and the call may be shared; where it names several, the request is
+    ``alone``. Where nothing says it, the answers do (``learned``, by the names of the inputs): a request of such names
+    was alone, and there was a result for each row. None: nothing is learned.
     ``output_names``: "predict" gives one input's output that name (``explain`` for an explanation) and the result's
     true shape; "inputs" names every output after an input and flattens it, as TorchServe 0.12 does.
     ``signature``: what the model config says of the model's tensors, each with name, datatype and shape. The outputs of
@@ -82,6 +87,7 @@ class KServev2Envelope(BaseEnvelope):
 
     output_names = "predict"
     signature: Any = None
+    learned: dict[tuple[str, ...], bool] | None = None
     one_document = True
 
     def unpack(self, row: Row, context: Any, index: int) -> list[Any]:
@@ -93,10 +99,10 @@ class KServev2Envelope(BaseEnvelope):
             tensors.append(tensor_rows(tensor, f"inputs[{i}]", behind))
             expect_few_rows(sum(map(len, tensors)))
         behind.expect_end()
-        self._names = [rows[0]["name"] for rows in tensors]
+        self.input_names = [rows[0]["name"] for rows in tensors]
         self._counts = [len(rows) for rows in tensors]
-        if len(set(self._names)) < len(self._names):
-            name = next(name for name in self._names if self._names.count(name) > 1)
+        if len(set(self.input_names)) < len(self.input_names):
+            name = next(name for name in self.input_names if self.input_names.count(name) > 1)
             raise bad_request(f'"inputs" has more than one tensor of the name "{name:.80}"; each needs its own.')
         given_id = document.get("id")
         if given_id is not None and not isinstance(given_id, str):
@@ -107,21 +113,23 @@ class KServev2Envelope(BaseEnvelope):
         self._declared = [output.name for output in outputs]
         self._parameters = dict(_object_at(document, "parameters", "The body"))
         self._binary = _flag(self._parameters.pop("binary_data_output", False), "binary_data_output", "The body")
-        possible = {*(self._declared or [self._verb]), *self._names}
+        possible = {*(self._declared or [self._verb]), *self.input_names}
         self._wanted = _wanted_outputs(document, possible, self._binary)
-        self.alone = len(tensors) > 1
+        self.alone = len(tensors) > 1 and not self._inputs_are_a_batch()
         return [row for rows in tensors for row in rows]
 
     def pack(self, results: list[Any], context: Any, index: int) -> Any:
         """An output is made of all rows of an input or, where the handler made one of them, of a result of its own."""
-        expect_count(results, sum(self._counts), alone=self.alone)
+        expect_count(results, sum(self._counts), alone=len(self._counts) > 1)
+        if self.alone and self.learned is not None and len(self.learned) < _MOST_LEARNED:
+            self.learned.setdefault(tuple(self.input_names), len(results) == sum(self._counts))
         if len(results) == sum(self._counts):
             ends = itertools.accumulate(self._counts)
             groups = [results[end - count : end] for count, end in zip(self._counts, ends, strict=True)]
         else:
             groups = [[result] for result in results]
-        if len(groups) > len(self._names):
-            expect_count(results, len(self._names))
+        if len(groups) > len(self.input_names):
+            expect_count(results, len(self.input_names))
         made = dict(zip(self._names_of(groups), groups, strict=False))
         if len(groups) == 1 and len(self._declared) > 1 and _have_keys(groups[0], self._declared):
             made = {name: [result[name] for result in groups[0]] for name in self._declared}
@@ -152,12 +160,12 @@ class KServev2Envelope(BaseEnvelope):
         }
         return with_tensors(answer, tensors, context, index) if tensors else answer
 
-    def _names_of(self, groups: list[list[Any]]) -> list[str]:
+    def _names_of(self, groups: list[list[Any]]) -> Sequence[str]:
         if self.output_names == "inputs":
-            return self._names
+            return self.input_names
         if len(groups) == len(self._declared):
             return self._declared
-        return [self._verb] if len(groups) == 1 else self._names
+        return [self._verb] if len(groups) == 1 else self.input_names
 
     def _around_raw(self, behind: BytesBehind) -> dict[str, Any]:
         """The document that stands for a body without JSON, which is all data of the model's only input."""
@@ -175,8 +183,24 @@ class KServev2Envelope(BaseEnvelope):
             tensor["parameters"] = {"binary_data_size": behind.left}
         return {"inputs": [tensor], "parameters": {"binary_data_output": True}}
 
-    def before_call(self, context: Any) -> None:
-        context.input_names = self._names
+    def _declares_inputs(self) -> bool:
+        return self.signature is not None and len(self.signature.inputs) > 0
+
+    def _inputs_are_a_batch(self) -> bool:
+        if self._declares_inputs():
+            return len(self.signature.inputs) == 1
+        return self.learned is not None and self.learned.get(tuple(self.input_names), False)
+
+    def set_apart(self) -> bool:
+        if self.alone or len(self._counts) == 1 or self.learned is None or self._declares_inputs():
+            return False
+        self.learned[tuple(self.input_names)] = False
+        self.alone = True
+        return True
+
+    def before_call(self, context: Any, owners: Sequence[OpenedRequest] = ()) -> None:
+        envelopes = dict.fromkeys(owner.envelope for owner in owners) or [self]
+        context.input_names = [name for envelope in envelopes for name in envelope.input_names]
         context.input_request_id = self._id
         context.input_parameters = self._parameters
 
