@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,7 +23,7 @@ from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.archive.unpacking.cache import ArchiveCache
 from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.descriptors import raise_descriptor_limit
-from torchserve_lite.config.settings import Config, ModelsConfig
+from torchserve_lite.config.settings import Config, ModelsConfig, TracingConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 0.1  # seconds between two looks at what is not ready yet
+_FLUSH_TRACES = 5.0  # seconds that a stop waits for a collector at most, if there is as much time
+_LEAST_TO_FLUSH = 0.5  # and where there is none
 _SCRATCH = "torchserve-lite-models-"
 
 
@@ -167,6 +169,9 @@ async def serving_core(
     ``failures``: where workers' are kept, if anywhere."""
     async with AsyncExitStack() as stack:
         scratch = stack.enter_context(_scratch_folder())
+        watch = RequestWatch()
+        if config.tracing.exporter == "otlp" and not config.tracing.disabled:
+            await stack.enter_async_context(_tracing(config.tracing, watch, shutdown))
         metrics = ServerMetrics(config.metrics)
         registry = ModelRegistry()
         stack.callback(registry.close)
@@ -205,7 +210,6 @@ async def serving_core(
             saved = await stack.enter_async_context(Snapshots(config.snapshots, registry, engine, shutdown))
             manager.changed.append(saved.changed)
             manager.recorded = saved.written
-        watch = RequestWatch()
         plane = LocalDataPlane(engine, registry, metrics, watch, server_timing=config.http.server_timing)
         workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(
@@ -264,6 +268,23 @@ def _console_feed(config: Config, core: Core, failures: Recent[SeenFailure]) -> 
         tokens=config.access.tokens,
         model_api=config.access.model_api,
     )
+
+
+def _tracing(config: TracingConfig, watch: RequestWatch, shutdown: Shutdown) -> AbstractAsyncContextManager[None]:
+    try:
+        from torchserve_lite.telemetry.tracing import tracing
+    except ImportError as error:
+        raise ConfigurationError(
+            f"tracing=otlp needs OpenTelemetry, of which {error.name} is missing: "
+            "pip install 'torchserve-lite[traces]', or set tracing=off."
+        ) from error
+    if config.protocol not in ("", "http/protobuf"):
+        log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL=%s is not what traces are sent by: they go over HTTP as protobuf, which "
+            "collectors take on port 4318.",
+            config.protocol,
+        )
+    return tracing(config, watch, lambda: min(_FLUSH_TRACES, max(shutdown.remaining(), _LEAST_TO_FLUSH)))
 
 
 def _import_grpc() -> None:

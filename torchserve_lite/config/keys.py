@@ -202,6 +202,9 @@ _TABLE = (
     _key("metrics_config", path),  # the file is read in loading.py
     _key("disable_system_metrics", inverted, "false", "metrics.system_metrics"),
     _key("metric_time_interval", seconds, "60", "metrics.interval"),
+    # Traces. Where they go is said by OpenTelemetry's own variables
+    _key("tracing", choice("off", "otlp"), "off", "tracing.exporter"),
+    _key("traces_per_second", integer(), "50", "tracing.per_second"),
     # Who is let in
     _key("disable_token_authorization", inverted, "false", "access.tokens", flag="--disable-token-auth"),
     _key("token_expiration_min", minutes, "60", "access.token_lifetime", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),

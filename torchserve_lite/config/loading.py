@@ -26,6 +26,7 @@ from torchserve_lite.config.settings import (
     ServiceManagerConfig,
     SnapshotConfig,
     TlsConfig,
+    TracingConfig,
     WorkerConfig,
 )
 from torchserve_lite.config.snapshots import ConfigurationFile, kept_properties
@@ -73,6 +74,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
             metrics_folder=None if metrics.mode == "prometheus" else Path(environ.get("METRICS_LOCATION") or "logs"),
             **pieces["logs"],
         ),
+        tracing=_tracing(pieces["tracing"], environ),
         service_manager=_service_manager(environ),
         source=file,
         notices=tuple(lines),
@@ -111,6 +113,17 @@ def snapshot_folder(environ: Mapping[str, str]) -> Path:
 
 def log_folder(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("LOG_LOCATION") or "logs")
+
+
+def _tracing(piece: Mapping[str, Any], environ: Mapping[str, str]) -> TracingConfig:
+    """OpenTelemetry's variables are what every program obeys that it is in."""
+    return TracingConfig(
+        **piece,
+        sampler_chosen=bool(environ.get("OTEL_TRACES_SAMPLER")),
+        delay_chosen=bool(environ.get("OTEL_BSP_SCHEDULE_DELAY")),
+        disabled=environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+        protocol=environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "",
+    )
 
 
 def _s3_credentials(environ: Mapping[str, str]) -> S3Credentials | None:

@@ -207,6 +207,20 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TracingConfig:
+    """Where to, and as whom, is said by OpenTelemetry's own variables (``OTEL_...``), which its package reads.
+    ``sampler_chosen``: they say as well which requests are traced; else it is ``per_second`` of those that belong to no
+    trace yet, 0 for all."""
+
+    exporter: str = "off"  # or otlp
+    per_second: int = 50
+    sampler_chosen: bool = False
+    delay_chosen: bool = False  # OTEL_BSP_SCHEDULE_DELAY says how often spans are sent
+    disabled: bool = False  # OTEL_SDK_DISABLED
+    protocol: str = ""  # OTEL_EXPORTER_OTLP_PROTOCOL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogConfig:
     folder: Path | None = Path("logs")  # LOG_LOCATION; None: no files
     metrics_folder: Path | None = None  # METRICS_LOCATION; None: metrics are not logged
@@ -245,6 +259,7 @@ class Config:
     models: ModelsConfig = ModelsConfig()
     downloads: DownloadConfig = DownloadConfig()
     metrics: MetricsConfig = MetricsConfig()
+    tracing: TracingConfig = TracingConfig()
     logs: LogConfig = LogConfig()
     service_manager: ServiceManagerConfig = ServiceManagerConfig()
     snapshots: SnapshotConfig | None = None  # None: none are written

@@ -6,7 +6,6 @@ While nobody listens, nothing is kept, and a request pays for one look at an emp
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -86,14 +85,19 @@ class RequestWatch:
 
     def __init__(self) -> None:
         self.listeners: list[RequestListener] = []
-        self._open: dict[str, tuple[Sequence[RequestListener], list[Job]]] = {}
+        self._open: dict[str, tuple[list[RequestListener], list[Job]]] = {}
 
     def begun(self, job: Job) -> None:
         request = job.request
         if request.verb is Verb.DESCRIBE:  # a question of management
             return
-        if wanting := [listener for listener in self.listeners if listener.begins(request)]:
-            self._open.setdefault(request.part_of or request.id, (wanting, []))[1].append(job)
+        for listener in self.listeners:
+            if listener.begins(request):
+                wanting, jobs = self._open.setdefault(request.part_of or request.id, ([], []))
+                if listener not in wanting:
+                    wanting.append(listener)
+                if job not in jobs:
+                    jobs.append(job)
 
     def ended(self, request_id: str, asked: str, peer: str, status: int | None, seconds: float) -> None:
         found = self._open.pop(request_id, None)

@@ -28,6 +28,9 @@ def headers_of(call: Call) -> dict[str, Any]:
     what is asked as TorchServe tells it, whatever a client says: ``describe``, or whether to ``explain``."""
     headers = _by_name([(part.name, {"content-type": part.content_type}) for part in call.parts])
     headers.update(_joined(header_pairs(call)))
+    if call.trace_context:  # where the server traces, its own span instead of the client's
+        name = next((name for name in headers if name.lower() == "traceparent"), "traceparent")
+        headers[name] = call.trace_context
     if call.verb == "describe":
         headers["describe"] = "True"
     else:

@@ -20,6 +20,7 @@ class CallProcessor(RequestProcessor):
 
     def __init__(self, call: Call) -> None:  # instead of the parent's, which has the headers
         self._call = call
+        self.deadline = None
         self._status_code = 200
         self._reason_phrase = None
         self._headers_set = None
@@ -47,10 +48,11 @@ class Request(OpenedRequest):
     __slots__ = ("answer_begun", "call", "deadline", "emitted", "index", "reply")
 
     def __init__(self, index: int, call: Call, arrived: float) -> None:
-        super().__init__(call.id, CallProcessor(call), None)
+        processor = CallProcessor(call)
+        super().__init__(call.id, processor, None)
         self.index = index
         self.call = call
-        self.deadline = None if call.remaining is None else arrived + call.remaining
+        self.deadline = processor.deadline = None if call.remaining is None else arrived + call.remaining
         self.reply: Reply | None = None
         self.emitted = False
         self.answer_begun = False

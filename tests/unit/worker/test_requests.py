@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from ts.context import RequestHeaders, RequestProcessor, ResponseHeaders
+from ts.context import Context, RequestHeaders, RequestProcessor, ResponseHeaders
 
 from torchserve_lite.ipc.messages import Call, Predict, SentPart, decode_to_worker, encode
 from torchserve_lite.worker.inputs import headers_of
-from torchserve_lite.worker.requests import CallProcessor
+from torchserve_lite.worker.requests import CallProcessor, Request
 
 SENT = (("X-Own", "1"), ("Cookie", "a=1"), ("cookie", "b=2"), ("describe", "client's"), ("url_path", "v1"))
 UNREADABLE = msgspec.Raw(b"\xc1")
@@ -95,3 +95,22 @@ def test_processor_is_untouched_until_something_is_said(
     assert type(copy.deepcopy(processor).get_response_headers()) is ResponseHeaders
     say(fresh)
     assert not fresh.untouched
+
+
+@pytest.mark.parametrize("spelling", ["traceparent", "Traceparent", None])
+def test_handler_finds_the_trace_that_the_server_says(spelling: str | None) -> None:
+    """Which is the server's own span, when it traces: the handler's lie below that."""
+    headers = (("a", "b"),) if spelling is None else ((spelling, "the client's"), ("a", "b"))
+    found = headers_of(Call("id", "predict", (), headers, trace_context="the server's"))
+    assert {name: value for name, value in found.items() if name.lower() == "traceparent"} == {
+        spelling or "traceparent": "the server's"
+    }
+
+
+def test_deadline_of_a_request_is_on_this_processes_clock() -> None:
+    limited, free = (Request(0, Call("id", "predict", (), (), remaining=remaining), 100.0) for remaining in (2.5, None))
+    context = Context("model", "", {}, 1, None, "")
+    context.request_processor = [limited.processor, free.processor]
+    assert (context.get_deadline(0), context.get_deadline(1), context.deadline) == (102.5, None, 102.5)
+    context.request_processor = [free.processor]
+    assert context.deadline is None

@@ -58,6 +58,7 @@ class RequestProcessor:
         self._reason_phrase: str | None = None
         self._headers_set: ResponseHeaders | None = None  # made when asked for: most answers have none
         self._request_header = request_header
+        self.deadline: float | None = None  # a reading of time.monotonic(); TorchServe tells of none
 
     @property
     def untouched(self) -> bool:
@@ -94,6 +95,11 @@ class RequestProcessor:
 
     def get_response_header(self, key: str) -> Any:
         return self._response_header.get(key)
+
+
+def _deadline_of(processor: RequestProcessor) -> float | None:
+    """Also of one that somebody made for a test, in TorchServe's way."""
+    return getattr(processor, "deadline", None)
 
 
 def _unwatched(stage: str, row: int) -> None:
@@ -173,6 +179,17 @@ class Context:
 
     def get_request_id(self, idx: int = 0) -> str | None:
         return self.request_ids.get(idx) if self.request_ids else None
+
+    @property
+    def deadline(self) -> float | None:
+        """When the first of the requests is to be answered, as ``time.monotonic()`` will read then; None when all of
+        them can wait. TorchServe has no such thing."""
+        deadlines = [own for own in map(_deadline_of, self._request_processor or ()) if own is not None]
+        return min(deadlines, default=None)
+
+    def get_deadline(self, idx: int = 0) -> float | None:
+        """When this request is to be answered, likewise."""
+        return _deadline_of(self._request(idx))
 
     def get_request_header(self, idx: int, key: str) -> Any:
         return self._request(idx).get_request_property(key)
