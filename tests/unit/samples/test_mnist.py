@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def test_picture_is_recognised_when_it_is_coloured_and_larger(mnist: testing.Loa
     picture = io.BytesIO()
     Image.open(DIGITS / "7.png").convert("RGB").resize((112, 112)).save(picture, "PNG")
     assert mnist([{"body": picture.getvalue()}]) == [7]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "shape"),
+    [
+        pytest.param([[0.0] * 28] * 28, "[28, 28]", id="no channel"),
+        pytest.param([[[0.0] * 8] * 8], "[1, 8, 8]", id="another size"),
+        pytest.param([0.0] * 784, "[784]", id="flat"),
+        pytest.param([], "[0]", id="empty"),
+    ],
+)
+def test_numbers_of_another_shape_are_their_senders_mistake(
+    mnist: testing.LoadedHandler, numbers: Any, shape: str
+) -> None:
+    """The network failed, with 500 for the whole batch."""
+    from ts.utils.util import InvalidRow
+
+    right = (DIGITS / "7.png").read_bytes()
+    with pytest.raises(InvalidRow, match=re.escape(f"the shape {shape}; a digit is [1, 28, 28]")) as refused:
+        mnist([{"data": right}, {"data": numbers}])
+    assert (refused.value.row, refused.value.error_code) == (1, 400)
 
 
 def test_each_instance_is_explained_pixel_by_pixel(mnist: testing.LoadedHandler) -> None:
