@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,15 @@ async def test_model_with_more_modules_than_can_be_asked_about_is_served_all_the
         (folder / f"{'a' * 120}{number}.py").touch()
     bring(folder / "PIL.py")
     assert await ask("forked", folder, "PIL") == ("its own", False)
+
+
+async def test_model_with_an_interpreter_of_its_own_is_run_by_it_also_for_a_debugger(folder: Path) -> None:
+    """The handler ran in the server, and did not find what had been installed for it."""
+    async with served("inline", folder, engine={"files": {"python": sys.executable}}) as model:
+        assert model.pids != [os.getpid()]
+        assert (await model.ask(b"calendar")) != b""
+
+
+async def test_handler_runs_in_this_process_for_a_debugger_where_it_needs_no_other(folder: Path) -> None:
+    async with served("inline", folder) as model:
+        assert model.pids == [os.getpid()]
