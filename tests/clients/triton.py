@@ -31,6 +31,9 @@ def calls(outcomes, name, module, client):
     def infer(case, model, inputs, **named):
         call(case, lambda: client.infer(model, inputs, **named).as_numpy("predict"))
 
+    def in_sequence(step):
+        return client.infer("sum", number[step], sequence_id=7, sequence_start=step == 1, sequence_end=step == 3)
+
     nought = tensor(module, NOUGHT, "FP32")
     call("live", client.is_server_live)
     call("ready", client.is_server_ready)
@@ -48,6 +51,9 @@ def calls(outcomes, name, module, client):
     infer("unknown model", "other", nought)
     infer("unknown version", "mnist", nought, model_version="9")
     infer("handler fails", "failing", nought)
+    infer("too late", "mnist", nought, timeout=1)
+    number = {step: tensor(module, np.array([step], dtype=np.int64), "INT64") for step in (1, 2, 3)}
+    call("sequence", lambda: [in_sequence(step).as_numpy("predict").tolist() for step in (1, 2, 3)])
     shared = module.InferInput("input-0", [1], "INT8")
     shared.set_shared_memory("region", 1)
     infer("shared memory", "echo", [shared])

@@ -42,6 +42,18 @@ def handle(data, context):
     if data:
         raise ValueError("the handler's own")
 """
+SUM = """
+sums = {}
+
+def handle(data, context):
+    return data and [add(context, index, row["data"][0]) for index, row in enumerate(data)]
+
+def add(context, index, number):
+    sequence = context.get_sequence_id(index)
+    starts = context.get_request_header(index, context.header_key_sequence_start) == "true"
+    sums[sequence] = number + (0 if starts else sums[sequence])
+    return [sums[sequence]]
+"""
 
 Outcomes = dict[str, dict[str, Any]]
 
@@ -64,7 +76,8 @@ async def server(mnist_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_model(store, "echo", ECHO, config="{batchSize: 8, maxBatchDelay: 20, maxWorkers: 1}")
     write_model(store, "spare", ECHO)
     write_model(store, "failing", FAILING)
-    settings = {"load_models": "mnist.mar,echo,failing", "enable_model_api": "true", "default_workers_per_model": "1"}
+    write_model(store, "sum", SUM, config="{sequenceBatching: true, sequenceMaxIdleMSec: 60000}")
+    settings = {"load_models": "mnist.mar,echo,failing,sum", "enable_model_api": "true", "default_workers_per_model": "1"}
     async with running(folder, store, settings) as made:
         yield made
 
@@ -127,6 +140,7 @@ TRITON = {
     "not finite": [["nan", "inf"]],
     "BF16": [[1.0, -2.0]],
     **NUMBERS,
+    "sequence": [[1], [3], [6]],
     "load": None,
     "loaded": NUMBERS["INT8"],
     "unload": None,
@@ -168,8 +182,8 @@ VALUES: dict[str, Any] = {
     "triton http many": [[number] for number in range(16)],
     "triton http model metadata": {"name": "mnist", "versions": ["1.0"], "platform": "pytorch", **SIGNATURE},
     "triton http version metadata": {"name": "mnist", "versions": ["1.0"], "platform": "pytorch", **SIGNATURE},
-    "triton grpc metadata": ["binary_tensor_data", "model_repository", "parameters"],
-    "triton grpc index": ["echo", "failing", "mnist", "spare"],
+    "triton grpc metadata": ["binary_tensor_data", "model_repository", "parameters", "sequence"],
+    "triton grpc index": ["echo", "failing", "mnist", "sum", "spare"],
 }
 NOT_FOUND, INVALID = "Model not found", "StatusCode.INVALID_ARGUMENT"
 ERRORS: dict[str, str] = {
@@ -190,6 +204,7 @@ ERRORS: dict[str, str] = {
     "triton http unknown model": "[404] Model not found",
     "triton http unknown version": "[404] Model version",
     "triton http handler fails": "[500]",
+    "triton http too late": "[504]",
     "triton http shared memory": "[400]",
     "triton http load unknown": "[404] Model not found",
     "triton http unloaded": "[404] Model not found",
@@ -200,6 +215,7 @@ ERRORS: dict[str, str] = {
     "triton grpc unknown model": "[StatusCode.NOT_FOUND]",
     "triton grpc unknown version": "[StatusCode.NOT_FOUND]",
     "triton grpc handler fails": "[StatusCode.INTERNAL]",
+    "triton grpc too late": "[StatusCode.DEADLINE_EXCEEDED]",
     "triton grpc shared memory": "[StatusCode.INVALID_ARGUMENT]",
     "triton grpc load unknown": "[StatusCode.NOT_FOUND]",
     "triton grpc unloaded": "[StatusCode.NOT_FOUND]",

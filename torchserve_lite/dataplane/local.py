@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from torchserve_lite.core.jobs import Job, Outcome, Told
-from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
 from torchserve_lite.dataplane.served_models import ServedModels
+from torchserve_lite.dataplane.v2_parameters import obeyed
 from torchserve_lite.engine.interface import Engine
 from torchserve_lite.errors import DeadlineExceeded, ModelLoading, ServingError
 from torchserve_lite.management.registry import ModelRegistry
@@ -47,6 +48,8 @@ class LocalDataPlane:
     def begin(self, request: InferenceRequest, told: Told) -> Job:
         deployment = self._registry.resolve(request.model, request.version)
         spec = deployment.spec
+        if request.envelope is Envelope.KSERVE_V2:
+            request = obeyed(request, spec.sequences)
         # A question of management is in no figure of the model.
         figures = None if request.verb is Verb.DESCRIBE else self._metrics.model(spec.key)
         if figures is not None:

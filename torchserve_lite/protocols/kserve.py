@@ -9,7 +9,7 @@ from torchserve_lite.errors import ModelLoading, ServingError
 from torchserve_lite.management.access import Access
 from torchserve_lite.management.repository import ModelRepository
 
-EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters")
+EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "sequence")
 PLATFORM = "pytorch"  # where a model config does not say it
 
 

@@ -67,6 +67,7 @@ _KNOWN = (*_NUMPY_NAMES, "BF16", "BYTES")
 _MOST_DIMENSIONS = 32  # numpy 1 has no more
 _LARGEST_DIMENSION = 2**63 - 1
 _MOST_INPUTS = 1000
+_FOR_THE_SERVER = frozenset({"headers", "priority", "sequence_end", "sequence_id", "sequence_start", "timeout"})
 _MOST_LEARNED = 1000  # sets of names; clients may give each request its own
 _MOST_OTHER_KEYS = 16  # of a tensor; each of its elements gets them
 
@@ -114,6 +115,8 @@ class KServev2Envelope(BaseEnvelope):
         self._parameters = dict(_object_at(document, "parameters", "The body"))
         self._binary = _flag(self._parameters.pop("binary_data_output", False), "binary_data_output", "The body")
         possible = {*(self._declared or [self._verb]), *self.input_names}
+        for key in [key for key in self._parameters if key in _FOR_THE_SERVER or key.startswith("triton_")]:
+            del self._parameters[key]
         self._wanted = _wanted_outputs(document, possible, self._binary)
         self.alone = len(tensors) > 1 and not self._inputs_are_a_batch()
         return [row for rows in tensors for row in rows]
