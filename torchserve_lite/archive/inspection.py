@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,7 @@ def inspect_archive(archive: Archive) -> Inspection:
             problems.append(str(error))
     problems += _weights_problems(archive)
     return Inspection(
-        entries={
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        },
+        entries=entries_of(folder),
         manifest=manifest.raw,
         config=archive.config.raw,
         entry_point=entry_point,
@@ -73,6 +69,17 @@ def inspect_archive(archive: Archive) -> Inspection:
         problems=tuple(problems),
         notes=(*archive.warnings, *_shadowing(folder)),
     )
+
+
+def entries_of(folder: Path) -> dict[str, int]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def packages_missing(names: Sequence[str], *more_advice: str) -> Iterator[str]:
+    if names:
+        advice = [*map(how_to_install, names), *more_advice]
+        yield f"imports what is not installed here: {', '.join(names)}. {'. '.join(advice)}"
 
 
 def _missing_files(archive: Archive) -> Iterator[str]:
@@ -91,12 +98,9 @@ def _missing_packages(archive: Archive, imports: tuple[ImportedPackage, ...]) ->
     needed = [package.name for package in imports if package.missing]
     if (module := BUILT_IN_HANDLERS.get(archive.manifest.handler)) and not is_installed(module):
         needed.append(module)
-    if not needed:
-        return
-    advice = [how_to_install(module) for module in needed]
-    if file := archive.manifest.requirements_file:
-        advice.append(f"With install_py_dep_per_model=true the server installs what {file} asks for")
-    yield f"imports what is not installed here: {', '.join(needed)}. {'. '.join(advice)}"
+    file = archive.manifest.requirements_file
+    advice = [f"With install_py_dep_per_model=true the server installs what {file} asks for"] if file else []
+    yield from packages_missing(needed, *advice)
 
 
 def _weights_problems(archive: Archive) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +14,23 @@ from typing import Any
 from torchserve_lite.archive.inspection import Inspection, inspect_archive
 from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.errors import ArchiveNotFound
+from torchserve_lite.workflows.archive import MANIFEST_PATH, WorkflowStore
+from torchserve_lite.workflows.inspection import inspect_workflow
 
 EXAMPLES = (
     "torchserve-lite inspect model_store/mnist.mar",
     "torchserve-lite inspect mnist.mar --json",
+    "torchserve-lite inspect pipeline.war",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or the folder of one")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="an archive of a model (.mar) or workflow (.war), or the folder of a model",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = "Nothing of the archive is run. The exit status is 1 when something in it will not work."
 
@@ -31,9 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not file.exists():
         raise ArchiveNotFound(f"There is no archive {file}.")
     with tempfile.TemporaryDirectory() as scratch:
-        store = ModelStore(folder=file.parent, scratch=Path(scratch))
-        with store.open_at(file.name, file) as archive:
-            inspection, digest = inspect_archive(archive), archive.digest
+        if _is_workflow(file):
+            workflow = WorkflowStore(folder=file.parent, scratch=Path(scratch)).open_at(file.name, file)
+            inspection, digest = inspect_workflow(workflow, file.parent), workflow.digest
+        else:
+            store = ModelStore(folder=file.parent, scratch=Path(scratch))
+            with store.open_at(file.name, file) as archive:
+                inspection, digest = inspect_archive(archive), archive.digest
     if arguments.json:
         print(json.dumps({"sha256": digest, **asdict(inspection)}, indent=2, default=str))
     else:
@@ -41,12 +54,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if inspection.problems else 0
 
 
+def _is_workflow(file: Path) -> bool:
+    """By its suffix, or by the manifest in it: an archive may be called anything."""
+    if file.is_dir():
+        return (file / MANIFEST_PATH).exists()
+    if file.suffix == ".war":
+        return True
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return MANIFEST_PATH in archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False  # opening it says what is wrong with it
+
+
 def _report(file: Path, digest: str, inspection: Inspection) -> Iterator[str]:
     yield f"{file}  {_size(sum(inspection.entries.values()))} in {len(inspection.entries)} files"
     if digest:
         yield f"sha256 {digest}"
     yield from _section("Manifest", _pairs(inspection.manifest or {}))
-    yield from _section("Model config", _pairs(inspection.config))
+    yield from _section("Nodes" if "dag" in inspection.config else "Model config", _pairs(inspection.config))
     yield from _section("Entries", (f"{_size(size):>10}  {name}" for name, size in inspection.entries.items()))
     yield from _section("Entry point", [inspection.entry_point] if inspection.entry_point else [])
     yield from _section("Imports", (f"{package.name:<20} {package.where}" for package in inspection.imports))

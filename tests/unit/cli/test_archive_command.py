@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.workflows.wars import war
 from torchserve_lite.archive import builder
 from torchserve_lite.cli import archive as archive_command
 from torchserve_lite.cli import init as init_command
 from torchserve_lite.cli import inspect as inspect_command
 from torchserve_lite.cli import torch_model_archiver
-from torchserve_lite.errors import ArchiveNotFound, BadRequest, Conflict, InvalidArchive
+from torchserve_lite.errors import ArchiveNotFound, BadRequest, Conflict, InvalidArchive, InvalidDAG
 
 Output = pytest.CaptureFixture[str]
 
@@ -147,6 +148,40 @@ def test_inspect_takes_a_folder_and_leaves_it_alone(capsys: Output) -> None:
 
     assert command(inspect_command, "mnist") == 0
     assert sorted(os.listdir("mnist")) == ["MAR-INF", "handler.py"]
+
+
+@pytest.mark.parametrize("file", ["w.war", "by another name"])
+def test_inspect_shows_the_nodes_of_a_workflow(file: str, capsys: Output) -> None:
+    """It was told that it is no archive of a model."""
+    war(Path(), spec="models: {m: {url: m.mar, batch-size: 4}, spare: {url: s.mar}}\ndag: {pre: [m]}\n")
+    Path("w.war").rename(file)
+    assert command(inspect_command, file) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "workflow.workflowName: w",
+        "nodes.pre.function: pre in h.py",
+        "nodes.m.model: m.mar",
+        "nodes.m.batch-size: 4",
+        "dag.pre: m",
+        "spare stands under models and not in the dag",
+        "the node m needs m.mar in the model store",
+        "No problems were found",
+    ):
+        assert text in shown
+    command(inspect_command, file, "--json")
+    assert json.loads(capsys.readouterr().out)["config"]["nodes"]["m"]["model"] == "m.mar"
+
+
+def test_inspect_of_a_workflow_says_what_will_not_work(capsys: Output) -> None:
+    war(Path(), handler="import no_such_package\ndef pre(data, context): pass\n")
+    Path("m.mar").touch()
+    assert command(inspect_command, "w.war") == 1
+    shown = capsys.readouterr().out
+    assert "imports what is not installed here: no_such_package" in shown
+    assert "in the model store" not in shown
+    war(Path(), spec="dag: {a: [b], b: [a]}\n")
+    with pytest.raises(InvalidDAG, match="cycle"):
+        command(inspect_command, "w.war")
 
 
 def test_inspect_of_rubbish_names_the_file() -> None:
