@@ -77,7 +77,11 @@ async def server(mnist_store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     write_model(store, "spare", ECHO)
     write_model(store, "failing", FAILING)
     write_model(store, "sum", SUM, config="{sequenceBatching: true, sequenceMaxIdleMSec: 60000}")
-    settings = {"load_models": "mnist.mar,echo,failing,sum", "enable_model_api": "true", "default_workers_per_model": "1"}
+    settings = {
+        "load_models": "mnist.mar,echo,failing,sum",
+        "enable_model_api": "true",
+        "default_workers_per_model": "1",
+    }
     async with running(folder, store, settings) as made:
         yield made
 

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from torchserve_lite.core.jobs import Job, Outcome, Told
 from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
+from torchserve_lite.core.trace_context import trace_context
 from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
 from torchserve_lite.dataplane.served_models import ServedModels
 from torchserve_lite.dataplane.v2_parameters import obeyed
@@ -17,6 +18,12 @@ from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.server_timing import ServerTiming
+
+
+def _recorded_in(request: InferenceRequest) -> str:
+    """The id of the trace that has this request, if somebody records one."""
+    said = trace_context(request.trace_context) if request.trace_context else None
+    return said.trace_id if said is not None and said.sampled else ""
 
 
 class LocalDataPlane:
@@ -71,7 +78,7 @@ class LocalDataPlane:
                     figures.failed(type(outcome).__name__)
                 else:
                     seconds = job.ended_at - begun
-                    figures.answered(job.waited, seconds)
+                    figures.answered(job.waited, seconds, _recorded_in(request))
                     if self._timing is not None:
                         outcome.timing = self._timing.value(job, seconds)
             told(outcome)

@@ -99,10 +99,10 @@ class ModelFigures:
             for reason in _REASONS[counter.name]:
                 counter.of(*labels, reason)
 
-    def answered(self, waited: float, total: float) -> None:
-        """A successful answer: seconds in the queue, seconds from arrival to answer."""
-        self._queue_time.observe(waited)
-        self._latency.observe(total)
+    def answered(self, waited: float, total: float, trace_id: str = "") -> None:
+        """A successful answer: seconds in the queue, seconds from arrival to answer, and in which trace it is told."""
+        self._queue_time.observe(waited, trace_id)
+        self._latency.observe(total, trace_id)
         self._last_queue_time.value = int(waited * 1000)
         if self._logged:
             self.show_sums()

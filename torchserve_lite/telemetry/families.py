@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms, and their text form (Prometheus exposition format 0.0.4).
+"""Counters, gauges and histograms, and their text forms (Prometheus exposition format 0.0.4, OpenMetrics 1.0).
 
 The stock client library is not used here: it appends ``_total`` to every counter and adds ``_created`` series, while
 dashboards made for TorchServe ask for ``Requests2XX`` and ``ts_inference_latency_microseconds``. Its parser checks our
@@ -8,15 +8,17 @@ output in the tests.
 from __future__ import annotations
 
 import re
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Generic, TypeVar
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-Sample = tuple[str, tuple[tuple[str, str], ...], float]  # suffix, more labels, value
+Sample = tuple[str, tuple[tuple[str, str], ...], float, str]  # suffix, more labels, value, OpenMetrics' exemplar
 
 
 class Value:
@@ -34,22 +36,28 @@ class Value:
         self.value = value
 
     def samples(self) -> Iterator[Sample]:
-        yield "", (), self.value
+        yield "", (), self.value, ""
 
 
 class Distribution:
     """A histogram for one set of labels; ``bounds`` are inclusive upper edges."""
 
-    __slots__ = ("_bounds", "_counts", "sum")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
+        self._exemplars: dict[float, str] = {}  # by upper edge
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
+    def observe(self, value: float, trace_id: str = "") -> None:
+        """``trace_id``: of the trace that tells how this value came about; the last one of each bucket is kept."""
+        bucket = bisect_left(self._bounds, value)
+        self._counts[bucket] += 1
         self.sum += value
+        if trace_id:
+            bound = self._bounds[bucket] if bucket < len(self._bounds) else float("inf")
+            self._exemplars[bound] = f' # {{trace_id="{trace_id}"}} {_number(value)} {time.time():.3f}'
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """(upper edge, how many values were no larger), the last one with all of them."""
@@ -61,9 +69,9 @@ class Distribution:
     def samples(self) -> Iterator[Sample]:
         total = 0
         for bound, total in self.cumulative():
-            yield "_bucket", (("le", _number(bound)),), total
-        yield "_sum", (), self.sum
-        yield "_count", (), total
+            yield "_bucket", (("le", _number(bound)),), total, self._exemplars.get(bound, "")
+        yield "_sum", (), self.sum, ""
+        yield "_count", (), total, ""
 
 
 Kind = TypeVar("Kind", bound=Value | Distribution)
@@ -111,24 +119,43 @@ class Family(Generic[Kind]):
     def lines(self, named: Set[str]) -> Iterator[str]:
         """All samples when the family (or nothing at all) is named, else those that are."""
         whole = not named or self.name in named
-        samples = [line for name, line in self._samples() if whole or name in named]
+        samples = [line for name, line, _ in self._samples() if whole or name in named]
         if whole or samples:
             unit = self.unit.replace("\\", "\\\\").replace("\n", "\\n")
             yield f"# HELP {self.name} Torchserve prometheus {self.kind} metric with unit: {unit}"
             yield f"# TYPE {self.name} {self.kind}"
             yield from samples
 
-    def _samples(self) -> Iterator[tuple[str, str]]:
+    def openmetrics(self, named: Set[str]) -> Iterator[str]:
+        """The whole family when it, any of its samples, or nothing at all is named.
+
+        A counter's name has to end in ``_total`` there. TorchServe's do not, and Prometheus asks for this form before
+        the other: so that dashboards find them in both, they are of the type that nothing is known of.
+        """
+        samples = list(self._samples())
+        if named and self.name not in named and not any(name in named for name, _, _ in samples):
+            return
+        name, kind = self.name, self.kind
+        if kind == "counter":
+            name, kind = (name.removesuffix("_total"), kind) if name.endswith("_total") else (name, "unknown")
+        unit = self.unit.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+        yield f"# TYPE {name} {kind}"
+        yield f"# HELP {name} Torchserve prometheus {self.kind} metric with unit: {unit}"
+        for _, line, exemplar in samples:
+            yield f"{line}{exemplar}"
+
+    def _samples(self) -> Iterator[tuple[str, str, str]]:
+        """Name, line, and the exemplar that only OpenMetrics has."""
         for values, figure in self._figures.items():
             own = tuple(zip(self.labels, values, strict=True))
-            for suffix, more, value in figure.samples():
+            for suffix, more, value, exemplar in figure.samples():
                 name = f"{self.name}{suffix}"
                 pairs = []
                 for label, text in (*own, *more):
                     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
                     pairs.append(f'{label}="{escaped}"')
                 labels = f"{{{','.join(pairs)}}}" if pairs else ""
-                yield name, f"{name}{labels} {_number(value)}"
+                yield name, f"{name}{labels} {_number(value)}", exemplar
 
 
 class Registry:
@@ -163,15 +190,18 @@ class Registry:
     def names(self) -> Sequence[str]:
         return tuple(self._families)
 
-    def render(self, names: Iterable[str] = ()) -> str:
-        """The exposition text; ``names``: only these samples, or all of these families (everything when empty)."""
+    def render(self, names: Iterable[str] = (), *, openmetrics: bool = False) -> str:
+        """The exposition text; ``names``: only these samples, or all of these families (everything when empty).
+        ``openmetrics``: in the form of that name (https://prometheus.io/docs/specs/om/), with exemplars."""
         for refresh in self.before_render:
             refresh()
         named = set(names)
         lines: list[str] = []
         for family in self._families.values():
             if self._exposed is None or family.name in self._exposed:
-                lines.extend(family.lines(named))
+                lines.extend(family.openmetrics(named) if openmetrics else family.lines(named))
+        if openmetrics:
+            lines.append("# EOF")
         return "\n".join(lines) + "\n" if lines else ""
 
     def add(self, family: Family[Value]) -> Family[Value]:

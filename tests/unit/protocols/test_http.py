@@ -646,3 +646,28 @@ async def test_client_of_http_1_0_is_told_as_well_where_the_time_went(front: Fro
     writer.write(b"POST /predictions/tiny HTTP/1.0\r\nContent-Length: 1\r\n\r\n7")
     assert b"\r\nServer-Timing: queue;dur=" in await reader.read()
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("accept", "openmetrics"),
+    [
+        pytest.param("", False, id="no wish"),
+        pytest.param("*/*", False, id="anything"),
+        pytest.param("application/openmetrics-text", True, id="openmetrics"),
+        pytest.param(
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1",
+            True,
+            id="Prometheus",
+        ),
+        pytest.param("text/plain, application/openmetrics-text;q=0.5", False, id="rather plain"),
+    ],
+)
+async def test_metrics_are_told_in_the_form_that_is_asked_for(front: Front, accept: str, openmetrics: bool) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    await front.post("/predictions/tiny", headers={"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
+    url = f"{front.http.addresses['metrics']}/metrics"
+    async with front.client.get(url, headers={"Accept": accept} if accept else {}) as response:
+        text = await response.text()
+    assert response.content_type == ("application/openmetrics-text" if openmetrics else "text/plain")
+    assert (f'# {{trace_id="{trace_id}"}}' in text) is openmetrics
+    assert text.endswith("# EOF\n") is openmetrics

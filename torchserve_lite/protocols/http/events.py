@@ -8,13 +8,12 @@ import codecs
 import json
 import re
 from dataclasses import replace
-from email.message import Message
-from urllib.request import parse_http_list
 
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.errors import ServingError
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
+from torchserve_lite.protocols.http.accept import quality
 
 HEARTBEAT = b": heartbeat\n\n"  # a comment, which keeps proxies and clients from taking the stream for dead
 
@@ -26,18 +25,8 @@ _NO_BUFFERING = "X-Accel-Buffering"  # what nginx, and proxies that follow it, l
 
 
 def accepts_events(accept: str) -> bool:
-    """Whether a client's Accept names events. ``*/*`` does not: it is what everybody sends who has no wish."""
-    if _EVENTS not in accept.lower():
-        return False
-    for text in parse_http_list(accept):
-        media_range = Message()
-        media_range["Content-Type"] = text
-        if media_range.get_content_type() == _EVENTS:
-            try:
-                return float(str(media_range.get_param("q", "1"))) > 0
-            except ValueError:
-                return False
-    return False
+    """Whether a client's Accept names events."""
+    return quality(accept, _EVENTS) > 0
 
 
 class Pieces:

@@ -13,6 +13,7 @@ from torchserve_lite.errors import BadRequest
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.management.manager import ModelManager
 from torchserve_lite.protocols.errors import ErrorForm
+from torchserve_lite.protocols.http.accept import quality
 from torchserve_lite.protocols.http.answers import json_answer
 from torchserve_lite.protocols.http.bodies import Bodies
 from torchserve_lite.protocols.http.management_operations import (
@@ -27,7 +28,7 @@ from torchserve_lite.protocols.http.management_operations import (
     of_version,
 )
 from torchserve_lite.protocols.http.queries import page_of, single_values, whole_number_of
-from torchserve_lite.protocols.http.requests import READ, REQUEST_ID, is_json
+from torchserve_lite.protocols.http.requests import READ, REQUEST_ID, header, is_json
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.protocols.management import (
     ACCEPTED,
@@ -41,7 +42,7 @@ from torchserve_lite.protocols.management import (
 )
 from torchserve_lite.protocols.registration import MOST_WORKERS, Registration, parameters_of, registration_of
 from torchserve_lite.telemetry.catalogue import ServerMetrics
-from torchserve_lite.telemetry.families import CONTENT_TYPE
+from torchserve_lite.telemetry.families import CONTENT_TYPE, OPENMETRICS
 
 _KEPT_BY_AN_UPDATE = {"min_worker", "max_worker", "initial_workers", "max_workers", "model_name"}
 
@@ -176,5 +177,9 @@ class MetricsRoutes:
         group.add(READ, "/metrics", self.show, METRICS)
 
     async def show(self, request: web.Request) -> InferenceResponse:
-        text = self._metrics.registry.render(request.query.getall("name[]", ()))
-        return InferenceResponse(text.encode(), content_type=CONTENT_TYPE)
+        """As OpenMetrics, with exemplars, for who prefers it: Prometheus asks for both."""
+        accept = header(request, "Accept")
+        openmetrics = quality(accept, OPENMETRICS.partition(";")[0])
+        wanted = openmetrics > 0 and openmetrics >= quality(accept, "text/plain")
+        text = self._metrics.registry.render(request.query.getall("name[]", ()), openmetrics=wanted)
+        return InferenceResponse(text.encode(), content_type=OPENMETRICS if wanted else CONTENT_TYPE)
