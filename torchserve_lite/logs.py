@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp.http import HttpProcessingError
 
 from torchserve_lite.config.settings import LogConfig
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.telemetry.log_sinks import FileTarget, Sink, SinkHandler, running
 from torchserve_lite.telemetry.metric_lines import HANDLER_LINES, SERVER_LINES
 
@@ -33,7 +34,7 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[Callable
     bring a form of its own. Yields what opens the files anew, for when somebody has moved them away.
     """
     root = logging.getLogger()
-    layout = _JsonLayout() if config.form == "json" else _Layout()
+    layout = _JsonLayout() if config.form == "json" else _Layout(with_request_ids=config.request_ids)
     if console.formatter is None:
         console.setFormatter(layout)
     with ExitStack() as stack:
@@ -134,9 +135,14 @@ class _MalformedRequests(logging.Filter):
 
 class _Layout(logging.Formatter):
     """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``, of metrics time and message alone; lines of the
-    access log come laid out."""
+    access log come laid out.
 
-    def __init__(self) -> None:
+    ``with_request_ids``: at the end of a line that is about requests, ``[request ID]``. TorchServe's form has none, and
+    programs take what a handler prints for the whole message: a JSON document would be none any more.
+    """
+
+    def __init__(self, *, with_request_ids: bool) -> None:
+        self._with_request_ids = with_request_ids
         super().__init__(
             "%(asctime)s,%(msecs)03d [%(levelname)-5s] %(source)s %(name)s - %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
@@ -154,7 +160,11 @@ class _Layout(logging.Formatter):
                 record.levelname = "WARN"
             if not hasattr(record, "source"):
                 record.source = "main"
-            line = record.laid_out = super().format(record)
+            line = super().format(record)
+            if self._with_request_ids and (ids := getattr(record, "request_ids", RequestIds())).ids:
+                first, newline, traceback = line.partition("\n")
+                line = f"{first} [{ids}]{newline}{traceback}"
+            record.laid_out = line
         return line
 
 
@@ -167,13 +177,18 @@ class _JsonLayout(logging.Formatter):
         if line is None and record.name == _ACCESS.name:
             line = record.getMessage()
         elif line is None:
-            told = {
+            told: dict[str, object] = {
                 "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
                 "level": record.levelname,
                 "source": getattr(record, "source", "main"),
                 "logger": record.name,
                 "message": record.getMessage(),
             }
+            ids = getattr(record, "request_ids", RequestIds())
+            if ids.ids:
+                told["request_ids"] = ids.ids
+            if ids.more:
+                told["more_requests"] = ids.more
             if record.exc_info:
                 told["traceback"] = self.formatException(record.exc_info)
             line = json.dumps(told)

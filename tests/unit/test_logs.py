@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from torchserve_lite.config.settings import LogConfig
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.telemetry.log_sinks import SinkHandler
 
@@ -146,3 +147,31 @@ def test_level_holds_for_the_servers_lines_and_not_for_handlers(tmp_path: Path, 
     assert "chatter" not in console.getvalue()
     assert "of a handler" in console.getvalue()
     assert "a request" in console.getvalue()
+
+
+ABOUT = {"source": "W-m_1.0-stdout", "request_ids": RequestIds.of(["a", "b", "c", "d"])}
+
+
+def test_json_line_names_its_requests(tmp_path: Path, console: io.StringIO) -> None:
+    with logging_to(LogConfig(folder=tmp_path, form="json"), SinkHandler(console)):
+        logging.getLogger("MODEL_LOG").info("of a batch", extra=ABOUT)
+        logging.getLogger("MODEL_LOG").info("of nobody", extra={"request_ids": RequestIds()})
+        logging.getLogger("some.module").info("of the server")
+    batch, *others = [json.loads(line) for line in console.getvalue().splitlines()]
+    assert batch["request_ids"] == ["a", "b", "c", "d"]
+    assert all("request_ids" not in line for line in others)
+
+
+@pytest.mark.parametrize(
+    ("switched_on", "end"),
+    [
+        pytest.param(False, 'MODEL_LOG - {"loss": 1}', id="off: TorchServe's form"),
+        pytest.param(True, 'MODEL_LOG - {"loss": 1} [requests a, b, c and 1 more]', id="on"),
+    ],
+)
+def test_line_of_text_names_its_requests_where_that_is_wanted(
+    switched_on: bool, end: str, tmp_path: Path, console: io.StringIO
+) -> None:
+    with logging_to(LogConfig(folder=tmp_path, request_ids=switched_on), SinkHandler(console)):
+        logging.getLogger("MODEL_LOG").info("%s", '{"loss": 1}', extra=ABOUT)
+    assert console.getvalue().endswith(f"{end}\n")

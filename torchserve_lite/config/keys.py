@@ -193,6 +193,7 @@ _TABLE = (
         for what in ("id", "start", "end")
     ),
     _key("log_format", choice("text", "json"), "text", "logs.form", flag="--log-format"),
+    _key("log_request_ids", boolean, "false", "logs.request_ids"),
     _key("log_level", choice("debug", "info", "warning", "error"), "info", "logs.level", flag="--log-level"),
     # Metrics. The modes to come have a notice of their own, because this key does something today
     _key("enable_metrics_api", boolean, "true", "http.enable_metrics_api"),

@@ -47,6 +47,7 @@ MEANINGS: Mapping[str, str] = {
     "python": "The interpreter of workers; without it the server's own.",
     "autoscale": "Whether the number of a model's workers follows the load between minWorkers and maxWorkers.",
     "log_format": "How log lines look: text as TorchServe writes it, or json, an object a line.",
+    "log_request_ids": "Whether lines of text end with the ids of the requests that they are about.",
     "log_level": "Least severe log lines of the server that are written: debug, info, warning or error.",
     "worker_affinity": "Whether each worker is bound to a core of its own where that helps.",
     "worker_launcher": "How workers are started: forked, shared, exec or inline.",

@@ -26,7 +26,7 @@ from torchserve_lite.worker import steps, streaming
 from torchserve_lite.worker.failures import Failures, chosen, failed, refused
 from torchserve_lite.worker.handlers import Envelopes, Handler, StageMark
 from torchserve_lite.worker.inputs import row_of
-from torchserve_lite.worker.log_lines import report
+from torchserve_lite.worker.log_lines import report, working_at
 from torchserve_lite.worker.outputs import JSON, reply_of
 from torchserve_lite.worker.pieces import KeptPieces, PieceTooLarge, excess_of, piece_sender
 from torchserve_lite.worker.requests import Request
@@ -143,6 +143,7 @@ class BatchRunner:
         arrived = time.monotonic() if arrived is None else arrived
         is_cancelled = delivery.is_cancelled
         requests = [Request(index, call, arrived) for index, call in enumerate(calls) if not is_cancelled(index)]
+        working_at(requests, concurrent=delivery.concurrent)
         with self.own_failures_told(requests):
             context = self.handler.context
             if delivery.stage_times is not None:
@@ -158,6 +159,7 @@ class BatchRunner:
                     delivery.emit_known(requests)
                     if left := (yield from self.call_handler(group, context, delivery, self._pack)):
                         groups[:0] = calls_of(left)
+        working_at((), concurrent=delivery.concurrent)
         for request in requests:  # the context knows them until the next batch; what they hold is free at once
             request.rows = []
         for call in calls:

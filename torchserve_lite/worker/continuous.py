@@ -19,6 +19,7 @@ from torchserve_lite.ipc.messages import Answer, BatchDone, FailureKind, Metric,
 from torchserve_lite.worker import steps
 from torchserve_lite.worker.batch import BatchRunner, Delivery
 from torchserve_lite.worker.failures import failed
+from torchserve_lite.worker.log_lines import working_at
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 from torchserve_lite.worker.outputs import reply_of
 from torchserve_lite.worker.pieces import KeptPieces, check_piece
@@ -98,11 +99,13 @@ class ContinuousBatch:
             place = self._places[request.index] = _Place(request, outgoing, index, is_cancelled, KeptPieces())
             joined.places.append(place)
             if not place.is_over:
+                working_at([request])
                 self._runner.unpack([request], self._runner.handler.context)
                 request.alone = call.verb != "predict"
                 if request.reply is None and len(request.rows) != 1:
                     request.reply = failed(_ONE_ROW, FailureKind.REFUSED)
                 self._delivery.emit_known([request])
+        working_at(())
         self._joined.append(joined)
 
     def step(self) -> None:
@@ -128,11 +131,13 @@ class ContinuousBatch:
     def _step(self) -> steps.Steps:
         context = self._runner.handler.context
         requests = [place.request for place in self._places.values() if not place.is_over]
+        working_at(requests)
         with self._runner.own_failures_told(requests):
             for group in calls_of(requests):
                 while group:
                     context.stopping_criteria = None
                     group = yield from self._runner.call_handler(group, context, self._delivery, self._settle)
+        working_at(())
         for request in requests:
             request.rows = [{}]
             for part in request.call.parts:

@@ -14,6 +14,7 @@ from torchserve_lite.core.requests import InferenceRequest, InferenceResponse, P
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import AnswerTooLarge, DeadlineExceeded, NodeFailed, PredictionFailed, ServingError
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.workflows.spec import Node, WorkflowSpec
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ class WorkflowRunner:
                 return await self._ask(node, request, parts)
             except ServingError as error:
                 about = (node_model(request.model, node.name), request.id, attempt, attempts, error)
-                log.warning("Workflow node %s failed for request %s, attempt %d of %d: %s", *about)
+                ids = {"request_ids": RequestIds.of([request.id])}
+                log.warning("Workflow node %s failed for request %s, attempt %d of %d: %s", *about, extra=ids)
                 failure = error
         raise NodeFailed(node.name, failure) from failure
 

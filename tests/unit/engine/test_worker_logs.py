@@ -14,6 +14,7 @@ import pytest
 
 from tests.virtual_time import virtual_time
 from torchserve_lite.engine.launchers.worker_logs import LogPipe, printable
+from torchserve_lite.ipc.log_lines import RequestIds, request_mark
 
 SOURCE = "W-1-tiny_1.0-stdout"
 
@@ -238,3 +239,23 @@ async def test_pipe_that_was_never_used_leaves_no_descriptor_open() -> None:
 )
 def test_control_characters_are_made_visible(raw: str, shown: str) -> None:
     assert printable(raw) == shown
+
+
+@virtual_time
+async def test_lines_name_the_requests_that_the_worker_says_they_are_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A mark at the end of output is no line, and one of lines that are left out counts for those behind them."""
+    a, nobody = (request_mark(ids).encode() for ids in (RequestIds.of(["a"]), RequestIds()))
+    async with pipe() as made:
+        await write(made, b"before\n" + a + b"of a\nhalf" + nobody)
+        await asyncio.sleep(5)  # for as long as half a line waits
+        await write(made, nobody + a)
+        await asyncio.sleep(5)
+        await print_and_end(made, b"again\n" + nobody + b"x\n" * 10_000 + a + b"y\n" * 5, nobody)
+    told = [
+        (record.getMessage(), str(vars(record)["request_ids"]))
+        for record in caplog.records
+        if "request_ids" in vars(record)
+    ]
+    assert told[:5] == [("before", ""), ("of a", "request a"), ("half", "request a"), ("again", "request a"), ("x", "")]
+    assert all(line for line, _ in told)
+    assert made.last_lines()[-1] == "y"

@@ -34,7 +34,7 @@ def add(
     log: AccessLog, status: int, seconds: float, target: str = "/predictions/m?x=1", peer: Any = ("127.0.0.1", 51346)
 ) -> None:
     transport: Any = SimpleNamespace(get_extra_info=lambda name: peer if name == "peername" else None)
-    log.add(peer_name(transport), request_line("POST", target), status, seconds)
+    log.add(peer_name(transport), request_line("POST", target), status, seconds, "a1")
 
 
 @virtual_time
@@ -62,6 +62,7 @@ async def test_json_line_says_the_same_as_an_object() -> None:
         "request": "POST /predictions/m?x=1 HTTP/1.1",
         "status": 500,
         "milliseconds": 18.4,
+        "request_ids": ["a1"],
     }
 
 

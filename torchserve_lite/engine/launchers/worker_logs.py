@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
-from torchserve_lite.ipc.log_lines import unmarked
+from torchserve_lite.ipc.log_lines import RequestIds, last_request_mark, unmarked
 
 _LINE_LIMIT = 64 * 1024  # a longer line is cut in pieces, so that a handler printing without newlines costs no memory
 _LINES_PER_TURN = 100  # of the event loop, about a millisecond; the pipe is not read before they are taken
@@ -45,6 +45,7 @@ class LogPipe:
         self._half_line_timer: asyncio.TimerHandle | None = None
         self._half_line_shown = False
         self._level_of_cut_line: int | None = None
+        self._requests = RequestIds()  # whose the output is just now, as far as the worker has said
         self._second: asyncio.TimerHandle | None = None  # runs while something was taken in the present second
         self._lines_left = _LINES_PER_SECOND
         self._bytes_left = _BYTES_PER_SECOND
@@ -113,7 +114,10 @@ class LogPipe:
 
     def _wait_for_the_other_half(self) -> None:
         if len(self._unread) > _LINE_LIMIT:
-            self._log(self._unread, cut=True)
+            self._log(self._unread, ended=False, cut=True)
+            self._unread = b""
+        if self._unread.startswith(b"\x1eR") and not any(True for _ in unmarked(self._unread, ended=False)):
+            self._requests = last_request_mark(self._unread) or self._requests  # and half a line there is not
             self._unread = b""
         if self._unread and self._half_line_timer is None:
             self._half_line_timer = self._loop.call_later(_HALF_LINE_WAITS, self._show_half_line)
@@ -121,7 +125,7 @@ class LogPipe:
     def _show_half_line(self) -> None:
         self._half_line_timer = None
         if self._unread:
-            self._log(self._unread)
+            self._log(self._unread, ended=False)
             self._unread = b""
             self._half_line_shown = True
 
@@ -129,7 +133,9 @@ class LogPipe:
         lines, newline, self._unread = self._unread.rpartition(b"\n")
         if newline:
             self._left_out += lines.count(b"\n") + 1
-            self._tail.extend(_text(part) for line in lines.rsplit(b"\n", _KEPT)[-_KEPT:] for _, part in unmarked(line))
+            self._requests = last_request_mark(lines) or self._requests
+            kept = lines.rsplit(b"\n", _KEPT)[-_KEPT:]
+            self._tail.extend(_text(part.text) for line in kept for part in unmarked(line))
         if len(self._unread) > _LINE_LIMIT:
             self._left_out += 1
             self._unread = b""
@@ -156,7 +162,7 @@ class LogPipe:
                 timer.cancel()
         self._say_what_was_left_out()
         if self._unread:
-            self._log(self._unread)
+            self._log(self._unread, ended=False)
             self._unread = b""
         if not self._ended.done():
             self._ended.set_result(None)
@@ -176,7 +182,7 @@ class LogPipe:
             if self._turn is None:
                 self._take_turn()
 
-    def _log(self, line: bytes, *, cut: bool = False) -> None:
+    def _log(self, line: bytes, *, ended: bool = True, cut: bool = False) -> None:
         """``cut``: its end has not come yet, and will be logged at the level of its beginning."""
         goes_on, self._half_line_shown = self._half_line_shown, cut
         if goes_on and not line.rstrip(b"\r"):  # the rest of it was a line's end only
@@ -185,12 +191,15 @@ class LogPipe:
         self._lines_left -= 1
         self._bytes_left -= len(line)
         level = self._level_of_cut_line
-        for marked_level, part in unmarked(line):
-            level = marked_level or level
-            text = _text(part)
+        for part in unmarked(line, ended=ended):
+            level = part.level or level
+            self._requests = self._requests if part.requests is None else part.requests
+            text = _text(part.text)
             self._tail.append(text)
             if not self._metric_line_parser(text):
-                MODEL_LOG.log(level or self._level, "%s", printable(text), extra={"source": self._source})
+                about = {"source": self._source, "request_ids": self._requests}
+                MODEL_LOG.log(level or self._level, "%s", printable(text), extra=about)
+        self._requests = last_request_mark(line) or self._requests
         self._level_of_cut_line = level if cut else None
 
 

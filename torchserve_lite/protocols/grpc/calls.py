@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from torchserve_lite.core.requests import Headers
 from torchserve_lite.errors import AnswerNotTaken, BadRequest, ServingError, ShuttingDown
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.management.access import Access, Door
 from torchserve_lite.protocols.errors import ErrorForm, grpc_reply_to
 from torchserve_lite.protocols.grpc.messages import Messages
@@ -43,9 +44,10 @@ class Service:
     form: ErrorForm = ErrorForm.TORCHSERVE
 
 
-def log_unexpected(what: str, error: Exception) -> None:
+def log_unexpected(what: str, error: Exception, request_id: str) -> None:
     """An error that is none of ours: clients are told nothing of it, so the log has to."""
-    log.error("%s failed unexpectedly", what, exc_info=error)
+    about = {"request_ids": RequestIds.of([request_id])}
+    log.error("%s failed unexpectedly (request %s)", what, request_id, exc_info=error, extra=about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Call:
     def end(self, code: grpc.StatusCode, access_log: AccessLog) -> None:
         """What all calls leave behind."""
         seconds = perf_counter() - self._begun
-        access_log.add(self.peer, self._asked, code.value[0], seconds)
+        access_log.add(self.peer, self._asked, code.value[0], seconds, self.request_id)
         for request_id in list(self._messages):
             self.end_message(request_id, code.value[0])
         if self._watch.listeners:
@@ -172,7 +174,8 @@ class Call:
                 raise asyncio.CancelledError from error
             except TimeoutError as error:
                 self.failure = AnswerNotTaken(len(data), seconds or 0.0)
-                log.warning("%s is cut off, request %s. %s", self.peer, self.request_id, self.failure)
+                about = {"request_ids": RequestIds.of([self.request_id])}
+                log.warning("%s is cut off, request %s. %s", self.peer, self.request_id, self.failure, extra=about)
                 if asyncio.current_task() is not self._task:  # else it ends by this exception
                     self._task.cancel()
                 raise asyncio.CancelledError from error
@@ -283,7 +286,7 @@ class Calls:
                 raise
             except Exception as error:
                 if not isinstance(error, ServingError):
-                    log_unexpected(asked, error)
+                    log_unexpected(asked, error, call.request_id)
                 reply = grpc_reply_to(error, service.form)
                 code = grpc.StatusCode[reply.code]
                 if reply.retry_after is not None:

@@ -126,7 +126,7 @@ class InferenceService:
                     await call.send(self._answer(prediction=bytes(piece), sequence_id=sequence))
         except Exception as error:
             if not isinstance(error, ServingError):
-                log_unexpected(f"A request of StreamPredictions2 ({call.request_id})", error)
+                log_unexpected("A request of StreamPredictions2", error, call.request_id)
             status = self._status_of(error)
             code = status.code
             await call.send(self._answer(sequence_id=sequence, status=status))

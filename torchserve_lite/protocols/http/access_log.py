@@ -31,7 +31,7 @@ class AccessLog:
         self._millisecond = 0
         self._stamp = ""
 
-    def add(self, peer: str, asked: str, status: int, seconds: float) -> None:
+    def add(self, peer: str, asked: str, status: int, seconds: float, request_id: str) -> None:
         """``peer`` and ``asked`` as ``peer_name`` and ``request_line`` give them."""
         if self._as_json:
             line = json.dumps(
@@ -42,6 +42,7 @@ class AccessLog:
                     "request": asked,
                     "status": status,
                     "milliseconds": round(seconds * 1000, 3),
+                    "request_ids": [request_id],
                 }
             )
         else:

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from torchserve_lite.config.settings import HttpConfig
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.errors import BodyTooLarge, BodyTooSlow, MalformedRequest, ServingError
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.protocols.errors import ErrorForm, reply_to
 from torchserve_lite.protocols.health import Health
 from torchserve_lite.protocols.http import raw_response
@@ -72,7 +73,7 @@ class Exchange:
     def record(self, client: Client, request_id: str, asked: str, status: int, seconds: float) -> None:
         """What all answers leave behind. ``asked``: the line that ``request_line`` makes of method and target."""
         self._metrics.count_response(status)
-        self._access_log.add(client.peer, asked, status, seconds)
+        self._access_log.add(client.peer, asked, status, seconds, request_id)
         if self._watch.listeners:
             self._watch.ended(request_id, asked, client.peer, status, seconds)
 
@@ -81,7 +82,9 @@ class Exchange:
         if self._watch.listeners:
             self._watch.ended(request_id, asked, client.peer, None, seconds)
 
-    def answer_to(self, outcome: InferenceResponse | Exception, form: ErrorForm, asked: str) -> InferenceResponse:
+    def answer_to(
+        self, outcome: InferenceResponse | Exception, form: ErrorForm, asked: str, request_id: str
+    ) -> InferenceResponse:
         """What the client gets for a route's outcome."""
         if isinstance(outcome, InferenceResponse):
             if 200 <= outcome.status <= 599:
@@ -90,7 +93,8 @@ class Exchange:
                 outcome.stream.close()
             outcome = ServingError(f"The handler set the status {outcome.status}; an answer has 200 to 599.")
         elif not isinstance(outcome, ServingError):
-            log.error("%s failed unexpectedly", asked, exc_info=outcome)
+            about = {"request_ids": RequestIds.of([request_id])}
+            log.error("%s failed unexpectedly (request %s)", asked, request_id, exc_info=outcome, extra=about)
         reply = reply_to(outcome, form)
         return InferenceResponse(reply.json, reply.status, content_type=JSON, headers=reply.headers)
 
@@ -118,7 +122,7 @@ class Exchange:
                 outcome = await handler(request)
             except Exception as error:
                 outcome = error
-            answer = self.answer_to(outcome, form, asked)
+            answer = self.answer_to(outcome, form, asked, request[REQUEST_ID])
             try:
                 response = await self._send(request, client, answer, form, close=isinstance(outcome, _UNREAD))
             except ConnectionError:  # the client has gone, and nobody else has to hear of it

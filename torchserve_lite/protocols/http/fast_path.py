@@ -287,7 +287,7 @@ class Connection(Client):
         if transport is None or transport.is_closing():
             return  # connection_lost does the rest
         close = exchange.health.stopping  # then every answer is the last on its connection
-        answer = exchange.answer_to(outcome, head.form, head.asked)
+        answer = exchange.answer_to(outcome, head.form, head.asked, self._id)
         if answer.stream is not None and answer.status not in raw_response.WITHOUT_A_BODY:
             self._streaming = asyncio.get_running_loop().create_task(self._stream(head, answer, close))
             return

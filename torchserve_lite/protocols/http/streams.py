@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import ServingError
+from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.protocols.http.connections import Client
 from torchserve_lite.protocols.http.events import HEARTBEAT, Pieces
 
@@ -31,7 +32,8 @@ async def stream(client: Client, write: Write, answer: InferenceResponse, pieces
                     piece = await _next_piece(coming, pieces, write)
                 last = pieces.rest()
             except ServingError as error:
-                log.error("The streamed answer to %s broke off: %s", request_id, error)
+                about = {"request_ids": RequestIds.of([request_id])}
+                log.error("The streamed answer to %s broke off: %s", request_id, error, extra=about)
                 told = pieces.failure(error)
                 if told is None:
                     client.cut()
@@ -41,7 +43,8 @@ async def stream(client: Client, write: Write, answer: InferenceResponse, pieces
             await write(last)
         await write(b"")
     except ConnectionError:
-        log.info("The reader of the streamed answer to %s has gone", request_id)
+        about = {"request_ids": RequestIds.of([request_id])}
+        log.info("The reader of the streamed answer to %s has gone", request_id, extra=about)
 
 
 async def _next_piece(coming: AnswerStream, pieces: Pieces, write: Write) -> Buffer | None:
