@@ -41,6 +41,7 @@ GROUPS = {  # each command is a module beside this one, with EXAMPLES, add_argum
         "scale": "set how many workers a model of a running server has",
         "default": "set which version of a model answers requests that name none",
         "update": "have a running server replace a model's archive without a gap",
+        "log-level": "show or change which log lines a running server writes",
         "rollback": "have a running server return to the archive before the last update",
     },
 }

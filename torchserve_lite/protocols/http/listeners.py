@@ -34,6 +34,7 @@ from torchserve_lite.protocols.http.guard import KSERVE, Guard
 from torchserve_lite.protocols.http.kserve_repository import KServeRepositoryRoutes
 from torchserve_lite.protocols.http.kserve_v1 import KServeV1ReadinessRoutes, KServeV1Routes
 from torchserve_lite.protocols.http.kserve_v2 import KServeV2Routes
+from torchserve_lite.protocols.http.log_levels import LogLevelRoutes
 from torchserve_lite.protocols.http.management import ManagementRoutes, MetricsRoutes
 from torchserve_lite.protocols.http.openai import OpenAIRoutes
 from torchserve_lite.protocols.http.plain import PlainHeads
@@ -257,6 +258,7 @@ class HttpFrontEnd:
             if "inference" not in roles:
                 routes.append(KServeV1ReadinessRoutes(self._health))
             routes.append(ManagementRoutes(self._manager, self._plane, Bodies(self._config), self._access))
+            routes.append(LogLevelRoutes(Bodies(self._config)))
             if self._workflows is not None:
                 routes.append(WorkflowManagementRoutes(self._workflows, Bodies(self._config), self._access))
             if self._access.tokens:
