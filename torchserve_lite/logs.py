@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 from aiohttp.http import HttpProcessingError
 
+from torchserve_lite import log_config
 from torchserve_lite.config.settings import LogConfig
 from torchserve_lite.ipc.log_lines import RequestIds
 from torchserve_lite.telemetry.log_sinks import FileTarget, Sink, SinkHandler, running
@@ -34,11 +35,21 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[Callable
     bring a form of its own. Yields what opens the files anew, for when somebody has moved them away.
     """
     root = logging.getLogger()
-    layout = _JsonLayout() if config.form == "json" else _Layout(with_request_ids=config.request_ids)
+    layout = JsonLines() if config.form == "json" else TorchServeLines(with_request_ids=config.request_ids)
     if console.formatter is None:
         console.setFormatter(layout)
+    if config.file is not None and log_config.replaces_ours(config.file):
+        log_config.configure(config.file)
+        logging.captureWarnings(capture=True)
+        try:
+            yield _reopen_files_of_others
+        finally:
+            logging.captureWarnings(capture=False)
+        return
     with ExitStack() as stack:
         stack.enter_context(_levels(config.level))
+        if config.file is not None:
+            log_config.configure(config.file)
         for logger in (root, *_ON_THEIR_OWN):
             stack.enter_context(_attached(logger, console))
         ours = ((root, "ts_log.log"), (_MODEL, "model_log.log"), (_ACCESS, "access_log.log"))
@@ -58,13 +69,47 @@ def logging_to(config: LogConfig, console: logging.Handler) -> Iterator[Callable
                 sink.reopen()
             if isinstance(console, SinkHandler):
                 console.reopen()
+            _reopen_files_of_others()
 
         yield reopen
 
 
 def access_lines(text: str) -> None:
-    """Logs several finished lines at once."""
-    _ACCESS.info("%s", text.rstrip("\n"))
+    """Logs several finished lines at once, where the places are ours; else each by itself, for formatters that put
+    something before it."""
+    if all(isinstance(handler, SinkHandler) for handler in _ACCESS.handlers) and not _ACCESS.propagate:
+        _ACCESS.info("%s", text.rstrip("\n"))
+        return
+    for line in text.splitlines():
+        _ACCESS.info("%s", line)
+
+
+class LogFile(SinkHandler):
+    """For ``--log-config``: a file that a thread of its own writes, so that serving never waits for it. It begins anew
+    at ``size`` bytes, keeping ``kept`` predecessors, and is opened anew on SIGHUP."""
+
+    def __init__(self, filename: str, size: int = _FILE_SIZE, kept: int = _FILES_KEPT) -> None:
+        Path(filename).parent.mkdir(parents=True, exist_ok=True)
+        self._running = ExitStack()
+        sink = Sink(FileTarget(Path(filename), size, kept))
+        self._running.enter_context(running([sink]))
+        super().__init__(sink)
+
+    def close(self) -> None:
+        self._running.close()
+        super().close()
+
+
+def _reopen_files_of_others() -> None:
+    """Those that ``--log-config`` has made."""
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]  # as logging.shutdown finds them
+        handler = reference()
+        if isinstance(handler, LogFile):
+            handler.reopen()
+        elif isinstance(handler, logging.FileHandler) and handler.stream is not None:
+            with handler.lock or nullcontext():
+                handler.stream.close()
+                handler.stream = handler._open()
 
 
 @contextmanager
@@ -133,7 +178,7 @@ class _MalformedRequests(logging.Filter):
         return True
 
 
-class _Layout(logging.Formatter):
+class TorchServeLines(logging.Formatter):
     """``2026-11-22T12:36:28,253 [INFO ] thread logger - message``, of metrics time and message alone; lines of the
     access log come laid out.
 
@@ -141,7 +186,7 @@ class _Layout(logging.Formatter):
     programs take what a handler prints for the whole message: a JSON document would be none any more.
     """
 
-    def __init__(self, *, with_request_ids: bool) -> None:
+    def __init__(self, *_: object, with_request_ids: bool = False) -> None:
         self._with_request_ids = with_request_ids
         super().__init__(
             "%(asctime)s,%(msecs)03d [%(levelname)-5s] %(source)s %(name)s - %(message)s", "%Y-%m-%dT%H:%M:%S"
@@ -168,7 +213,7 @@ class _Layout(logging.Formatter):
         return line
 
 
-class _JsonLayout(logging.Formatter):
+class JsonLines(logging.Formatter):
     """An object a line, whatever stands in the message. ``traceback`` only where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -29,8 +29,10 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), help="of the server's log lines; default: info"
     )
+    parser.add_argument(
+        "--log-config", type=Path, metavar="FILE", help="YAML or INI for Python's logging; log4j2's XML has no effect"
+    )
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
-    parser.add_argument("--log-config", metavar="FILE", help="accepted without effect: it configures Java's log4j2")
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
     parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted without effect: plugins are Java")
     parser.add_argument(
@@ -58,9 +60,16 @@ def read_configuration(arguments: argparse.Namespace, environ: Mapping[str, str]
     config = load_config(found.file, found.command_line, found.environ)
     if config.models.store is None:
         raise ConfigurationError("Missing mandatory parameter --model-store (or model_store in the configuration file)")
-    unused = f"--log-config {arguments.log_config} has no effect: it configures Java's log4j2."
-    notices = (unused,) if arguments.log_config else ()
-    return replace(config, notices=(*found.notices, *config.notices, *notices))
+    notices = (*found.notices, *config.notices)
+    if file := arguments.log_config:
+        from torchserve_lite.log_config import check, log4j_notice
+
+        if notice := log4j_notice(file):
+            notices = (*notices, notice)
+        else:
+            check(file)
+            config = replace(config, logs=replace(config.logs, file=file.absolute()))
+    return replace(config, notices=notices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,6 +226,7 @@ class LogConfig:
     metrics_folder: Path | None = None  # METRICS_LOCATION; None: metrics are not logged
     form: str = "text"  # or json: an object a line
     request_ids: bool = False  # in lines of text; in JSON they always are
+    file: Path | None = None  # --log-config
     level: str = "info"  # of the server's own lines; what handlers log is always kept
 
 

@@ -110,9 +110,17 @@ def test_what_cannot_be_started_says_why_in_torchserves_words(argv: list[str], m
         _configured(*argv)
 
 
-def test_log_config_is_accepted_with_a_notice() -> None:
-    notices = _configured("--model-store", "store", "--dt", "--log-config", "log4j2.xml").notices
-    assert notices == ("--log-config log4j2.xml has no effect: it configures Java's log4j2.",)
+def test_log_config_of_torchserves_is_accepted_with_a_notice() -> None:
+    """Images and charts pass one, also one that is not there."""
+    (notice,) = _configured("--model-store", "store", "--dt", "--log-config", "log4j2.xml").notices
+    assert "--log-config log4j2.xml has no effect: it configures Java's log4j2." in notice
+
+
+def test_log_config_of_pythons_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "logging.yaml"
+    file.write_text("root: {level: DEBUG}\n")
+    config = _configured("--model-store", "store", "--dt", "--log-config", str(file))
+    assert (config.logs.file, config.notices) == (file, ())
 
 
 def _snapshot(folder: Path, *, log_folder: str = "logs", **texts: str) -> Path:
