@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS, MetricDefinition
 from torchserve_lite.core.models import SequenceHeaders
 from torchserve_lite.core.options import ServingOptions
+
+if TYPE_CHECKING:
+    import regex
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class S3Credentials:
 class DownloadConfig:
     """What archives may be fetched from, and how much and how long that may be. Nothing may without a pattern."""
 
-    allowed_urls: tuple[re.Pattern[str], ...] = ()
+    allowed_urls: tuple[regex.Pattern[str], ...] = ()
     allowed_url_networks: tuple[IPv4Network | IPv6Network, ...] = ()  # besides public addresses
     max_size: int = 20 * 2**30  # bytes
     connect_timeout: float = 10.0

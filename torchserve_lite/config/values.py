@@ -7,11 +7,14 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from torchserve_lite.config.settings import Address
 from torchserve_lite.core.requests import Envelope
+
+if TYPE_CHECKING:
+    import regex
 
 Parser = Callable[[str], Any]
 
@@ -124,15 +127,21 @@ def regular_expression(value: str) -> str:
     return value
 
 
-def url_patterns(value: str) -> tuple[re.Pattern[str], ...]:
-    """A comma list of regular expressions, as TorchServe reads it: a comma is never a part of one."""
+def url_patterns(value: str) -> tuple[regex.Pattern[str], ...]:
+    """A comma list of regular expressions, as TorchServe reads it: a comma is never a part of one.
+
+    They are those of the package regex, which knows what Java's know, and can be told to give up: an expression like
+    ``(.*/)*x`` may take years over one URL, and nothing else would run meanwhile.
+    """
+    import regex  # which hardly any server needs
+
     patterns = []
     for expression in filter(None, map(str.strip, value.split(","))):
         if expression.count("{") != expression.count("}"):
             raise Unacceptable(f"a comma ends an expression, so write {expression!r} without one")
         try:
-            patterns.append(re.compile(expression, re.IGNORECASE))
-        except re.error as error:
+            patterns.append(regex.compile(expression, regex.IGNORECASE))
+        except regex.error as error:
             raise Unacceptable(f"expected regular expressions, and {expression!r} is none ({error})") from error
     return tuple(patterns)
 

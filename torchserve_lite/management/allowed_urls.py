@@ -7,6 +7,7 @@ a cloud's metadata service, to a database nearby. So every address is checked as
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import socket
 from pathlib import Path
@@ -16,11 +17,15 @@ from aiohttp import AddrInfoType
 from yarl import URL
 
 from torchserve_lite.config.settings import DownloadConfig
+from torchserve_lite.config.values import without_credentials
 from torchserve_lite.errors import ArchiveNotFound
+
+log = logging.getLogger(__name__)
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LONGEST_URL = 2048  # an expression that backtracks takes longer with every character
+_LONGEST_MATCH = 0.1  # seconds of one expression: nothing else runs meanwhile
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")  # on these, parsers of URLs disagree
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NOT_AS_PUBLIC_AS_THEY_LOOK = (ipaddress.ip_network("168.63.129.16/32"),)  # every Azure machine's own host
@@ -49,7 +54,7 @@ class AllowedUrls:
             raise self._refused(url, "It names no host.")
         if parsed.user is not None or parsed.password is not None:
             raise self._refused(shown(parsed), "It must not have a user's name before the host.")
-        if ".." in str(parsed) or not self._match(str(parsed)):
+        if ".." in str(parsed) or not self._match(str(parsed), shown(parsed)):
             raise self._refused(shown(parsed))
         return parsed
 
@@ -78,12 +83,26 @@ class AllowedUrls:
             found = Path(path).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links; text that has no encoding
             raise self._refused(url, "It leads nowhere.") from error
-        if not self._match(f"file://{found}"):
+        if not self._match(f"file://{found}", url):
             raise self._refused(url, "" if str(found) == path else f"It leads to {found}.")
         return found
 
-    def _match(self, url: str) -> bool:
-        return any(pattern.fullmatch(url) for pattern in self._patterns)
+    def _match(self, url: str, told: str) -> bool:
+        """``told``: what the client may be told that it was refused."""
+        for pattern in self._patterns:
+            try:
+                if pattern.fullmatch(url, timeout=_LONGEST_MATCH):
+                    return True
+            except TimeoutError as error:
+                log.warning(
+                    "The expression %s of allowed_urls takes too long over %s, which is refused. Write it without a "
+                    "repetition inside a repetition, such as (.*/)*.",
+                    without_credentials("allowed_urls", pattern.pattern),
+                    told,
+                )
+                reason = "An expression of allowed_urls takes too long over it; the server's log names that one."
+                raise self._refused(told, reason) from error
+        return False
 
     def _refused(self, url: str, reason: str = "") -> ArchiveNotFound:
         """Begins with TorchServe's words, which scripts look for."""
