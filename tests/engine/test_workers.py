@@ -147,7 +147,7 @@ async def test_process_is_as_the_operator_started_it(launcher: str) -> None:
         "limits": [list(resource.getrlimit(number)) for number in range(16)],
         "niceness": os.nice(0),
         "cores": sorted(os.sched_getaffinity(0)),
-        "fault handler": False,
+        "fault handler": True,
         "recursion limit": 1000,
         "collector": [True, list(gc.get_threshold()), 0],
         "leads its group": True,
@@ -249,6 +249,51 @@ async def test_last_words_of_sys_exit_are_logged(launcher: str, caplog: pytest.L
         with pytest.raises(WorkerDied, match="exited with code 1"):
             await model.ask(b"exit licence-has-expired")
         assert "licence-has-expired" in messages(caplog)
+
+
+@process_launchers
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        pytest.param(b"exit 3", r"ends its worker in handle: SystemExit: 3 \(.*obedient\.py:\d+\)", id="sys.exit"),
+        pytest.param(b"segfault", r"File .*obedient\.py\", line \d+ in do_segfault", id="native code"),
+    ],
+)
+async def test_death_is_told_with_the_handlers_own_line(
+    launcher: str, body: bytes, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(WorkerDied):
+            await model.ask(body)
+    assert re.search(told, messages(caplog))
+    assert "torchserve_lite/" not in messages(caplog)  # frames of ours
+
+
+@process_launchers
+async def test_breakpoint_in_a_worker_is_told_of_once_and_the_handler_goes_on(
+    launcher: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(launcher) as model:
+        assert await model.ask(b"breakpoint") == b"went on"
+    assert len(re.findall(r"breakpoint\(\) at .*obedient\.py:\d+ does not stop.*--inline", messages(caplog))) == 1
+
+
+async def test_handler_inside_the_server_has_its_own_current_folder() -> None:
+    before = os.getcwd()
+    async with served("inline") as model:
+        assert (await model.surroundings())["folder"] == str(MODELS / "obedient")
+    assert os.getcwd() == before
+
+
+@every_launcher
+@pytest.mark.parametrize("body", [b"too_few", b"not_a_list", b"unserialisable"])
+async def test_results_of_no_use_are_told_with_who_returned_them(
+    launcher: str, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(launcher) as model:
+        with pytest.raises(PredictionFailed):
+            await model.ask(body)
+    assert re.search(r"\(see handle, .*obedient\.py:\d+\)\.", messages(caplog))
 
 
 @process_launchers

@@ -42,7 +42,11 @@ _NOT_AGAIN = "Another request of the batch was refused when a part of this answe
 
 
 class _Unusable(Exception):
-    """What the handler returned is no list of results; the text is for the client, and the log has said why."""
+    """What the handler returned is no list of results. The text is for the client, ``why`` for the log."""
+
+    def __init__(self, told: str, why: str) -> None:
+        super().__init__(told)
+        self.why = why
 
 
 def _always_room(index: int) -> None:
@@ -257,8 +261,10 @@ class BatchRunner:
                 return [request for request in group if request.reply is None]
             failure = self.failure_of(group, error, delivery)
         except _Unusable as error:
+            self._failures.tell_of_results(error.why, self.handler.entry_point)
             failure = failed(str(error))
-        except (SystemExit, KeyboardInterrupt):
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._failures.tell_of_exit(error)
             raise
         except BaseException as error:  # CancelledError among them: a task that the handler waited for was cancelled
             failure = self.failure_of(group, error, delivery)
@@ -319,7 +325,7 @@ class BatchRunner:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            request.reply = self._failures.of_result(request.call.id, error)
+            request.reply = self._failures.of_result(request.call.id, error, self.handler.entry_point)
 
     def _reply(self, request: Request, results: list[Any], context: Context) -> Reply:
         if request.envelope is None:
@@ -400,12 +406,13 @@ def _listed(results: Any, rows: int, *, alone: bool) -> list[Any]:
     """The handler's results, one for each row; requests that are ``alone`` may have fewer."""
     kind = class_name(results)
     if not issubclass(type(results), list):
-        report(logging.ERROR, f"The handler returned {kind}, not a list with one result a row.")
-        raise _Unusable("Invalid model predict output")
+        raise _Unusable(
+            "Invalid model predict output", f"The handler returned {kind}, not a list with one result a row"
+        )
     listed: list[Any] = list(results)
     if not (0 < len(listed) <= rows if alone else len(listed) == rows):
-        report(logging.ERROR, f"The handler returned {len(listed)} results for {rows} rows.")
-        raise _Unusable("number of batch response mismatched")
+        why = f"The handler returned {len(listed)} results for {rows} rows, and must return one a row"
+        raise _Unusable("number of batch response mismatched", why)
     return listed
 
 

@@ -13,7 +13,7 @@ from torchserve_lite.core.shortening import MESSAGE, shortened
 from torchserve_lite.ipc.messages import FailureKind, Reply
 from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.outputs import ImpossibleStatus, Unserialisable, status_of
-from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, text_of
+from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory, named_place, text_of
 
 
 class Failures:
@@ -28,10 +28,11 @@ class Failures:
         self._report(f"The handler failed for request {', '.join(request_ids)}", error)
         return out_of_memory() if is_out_of_memory(error) else failed("Prediction failed")
 
-    def of_result(self, request_id: str, error: BaseException) -> Reply:
+    def of_result(self, request_id: str, error: BaseException, entry_point: object) -> Reply:
         """What the handler returned for this request cannot be sent."""
         if isinstance(error, Unserialisable):
-            report(logging.ERROR, f"The handler's result for request {request_id} has no wire form: {error}")
+            why = f"The handler's result for request {request_id} has no wire form: {error}"
+            self.tell_of_results(why.removesuffix("."), entry_point)
             return failed("Unsupported model output data type.")
         if isinstance(error, ImpossibleStatus):
             report(logging.ERROR, f"Request {request_id} cannot be answered. {error}")
@@ -46,6 +47,23 @@ class Failures:
         if is_out_of_memory(error):
             return out_of_memory()
         return failed(f"The request {what}; the model's log says why.", FailureKind.CODE, 500)
+
+    def tell_of_results(self, why: str, entry_point: object) -> None:
+        """In the model's log: what is wrong with results, and which of the handler's functions returned them."""
+        handler = getattr(entry_point, "__self__", None)
+        for function in (getattr(handler, "postprocess", None), entry_point):
+            code = getattr(getattr(function, "__func__", function), "__code__", None)
+            if code is not None and code.co_filename.startswith(f"{self._model_dir}/"):
+                place = named_place(code.co_filename, self._model_name, self._model_dir)
+                why = f"{why} (see {code.co_name}, {place}:{code.co_firstlineno})"
+                break
+        report(logging.ERROR, f"{why}.")
+
+    def tell_of_exit(self, error: BaseException) -> None:
+        """It ends the worker, which is told of without a traceback otherwise."""
+        failure = explain_failure(error, self._model_name, self._model_dir)
+        stage = f" in {failure.stage}" if failure.stage else ""
+        report(logging.ERROR, f"The handler ends its worker{stage}: {failure.cause} ({failure.place})")
 
     def _report(self, what: str, error: BaseException) -> None:
         """In the model's log: what failed, in which of the handler's methods and where, then the traceback."""

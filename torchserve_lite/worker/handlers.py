@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
@@ -23,6 +24,8 @@ from torchserve_lite.ipc.messages import Load
 
 MetricSink = Callable[[str, str, str, float, list[tuple[str, str]], str], None]
 StageMark = Callable[[str, int], None]
+
+_importing = threading.Lock()  # in threads of the server, one must not forget what another is importing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,9 @@ def load_handler(load: Load, metric_sink: MetricSink, mark_stage: StageMark, *, 
     context = _context(load, metric_sink, mark_stage)
     from ts.model_loader import find_entry_point
 
-    _extend_path(load, own_process)
-    entry_point, initialize = find_entry_point(load.spec.handler)
+    with _importing:
+        _extend_path(load, own_process)
+        entry_point, initialize = find_entry_point(load.spec.handler)
     begun = initialize(context)
     if inspect.isawaitable(begun):  # a module-level ``async def`` is its own initialiser
         asyncio.get_event_loop().run_until_complete(begun)
@@ -78,8 +82,8 @@ class Envelopes:
 
 def _extend_path(load: Load, own_process: bool) -> None:
     sys.path[:0] = load.python_path
+    _forget_what_the_model_brings(load.python_path)  # in a thread of the server: what it brought before it was changed
     if own_process:
-        _forget_what_the_model_brings(load.python_path)
         # Programs that the handler starts should find the same modules.
         known = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
         os.environ["PYTHONPATH"] = os.pathsep.join([*load.python_path, *known])

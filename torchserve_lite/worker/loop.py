@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import socket
 import sys
 import time
@@ -33,9 +34,10 @@ from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker import indented as indented  # which needs our msgspec, and a model may bring its own
 from torchserve_lite.worker.fork_server import ForkServer
 from torchserve_lite.worker.handlers import Handler, load_handler
+from torchserve_lite.worker.log_lines import report
 from torchserve_lite.worker.metrics import CollectedMetrics
 from torchserve_lite.worker.outgoing import OutgoingAnswers
-from torchserve_lite.worker.process import prepare_process
+from torchserve_lite.worker.process import prepare_process, prepare_thread
 from torchserve_lite.worker.stage_times import StageTimes
 from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory
 
@@ -141,12 +143,16 @@ class WorkerLoop:
         try:
             if self._own_process:
                 prepare_process(load)
+            else:
+                prepare_thread(load)
             if self._fork_server is None:
                 self._use_threads(load.threads)
             else:
                 self._fork_server.loading(load.threads)
             handler = load_handler(load, self._metrics.add, self._stage_times.mark, own_process=self._own_process)
-        except (SystemExit, KeyboardInterrupt):
+        except (SystemExit, KeyboardInterrupt) as error:
+            failure = explain_failure(error, load.spec.key.name, load.model_dir)
+            report(logging.ERROR, f"The handler ends its worker while it is loaded: {failure.cause} ({failure.place})")
             raise
         except BaseException as error:
             failure = explain_failure(error, load.spec.key.name, load.model_dir)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import logging
 import os
 import re
 import sys
+from types import FrameType
 
 from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.ipc.messages import Load
-from torchserve_lite.worker.log_lines import set_up_logging
+from torchserve_lite.worker.log_lines import report, set_up_logging
+from torchserve_lite.worker.tracebacks import named_place
+
+_OWN_FILE_SYSTEM = 0x200  # of Linux' unshare(): the current folder and the umask
 
 
 def prepare_process(load: Load) -> None:
@@ -33,3 +40,38 @@ def prepare_process(load: Load) -> None:
     set_up_logging()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    faulthandler.enable(2, all_threads=False)  # a crash in native code names the handler's line, too
+    if "PYTHONBREAKPOINT" not in os.environ:  # by which Python's users name a debugger that needs no terminal
+        sys.breakpointhook = _GoesOn(load.spec.key.name, load.model_dir)
+
+
+def prepare_thread(load: Load) -> None:
+    """Of a thread of the server, for a debugger: it alone has the model's folder as its current one, as have threads
+    that it starts."""
+    try:
+        if ctypes.CDLL(None, use_errno=True).unshare(_OWN_FILE_SYSTEM) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        os.chdir(load.model_dir)
+    except (AttributeError, OSError) as error:  # not Linux, or forbidden, as in many containers
+        report(logging.WARNING, f"Relative paths of the handler start in the server's folder, not in its own: {error}")
+
+
+class _GoesOn:
+    """In place of ``sys.breakpointhook``: a worker has no terminal, where Python's debugger would read its end and make
+    an error of that."""
+
+    def __init__(self, model: str, folder: str) -> None:
+        self._model = model
+        self._folder = folder
+        self._told: set[str] = set()
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        caller: FrameType = sys._getframe(1)
+        place = f"{named_place(caller.f_code.co_filename, self._model, self._folder)}:{caller.f_lineno}"
+        if place not in self._told:
+            self._told.add(place)
+            report(
+                logging.WARNING,
+                f"breakpoint() at {place} does not stop: a worker has no terminal. Start the server with --inline to "
+                "debug the handler there; without it the handler goes on.",
+            )

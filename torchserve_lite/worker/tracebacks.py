@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,10 +52,21 @@ def _explained(error: BaseException, model: str, folder: str) -> Failure:
         places.append(_name_archive(one, model, folder) if folder else "")
     text = " ".join(shortened(text_of(error), MESSAGE).split())  # torch tells a wrong state dict in many lines
     cause = f"{class_name(error)}: {text}" if text else class_name(error)
-    if advice := advice_on(error):
+    advice = advice_on(error)
+    if class_name(error) == "BdbQuit" and not sys.stdin.isatty():  # pdb.set_trace() has read the end of its input
+        advice = "A worker has no terminal for a debugger: start the server with --inline to debug the handler there"
+    if advice:
         cause = f"{cause.rstrip('.')}. {advice}."
     whole = shortened("".join(summary.format()).rstrip(), REPORT)
     return Failure(cause, whole, places[0], stages[-1] if stages else "")
+
+
+def named_place(file: str, model: str, folder: str) -> str:
+    """``file`` as tracebacks name it: one of an archive by the archive's name."""
+    if not file.startswith(f"{folder}/"):
+        return file
+    shown = f"{model}.mar!" if _UNPACKED.search(f"{folder}/") else f"{folder}/"
+    return shown + file.removeprefix(f"{folder}/")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -104,14 +116,13 @@ def _fold(summary: traceback.TracebackException) -> None:
 def _name_archive(summary: traceback.TracebackException, model: str, folder: str) -> str:
     """Names the archive in the frames of its code; gives the innermost place in it."""
     place = ""
-    shown = f"{model}.mar!" if _UNPACKED.search(f"{folder}/") else f"{folder}/"
     for frame in summary.stack:
         if frame.filename.startswith(f"{folder}/"):
-            frame.filename = shown + frame.filename.removeprefix(f"{folder}/")
+            frame.filename = named_place(frame.filename, model, folder)
             place = f"{frame.filename}:{frame.lineno}"
     syntax_error_in: str | None = getattr(summary, "filename", None)
     if syntax_error_in is not None and syntax_error_in.startswith(f"{folder}/"):
-        summary.filename = shown + syntax_error_in.removeprefix(f"{folder}/")
+        summary.filename = named_place(syntax_error_in, model, folder)
         place = f"{summary.filename}:{summary.lineno}"
     return place
 

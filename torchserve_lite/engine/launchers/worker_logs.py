@@ -11,6 +11,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 from torchserve_lite.ipc.log_lines import RequestIds, last_request_mark, unmarked
 
@@ -21,6 +22,10 @@ _BYTES_PER_SECOND = 2 * 1024 * 1024
 _HALF_LINE_WAITS = 1.0  # seconds for its other half
 _KEPT = 20
 _READ_BYTES = 64 * 1024  # what a pipe holds
+
+_CRASH = "Fatal Python error: "  # how Python's faulthandler begins
+# What it goes on with that is no help to a handler's author: our own frames below theirs, and a list of modules.
+_NOT_THEIRS = (f'  File "{Path(__file__).parents[2]}/', '  File "<string>"', "Extension modules: ")
 
 MODEL_LOG = logging.getLogger("MODEL_LOG")
 LineReader = Callable[[str], bool]
@@ -51,6 +56,7 @@ class LogPipe:
         self._bytes_left = _BYTES_PER_SECOND
         self._left_out = 0
         self._lost = False
+        self._crashed = False
         self._tail: deque[str] = deque(maxlen=_KEPT)
         self._ended = self._loop.create_future()
         self._reading = False
@@ -195,6 +201,9 @@ class LogPipe:
             level = part.level or level
             self._requests = self._requests if part.requests is None else part.requests
             text = _text(part.text)
+            self._crashed = self._crashed or text.startswith(_CRASH)
+            if self._crashed and text.startswith(_NOT_THEIRS):
+                continue
             self._tail.append(text)
             if not self._metric_line_parser(text):
                 about = {"source": self._source, "request_ids": self._requests}

@@ -134,6 +134,12 @@ def do_segfault(data, context, argument):
     ctypes.string_at(0)
 
 
+def do_breakpoint(data, context, argument):
+    for _ in range(2):
+        breakpoint()
+    return ["went on"]
+
+
 def do_signal(data, context, argument):
     os.kill(os.getpid(), getattr(signal, argument))
     return ["still here"]
