@@ -39,7 +39,7 @@ from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
 from torchserve_lite.logs import access_lines, logging_to
-from torchserve_lite.management.access import Access
+from torchserve_lite.management.access import KEY_FILE, Access
 from torchserve_lite.management.autoscaler import Autoscaler
 from torchserve_lite.management.fetching import ArchiveFetcher
 from torchserve_lite.management.manager import ModelManager
@@ -82,7 +82,8 @@ def run(config: Config, progress: StartupProgress, console: logging.Handler) -> 
 
 async def _watch(config: Config, manager: ModelManager) -> None:
     if config.models.watch and config.models.store is not None:
-        await reload_on_changes(config.models.store, manager)
+        written = (config.logs.folder, config.logs.metrics_folder, Path(KEY_FILE))
+        await reload_on_changes(config.models.store, manager, unless_in=[path for path in written if path is not None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ async def serving_core(
                 scratch=scratch,
                 pulled=config.models.pulled,
                 cache=_archive_cache(config.models),
+                projects=config.models.projects,
             ),
             registry,
             config.workers,

@@ -66,9 +66,7 @@ def check_model_file(file: Path, folder: Path) -> None:
     source = _Source(file, folder)
     classes = list(source.classes.values())
     if len(classes) != 1:
-        # A network extends something that is neither Python's own nor another class of the file.
-        networks = [node for node in classes if any(not _is_pythons_own(base) for base in source.foreign_bases(node))]
-        networks = source.not_extended(networks)
+        networks = source.networks()
         if len(networks) == 1:
             return
         names = f" ({', '.join(node.name for node in networks or classes)})" if classes else ""
@@ -76,6 +74,11 @@ def check_model_file(file: Path, folder: Path) -> None:
             f"{source.name} must define exactly one class that is a network, and defines "
             f"{len(networks or classes)}{names}"
         )
+
+
+def holds_a_network(file: Path) -> bool:
+    """Whether ``file`` is certainly a model file: one of its classes, and no other, extends some library's."""
+    return len(_Source(file, file.parent).networks()) == 1
 
 
 def _handler_class(source: _Source) -> ast.ClassDef:
@@ -121,6 +124,15 @@ class _Source:
         """Without those that others of them extend."""
         extended = {id(ancestor) for node in nodes for _, ancestor in self._ancestors(node) if ancestor is not node}
         return [node for node in nodes if id(node) not in extended]
+
+    def networks(self) -> list[ast.ClassDef]:
+        """A network extends something that is neither Python's own nor another class of the file."""
+        found = [
+            node
+            for node in self.classes.values()
+            if any(not _is_pythons_own(base) for base in self.foreign_bases(node))
+        ]
+        return self.not_extended(found)
 
     def foreign_bases(self, node: ast.ClassDef) -> list[str]:
         """Full names of what the class and its ancestors extend outside the archive."""

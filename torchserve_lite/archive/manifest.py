@@ -61,6 +61,11 @@ class Manifest:
         except ArchiveError as error:
             raise InvalidArchive(archive, f"{MANIFEST_PATH}: {error}") from error
 
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Manifest:
+        """Of the parsed file; an ArchiveError says what is wrong with it."""
+        return _manifest(raw)
+
 
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file of somebody else's; an ArchiveError says what is wrong with it."""

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from torchserve_lite.archive.manifest import MANIFEST_PATH, Manifest
 from torchserve_lite.archive.model_config import ModelConfig
+from torchserve_lite.archive.project import project_manifest
 from torchserve_lite.archive.unpacking.cache import ArchiveCache
 from torchserve_lite.archive.unpacking.entries import UnpackLimits, is_desktop_file, shown
 from torchserve_lite.archive.unpacking.unpack import unpack
@@ -75,6 +76,7 @@ class ModelStore:
     scratch: Path
     pulled: Path | None = None  # where KServe's agent puts models, each into a folder of its name
     cache: ArchiveCache | None = None
+    projects: bool = False  # whether a folder without a manifest is read as a handler project
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
 
@@ -133,6 +135,8 @@ class ModelStore:
                     digest = unpack_it(path, scratch, self.limits, self.interruption)
                     folder = _model_folder(scratch)
                 manifest = Manifest.read(folder, name)
+                if self.projects and path.is_dir() and manifest.raw is None:
+                    manifest = Manifest.of(project_manifest(folder, name))
                 config = ModelConfig.read(folder, manifest, name)
             except ServingError:
                 raise

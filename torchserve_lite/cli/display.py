@@ -113,8 +113,9 @@ class AnnouncingDisplay(PlainDisplay):
 
 
 def worth_showing(record: logging.LogRecord) -> bool:
-    """To somebody at a terminal: what is wrong, and what handlers print and log."""
-    return record.levelno >= logging.WARNING or record.name == "MODEL_LOG"
+    """To somebody at a terminal: what is wrong, what handlers print and log, and what came of changing a handler."""
+    awaited = getattr(record, "is_awaited", False)
+    return record.levelno >= logging.WARNING or record.name == "MODEL_LOG" or awaited
 
 
 def warnings_only(record: logging.LogRecord) -> bool:

@@ -119,7 +119,7 @@ def test_every_request_of_a_batch_gets_its_answer():
 """
 
 _MAKEFILE = """\
-# make test: the handler alone. make serve: the archive in a server.
+# make test: the handler alone. make serve: this folder in a server. make archive: the file for other servers.
 .PHONY: test archive serve
 
 test:
@@ -132,21 +132,26 @@ model_store/$name.mar: handler.py model-config.yaml
 \ttorchserve-lite archive --force --model-name $name --version 1.0 --handler handler.py \\
 \t\t--config-file model-config.yaml --export-path model_store
 
-serve: archive
-\ttorchserve-lite start --model-store model_store --models $name=$name.mar --disable-token-auth
+serve:
+\ttorchserve-lite start . --disable-token-auth
 """
 
 _README = """\
 # $name
 
     make test      # tries handler.py without a server
-    make serve     # packs model_store/$name.mar and serves it on 127.0.0.1:8080
+    make serve     # serves this folder on 127.0.0.1:8080; torchserve-lite start . --watch follows your edits
+    make archive   # packs model_store/$name.mar
 
     curl -H 'Content-Type: application/json' -d '{"values": [1, 2, 3]}' http://127.0.0.1:8080/predictions/$name
 
-`handler.py` turns requests into answers, `model-config.yaml` says how they are batched. To pack weights, add
-`--serialized-file` (and `--model-file`) in the Makefile and delete `initialize`. `torchserve-lite inspect
-model_store/$name.mar` shows what is in the archive.
+`handler.py` turns requests into answers, `model-config.yaml` says how they are batched. What goes wrong is told in the
+server's terminal with the line of `handler.py`. To stop there, write `breakpoint()` and start with
+`torchserve-lite start . --inline`.
+
+Weights (`model.pt`, `.pth`, `.pt2`, `.onnx`, `.safetensors`) that lie here are loaded by BaseHandler when `initialize`
+is deleted, those of a state dict into the class in `model.py`. For the archive name them in the Makefile:
+`--serialized-file`, `--model-file`. `torchserve-lite inspect model_store/$name.mar` shows what is in it.
 """
 
 _FILES = {
@@ -155,5 +160,5 @@ _FILES = {
     "tests/test_handler.py": _TEST,
     "Makefile": _MAKEFILE,
     "README.md": _README,
-    ".gitignore": "model_store/\nlogs/\n__pycache__/\n",
+    ".gitignore": "model_store/\nlogs/\nkey_file.json\n__pycache__/\n",
 }

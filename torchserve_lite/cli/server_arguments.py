@@ -32,6 +32,11 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-config", type=Path, metavar="FILE", help="YAML or INI for Python's logging; log4j2's XML has no effect"
     )
+    parser.add_argument(
+        "--inline",
+        action="store_true",
+        help="run handlers in the server's own process, for a debugger: breakpoint() stops in this terminal",
+    )
     # Flags of TorchServe that scripts and charts pass and that have nothing to act on here (yet).
     parser.add_argument("--cpp-log-config", metavar="FILE", help="accepted without effect: it is for C++ workers")
     parser.add_argument("--plugins-path", "--ppath", metavar="DIR", help="accepted without effect: plugins are Java")

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,12 +32,20 @@ if TYPE_CHECKING:
     Displaying = Callable[[Config, Sink], AbstractContextManager[Display]]
 
 EXAMPLES = (
+    "torchserve-lite start . --watch",
     "torchserve-lite start --model-store model_store --models mnist.mar --disable-token-auth",
     "torchserve-lite start --ts-config config.properties --background",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="archive or project folder to serve, in place of what --model-store, --models and the file name",
+    )
     add_address_arguments(parser)
     add_server_arguments(parser)
     place = parser.add_mutually_exclusive_group()
@@ -72,21 +80,28 @@ def run(arguments: argparse.Namespace) -> int:
 def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying: Displaying | None = None) -> int:
     """Serves until a signal comes; the result is the exit code. Only a start in the background has a ``displaying``."""
     prepare(environ)
-    await_models(arguments, environ)
-    config = read_configuration(arguments, environ)
-    if getattr(arguments, "watch", False):
-        config = replace(config, models=replace(config.models, watch=True))
-    from torchserve_lite.cli.display import display_for
+    with ExitStack() as resources:
+        if paths := getattr(arguments, "paths", ()):
+            from torchserve_lite.cli.projects import read_configuration_for, store_of
 
-    shown = "quiet" if getattr(arguments, "quiet", False) else "all" if getattr(arguments, "verbose", False) else ""
-    return serve_configured(
-        config,
-        environ,
-        displaying or display_for,
-        in_background=displaying is not None,
-        log_lines=shown,
-        named_in_file=getattr(arguments, "pid_file", None),
-    )
+            store, names = resources.enter_context(store_of(paths))
+            config = read_configuration_for(arguments, environ, store, names)
+        else:
+            await_models(arguments, environ)
+            config = read_configuration(arguments, environ)
+        if getattr(arguments, "watch", False):
+            config = replace(config, models=replace(config.models, watch=True))
+        from torchserve_lite.cli.display import display_for
+
+        shown = "quiet" if getattr(arguments, "quiet", False) else "all" if getattr(arguments, "verbose", False) else ""
+        return serve_configured(
+            config,
+            environ,
+            displaying or display_for,
+            in_background=displaying is not None,
+            log_lines=shown,
+            named_in_file=getattr(arguments, "pid_file", None),
+        )
 
 
 def prepare(environ: Mapping[str, str]) -> None:

@@ -11,19 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchserve_lite.cli.projects import store_of
 from torchserve_lite.cli.start_checks import check_descriptors, check_folders, preload
 from torchserve_lite.core.shutdown import Shutdown
-from torchserve_lite.errors import ArchiveNotFound, BadRequest, LoadFailed, PredictionFailed, ServingError
+from torchserve_lite.errors import BadRequest, LoadFailed, PredictionFailed, ServingError
 
 if TYPE_CHECKING:
     from torchserve_lite.core.requests import InferenceRequest
     from torchserve_lite.server import Core
 
-EXAMPLES = ("torchserve-lite verify model_store/mnist.mar --request 4.png",)
+EXAMPLES = (
+    "torchserve-lite verify . --request sample.json",
+    "torchserve-lite verify model_store/mnist.mar --request 4.png",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or the folder of one")
+    parser.add_argument("file", type=Path, metavar="FILE", help="an archive, or a project folder")
     parser.add_argument(
         "--request",
         type=Path,
@@ -48,28 +52,25 @@ def run(arguments: argparse.Namespace) -> int:
     check_folders(os.environ)
     check_descriptors()
     preload()
-    if not arguments.file.exists():
-        raise ArchiveNotFound(f"There is no archive {arguments.file}.")
     data = None if arguments.request is None else _content(arguments.request)
     with written_to(sys.stderr) as output:
         log_lines = SinkHandler(output)
         log_lines.addFilter(worth_showing)
         log_lines.setFormatter(logging.Formatter("%(message)s"))
-        with logging_to(LogConfig(folder=None), log_lines):
-            report = asyncio.run(_verify(arguments, data))
+        with logging_to(LogConfig(folder=None), log_lines), store_of([arguments.file]) as (store, names):
+            report = asyncio.run(_verify(arguments, store, names[0], data))
     if arguments.json:
         print(json.dumps(report, indent=2))
     return 0
 
 
-async def _verify(arguments: argparse.Namespace, data: bytes | None) -> dict[str, Any]:
+async def _verify(arguments: argparse.Namespace, store: Path, name: str, data: bytes | None) -> dict[str, Any]:
     from torchserve_lite.config.settings import Config, ModelsConfig, WorkerConfig
     from torchserve_lite.core.options import ServingOptions
     from torchserve_lite.server import serving_core
 
-    file = arguments.file.resolve()
-    model = ServingOptions(url=file.name, min_workers=1, max_workers=1)
-    models = ModelsConfig(store=file.parent, startup=(model,))
+    model = ServingOptions(url=name, min_workers=1, max_workers=1)
+    models = ModelsConfig(store=store, startup=(model,), projects=True)
     config = Config(models=models, workers=WorkerConfig(install_dependencies=True))
     async with serving_core(config, Shutdown()) as core:
         outcome = _Outcome()

@@ -177,7 +177,7 @@ _TABLE = (
     _key("initial_worker_port", integer(), "9000", "workers.first_worker_id"),
     _key("ipex_enable", boolean, "false", "workers.ipex_enable"),
     _key("ipex_gpu_enable", boolean, "false", "workers.ipex_gpu_enable"),
-    _key("debug", boolean, "false", "workers.debug"),
+    _key("debug", boolean, "false", "workers.debug", flag="--inline"),
     _key("autoscale", boolean, "true", "workers.autoscale"),
     _key("worker_affinity", choice("auto", "off"), "off", "workers.affinity"),
     _key("worker_launcher", choice("forked", "shared", "exec", "inline"), "forked", "workers.launcher"),

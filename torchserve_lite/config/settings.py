@@ -174,6 +174,7 @@ class ModelsConfig:
     cache: Path | None = None  # where archives are kept unpacked for the next start
     cache_size: int = 20 * 2**30  # bytes of it that one start leaves
     watch: bool = False  # reload a model when its archive or folder in the store changes
+    projects: bool = False  # folders without a manifest are read as handler projects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

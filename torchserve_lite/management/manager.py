@@ -474,7 +474,8 @@ class ModelManager:
                 f"Its manifest now says {revision.spec.key}, which is another model: update or register it to serve it."
             )
         await self._switch(deployment, revision)
-        log.info("Model %s has changed and is reloaded (generation %d).", deployment.key, revision.spec.generation)
+        told = "Model %s has changed and is reloaded (generation %d)."
+        log.info(told, deployment.key, revision.spec.generation, extra={"is_awaited": True})
 
     def list_models(self) -> list[tuple[str, str]]:
         """Name and archive URL of each default version, by name."""

@@ -61,7 +61,7 @@ def test_originals_commands_name_the_flag_that_was_meant(capsys: pytest.CaptureF
 
 
 def test_words_too_many_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "torchserve-lite start: nothing is known to do with: now" in _refused(["start", "now"], capsys)
+    assert "torchserve-lite stop: nothing is known to do with: now" in _refused(["stop", "now"], capsys)
 
 
 def test_key_of_the_configuration_that_was_meant_is_named(capsys: pytest.CaptureFixture[str]) -> None:

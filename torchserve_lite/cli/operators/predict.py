@@ -87,7 +87,7 @@ def _content(file: str) -> bytes:
 
 
 async def _ask_all(arguments: argparse.Namespace, connection: Connection, contents: list[tuple[str, bytes]]) -> int:
-    code, replies = DONE, []
+    code, replies, handler_failed = DONE, [], False
     async with session_to(connection, arguments.timeout) as session:
         for file, data in contents:
             with no_server_without_answer(connection, arguments.timeout):
@@ -98,6 +98,9 @@ async def _ask_all(arguments: argparse.Namespace, connection: Connection, conten
                 answer = Answer(reply.status, reply.text, reply.document)
                 advice = await _advice(arguments.model, answer, connection, session)
                 tell(f"{'' if len(contents) == 1 else f'{file}: '}{answer.message}{advice}")
+                handler_failed = handler_failed or answer.type == "InternalServerException"
+    if handler_failed:  # its words are not for every client
+        print("The server's terminal says why, and so does: torchserve-lite logs model", file=sys.stderr)
     if arguments.json:
         print(json.dumps([_document(reply) for reply in replies], indent=2))
     return code

@@ -138,4 +138,5 @@ async def test_refusal_names_its_file_once(server: FakeServer, command: Command)
     assert outcome.err.splitlines() == [
         "torchserve-lite: 4.txt: Prediction failed",
         "torchserve-lite: 4.png: Prediction failed",
+        "The server's terminal says why, and so does: torchserve-lite logs model",
     ]
