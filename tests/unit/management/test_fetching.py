@@ -306,10 +306,10 @@ def test_redirect_from_https_to_http_is_refused() -> None:
 
 def test_expression_that_would_never_come_to_an_end_refuses_the_url(caplog: pytest.LogCaptureFixture) -> None:
     """Python's own held the server up for as long as it took, which for one URL may be years."""
-    allowed = AllowedUrls(DownloadConfig(allowed_urls=url_patterns(r"https://models/([a-z0-9-]+\.?)+/x")))
+    allowed = AllowedUrls(DownloadConfig(allowed_urls=url_patterns("https://models/(a|b|ab)*c")))
     with pytest.raises(ArchiveNotFound, match="An expression of allowed_urls takes too long over it"):
-        allowed.web_url(f"https://models/{'a' * 1900}!")
-    assert r"([a-z0-9-]+\.?)+/x of allowed_urls takes too long" in caplog.text
+        allowed.web_url(f"https://models/{'ab' * 900}")
+    assert "https://models/(a|b|ab)*c of allowed_urls takes too long" in caplog.text
 
 
 async def test_redirects_without_end_are_refused(fetching: Fetching) -> None:
