@@ -23,7 +23,7 @@ from torchserve_lite.archive.store import ModelStore
 from torchserve_lite.archive.unpacking.cache import ArchiveCache
 from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.descriptors import raise_descriptor_limit
-from torchserve_lite.config.settings import Config, ModelsConfig, TracingConfig
+from torchserve_lite.config.settings import Config, LogConfig, ModelsConfig, TracingConfig
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.memory import keep_freed
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
@@ -55,6 +55,7 @@ from torchserve_lite.systemd import ServiceManager, ToldProgress
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.machine import MachineFigures, nvidia_gpus
+from torchserve_lite.telemetry.profiles import Profiles
 from torchserve_lite.telemetry.recent import Recent, SeenFailure, seen_failure
 from torchserve_lite.workflows.archive import WorkflowStore
 from torchserve_lite.workflows.manager import WorkflowManager
@@ -212,7 +213,9 @@ async def serving_core(
             saved = await stack.enter_async_context(Snapshots(config.snapshots, registry, engine, shutdown))
             manager.changed.append(saved.changed)
             manager.recorded = saved.written
-        plane = LocalDataPlane(engine, registry, metrics, watch, server_timing=config.http.server_timing)
+        plane = LocalDataPlane(
+            engine, registry, metrics, watch, server_timing=config.http.server_timing, profiles=_profiles(config.logs)
+        )
         workflow_store = WorkflowStore(folder=config.models.workflow_store or config.models.store, scratch=scratch)
         workflows = WorkflowManager(
             manager,
@@ -270,6 +273,10 @@ def _console_feed(config: Config, core: Core, failures: Recent[SeenFailure]) -> 
         tokens=config.access.tokens,
         model_api=config.access.model_api,
     )
+
+
+def _profiles(config: LogConfig) -> Profiles | None:
+    return Profiles(config.folder / "profiles") if config.profiles and config.folder is not None else None
 
 
 def _tracing(config: TracingConfig, watch: RequestWatch, shutdown: Shutdown) -> AbstractAsyncContextManager[None]:

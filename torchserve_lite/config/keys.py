@@ -206,6 +206,7 @@ _TABLE = (
     # Traces. Where they go is said by OpenTelemetry's own variables
     _key("tracing", choice("off", "otlp"), "off", "tracing.exporter"),
     _key("traces_per_second", integer(), "50", "tracing.per_second"),
+    _key("profile_requests", boolean, "false", "logs.profiles"),
     # Who is let in
     _key("disable_token_authorization", inverted, "false", "access.tokens", flag="--disable-token-auth"),
     _key("token_expiration_min", minutes, "60", "access.token_lifetime", variable="TS_TOKEN_EXPIRATION_TIME_MIN"),

@@ -12,6 +12,7 @@ MEANINGS: Mapping[str, str] = {
     "metrics_address": "Where /metrics is served.",
     "unix_socket_mode": "The permissions of the files of unix:/path addresses, in octal digits.",
     "max_request_size": "Bytes of a request's body; larger ones are answered 413.",
+    "profile_requests": "Whether a client may have its request profiled, by the header x-torchserve-profile.",
     "tracing": "Whether requests are traced: otlp sends spans to the collector of OTEL_EXPORTER_OTLP_ENDPOINT; off.",
     "traces_per_second": "Traces that begin here in a second; those that clients record are besides. 0: all.",
     "server_timing": "Whether answers of models say where their time went, in a header.",

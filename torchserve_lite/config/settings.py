@@ -231,6 +231,7 @@ class LogConfig:
     form: str = "text"  # or json: an object a line
     request_ids: bool = False  # in lines of text; in JSON they always are
     file: Path | None = None  # --log-config
+    profiles: bool = False  # clients may have a request profiled; into a folder within this one
     level: str = "info"  # of the server's own lines; what handlers log is always kept
 
 

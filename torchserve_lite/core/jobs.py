@@ -70,8 +70,9 @@ class Job:
 
     def __init__(self, request: InferenceRequest, key: ModelKey, arrived: float, deadline: float | None = None) -> None:
         self.request = request
-        # Explanations and descriptions run alone: handlers look at the first request's headers to tell them apart.
-        self.batchable = request.verb is Verb.PREDICT
+        # Explanations and descriptions run alone: handlers look at the first request's headers to tell them apart. What
+        # is profiled is to be seen alone.
+        self.batchable = request.verb is Verb.PREDICT and not request.profile
         self.key = key
         self.arrived = arrived
         self.deadline = deadline

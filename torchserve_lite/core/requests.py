@@ -50,7 +50,7 @@ class InferenceRequest:
     which one head comes again and again has them encoded once (``ipc.messages.encoded_headers``). ``id`` is ours,
     unique and returned as ``x-request-id``. ``in_pieces``: the client wants what a handler streams as it comes, also
     where the answer would be one document. ``part_of``: the id of the request that this one was made for, such as one
-    to a workflow.
+    to a workflow. ``profile``: the file that a profile of its run goes to, empty for none.
     """
 
     id: str
@@ -65,6 +65,7 @@ class InferenceRequest:
     encoded_headers: bytes = field(default=b"", compare=False, repr=False)
     in_pieces: bool = False
     part_of: str = ""
+    profile: str = ""
 
 
 @dataclass(slots=True)

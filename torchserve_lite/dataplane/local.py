@@ -17,6 +17,7 @@ from torchserve_lite.errors import DeadlineExceeded, ModelLoading, ServingError
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
+from torchserve_lite.telemetry.profiles import Profiles
 from torchserve_lite.telemetry.server_timing import ServerTiming
 
 
@@ -37,10 +38,13 @@ class LocalDataPlane:
         watch: RequestWatch | None = None,
         *,
         server_timing: bool = True,
+        profiles: Profiles | None = None,
     ) -> None:
-        """``watch`` is told which requests begin. ``server_timing``: answers say where their time went."""
+        """``watch`` is told which requests begin. ``server_timing``: answers say where their time went. ``profiles``:
+        of requests whose clients ask for one."""
         self._engine = engine
         self._watch = watch or RequestWatch()
+        self._profiles = profiles
         self._timing = ServerTiming() if server_timing else None
         self._registry = registry
         self._served = ServedModels(engine, registry)
@@ -66,6 +70,8 @@ class LocalDataPlane:
         timeout = request.timeout
         if timeout is None or (spec.client_timeout is not None and spec.client_timeout < timeout):
             timeout = spec.client_timeout
+        if self._profiles is not None:
+            self._profiles.begin(request, spec)
         job = Job(request, spec.key, arrived, None if timeout is None else arrived + timeout)
 
         if self._watch.listeners:
@@ -81,6 +87,8 @@ class LocalDataPlane:
                     figures.answered(job.waited, seconds, _recorded_in(request))
                     if self._timing is not None:
                         outcome.timing = self._timing.value(job, seconds)
+                    if request.profile and self._profiles is not None:
+                        self._profiles.tell(request, outcome)
             told(outcome)
 
         try:

@@ -66,6 +66,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     ``headers``: pairs, or what ``encoded_headers`` made of them. A worker receives the latter and ``header_pairs``
     gives it the pairs: hardly any handler looks at its headers, so nothing is made of them before one does.
     ``in_pieces``: what a handler streams is wanted as it comes, also where the envelope's answer is one document.
+    ``profile``: the file for a profile of the run, in which it is alone; empty for none.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     remaining: float | None = None
     trace_context: str = ""
     in_pieces: bool = False
+    profile: str = ""
 
 
 class Predict(msgspec.Struct, frozen=True, tag=True):

@@ -29,6 +29,7 @@ from torchserve_lite.worker.inputs import row_of
 from torchserve_lite.worker.log_lines import report, working_at
 from torchserve_lite.worker.outputs import JSON, reply_of
 from torchserve_lite.worker.pieces import KeptPieces, PieceTooLarge, excess_of, piece_sender
+from torchserve_lite.worker.profiling import profiled
 from torchserve_lite.worker.requests import Request
 from torchserve_lite.worker.stage_times import StageTimes
 from torchserve_lite.worker.tracebacks import class_name
@@ -39,6 +40,9 @@ Room = Callable[[int], Awaitable[Any] | None]
 
 
 _NOT_AGAIN = "Another request of the batch was refused when a part of this answer had been sent."
+
+
+_NOT_PROFILED = contextlib.nullcontext()
 
 
 class _Unusable(Exception):
@@ -156,13 +160,15 @@ class BatchRunner:
                 context.mark_stage = delivery.stage_times.mark
             self.unpack(requests, context)
             groups = list(calls_of([request for request in requests if request.reply is None]))
-            while groups:
-                group = groups.pop(0)
-                group = [request for request in group if not is_cancelled(request.index) and not _has_expired(request)]
-                if group:
-                    delivery.emit_known(requests)
-                    if left := (yield from self.call_handler(group, context, delivery, self._pack)):
-                        groups[:0] = calls_of(left)
+            profile = calls[0].profile if len(calls) == 1 else ""
+            with profiled(profile, context) if profile else _NOT_PROFILED:
+                while groups:
+                    group = groups.pop(0)
+                    group = [one for one in group if not is_cancelled(one.index) and not _has_expired(one)]
+                    if group:
+                        delivery.emit_known(requests)
+                        if left := (yield from self.call_handler(group, context, delivery, self._pack)):
+                            groups[:0] = calls_of(left)
         working_at((), concurrent=delivery.concurrent)
         for request in requests:  # the context knows them until the next batch; what they hold is free at once
             request.rows = []

@@ -200,4 +200,5 @@ def _call(job: Job, now: float) -> Call:
         job.remaining(now),
         request.trace_context,
         request.in_pieces,
+        request.profile,
     )
