@@ -20,6 +20,7 @@ _HEADROOM = 2 << 30  # bytes of address space beyond what the imports took
 MODULES = {
     "v1": "tests.fuzz.bodies",
     "v2": "tests.fuzz.bodies",
+    "tensors": "tests.fuzz.tensors",
     "multipart": "tests.fuzz.multipart",
     "frames": "tests.fuzz.frames",
     "archives": "tests.fuzz.archives",

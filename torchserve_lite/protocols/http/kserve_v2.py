@@ -24,6 +24,7 @@ from torchserve_lite.protocols.http.codings import packed
 from torchserve_lite.protocols.http.kserve import MODEL_NAMES, READINESS, readiness
 from torchserve_lite.protocols.http.openapi import (
     ANYTHING,
+    BINARY,
     NUMBER,
     OF_A_MODEL,
     OF_AN_INFERENCE,
@@ -34,13 +35,14 @@ from torchserve_lite.protocols.http.openapi import (
     Body,
     Named,
     Operation,
+    Parameter,
     lists,
     objects,
 )
 from torchserve_lite.protocols.http.requests import INFER_METHODS, READ, Target, check_method, header, make_request
 from torchserve_lite.protocols.http.routing import RouteTable
 from torchserve_lite.protocols.kserve import EXTENSIONS, PLATFORM
-from torchserve_lite.protocols.tensors import TENSORS, tensor_parts
+from torchserve_lite.protocols.tensors import OCTETS, TENSORS, tensor_parts
 
 _VERBS = {"infer": Verb.PREDICT, "explain": Verb.EXPLAIN}
 
@@ -110,17 +112,29 @@ _INPUT = objects(
 _REQUEST = objects(
     {"inputs": lists(_INPUT)}, id=TEXT, parameters={"type": "object"}, outputs=lists(objects({"name": TEXT}))
 )
+_JSON_SIZE = Parameter(
+    name=TENSORS,
+    description="How many bytes of the body are its JSON. With it, tensors may stand as bytes behind that.",
+    schema={"type": "integer", "minimum": 0},
+    place="header",
+)
 _INFER = Operation(
     id="infer",
     path="/infer",
     summary="A prediction for tensors.",
-    answers={200: Answer("The output tensors.", Named("V2Response", {"type": "object"}))},
+    answers={
+        200: Answer(
+            "The output tensors, as JSON, and behind it those that were asked for as bytes.",
+            Named("V2Response", {"type": "object"}),
+            or_bytes=True,
+        )
+    },
     raises=OF_AN_INFERENCE,
-    parameters=(TIME_LIMIT,),
+    parameters=(TIME_LIMIT, _JSON_SIZE),
     body=Body(
         "V2Tensors",
         "The input tensors, as JSON, and behind it those that are sent as bytes.",
-        {JSON: Named("V2Request", _REQUEST)},
+        {JSON: Named("V2Request", _REQUEST), OCTETS: BINARY},
     ),
     tag=_TAG,
 )

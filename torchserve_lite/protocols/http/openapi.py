@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from torchserve_lite import __version__, errors
 from torchserve_lite.protocols.errors import TABLE, ErrorForm, status_of
+from torchserve_lite.protocols.tensors import OCTETS
 
 Schema = Mapping[str, Any]
 
@@ -24,6 +25,7 @@ TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "integer"}
 YES_OR_NO: Schema = {"type": "boolean"}
 ANYTHING: Schema = {}
+BINARY: Schema = {"type": "string", "format": "binary"}
 
 
 def objects(required: Mapping[str, Schema], **optional: Schema) -> Schema:
@@ -72,12 +74,14 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``events``: of a handler that streams, and a client that accepts Server-Sent Events."""
+    """``events``: of a handler that streams, and a client that accepts Server-Sent Events. ``or_bytes``: where a client
+    asks for an answer that is not JSON alone."""
 
     description: str
     schema: Schema | Named | None = None
     content_type: str = "application/json"
     events: Schema | None = None
+    or_bytes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +154,7 @@ MODEL_INPUT = Body(
     "What the model is to look at: the fields of a form, or one body of any type.",
     {
         "application/json": ANYTHING,
-        "application/octet-stream": {"type": "string", "format": "binary"},
+        OCTETS: BINARY,
         "text/plain": TEXT,
         "multipart/form-data": _FORM,
         "application/x-www-form-urlencoded": _FORM,
@@ -356,6 +360,8 @@ class _Components:
         content = {answer.content_type: {"schema": self.schema(answer.schema)}}
         if answer.events is not None:
             content["text/event-stream"] = {"schema": answer.events}
+        if answer.or_bytes:
+            content[OCTETS] = {"schema": BINARY}
         return {"description": answer.description, "content": content}
 
     def error(self, status: int, form: ErrorForm) -> Mapping[str, object]:
