@@ -62,7 +62,7 @@ def configure(file: Path) -> None:
         else:
             logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, **_dictionary(file)})
     except KeyError as error:  # of an INI file
-        raise ConfigurationError(f"--log-config {file}: a section or key is missing: {error.args[0]}.") from error
+        raise ConfigurationError(f"--log-config {file} lacks a section or key: {error.args[0]}.") from error
     except Exception as error:  # what the classes that it names make of their arguments
         causes = [str(one) for one in (error, error.__cause__) if one is not None and str(one)]
         raise ConfigurationError(f"--log-config {file} cannot be used: {': '.join(causes)}.") from error

@@ -132,7 +132,7 @@ args=('{tmp_path}/all.log',)
         pytest.param("", "mapping", id="empty"),
         pytest.param("root: {handlers: [nowhere]}", "nowhere", id="unknown handler"),
         pytest.param("handlers: {h: {class: no.such.Thing}}\nroot: {handlers: [h]}", "no.such", id="unknown class"),
-        pytest.param("[loggers]\nkeys=root\n", "section or key is missing: formatters", id="INI that lacks sections"),
+        pytest.param("[loggers]\nkeys=root\n", "lacks a section or key: formatters", id="INI that lacks sections"),
     ],
 )
 def test_file_that_cannot_be_used_is_an_error_that_names_it(

@@ -62,6 +62,7 @@ def load_config(file: Path | None, command_line: Mapping[str, str], environ: Map
             **pieces["workers"],
             # Variables of CUDA and OpenMP that every program obeys, whether or not ours may be read.
             visible_gpus=environ.get("CUDA_VISIBLE_DEVICES"),
+            whole_tracebacks=pieces["logs"].get("level") == "debug",
             share_threads=not environ.get("OMP_NUM_THREADS"),
             model_metrics=model_metrics,
         ),

@@ -151,6 +151,7 @@ class WorkerConfig:
     first_worker_id: int = 9000  # TorchServe's ids are port numbers; scripts show them
     ipex_enable: bool = False  # TS_IPEX_ENABLE for handlers
     ipex_gpu_enable: bool = False
+    whole_tracebacks: bool = False  # of handlers' failures, in the log: with log_level=debug
     debug: bool = False  # one worker a model, without time limits, so that a debugger may stop it
     model_metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that handlers find in their cache
 

@@ -49,6 +49,7 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     sequence_headers: SequenceHeaders = SequenceHeaders()
     hidden_environment: str = ""  # regular expression of names the handler must not see
     metrics: tuple[MetricDefinition, ...] = MODEL_METRICS  # those that the handler finds in its cache
+    whole_tracebacks: bool = False  # a failure's, in the log: every frame, the libraries' own too
 
 
 class SentPart(msgspec.Struct, array_like=True, gc=False):

@@ -106,7 +106,7 @@ class BatchRunner:
         self._mark_stage = mark_stage
         self._handler_returned = handler_returned
         self._envelopes = Envelopes(load.v2_output_names, load.spec.signature)
-        self._failures = Failures(load.spec.key.name, load.model_dir)
+        self._failures = Failures(load.spec.key.name, load.model_dir, whole_tracebacks=load.whole_tracebacks)
 
     @property
     def silence(self) -> float:

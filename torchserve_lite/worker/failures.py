@@ -19,9 +19,10 @@ from torchserve_lite.worker.tracebacks import explain_failure, is_out_of_memory,
 class Failures:
     """Of one model, whose own code is told apart in tracebacks by its name and folder."""
 
-    def __init__(self, model_name: str, model_dir: str) -> None:
+    def __init__(self, model_name: str, model_dir: str, *, whole_tracebacks: bool = False) -> None:
         self._model_name = model_name
         self._model_dir = model_dir
+        self._whole = whole_tracebacks
 
     def of_handler(self, request_ids: list[str], error: BaseException) -> Reply:
         """What each request of the handler's call is told."""
@@ -67,7 +68,7 @@ class Failures:
 
     def _report(self, what: str, error: BaseException) -> None:
         """In the model's log: what failed, in which of the handler's methods and where, then the traceback."""
-        failure = explain_failure(error, self._model_name, self._model_dir)
+        failure = explain_failure(error, self._model_name, self._model_dir, whole=self._whole)
         stage = f" in {failure.stage}" if failure.stage else ""
         place = f" ({failure.place})" if failure.place else ""
         report(logging.ERROR, f"{what}{stage}: {failure.cause}{place}\n{failure.traceback}")

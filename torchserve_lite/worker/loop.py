@@ -155,7 +155,7 @@ class WorkerLoop:
             report(logging.ERROR, f"The handler ends its worker while it is loaded: {failure.cause} ({failure.place})")
             raise
         except BaseException as error:
-            failure = explain_failure(error, load.spec.key.name, load.model_dir)
+            failure = explain_failure(error, load.spec.key.name, load.model_dir, whole=load.whole_tracebacks)
             self._send(LoadFailure(failure.cause, failure.traceback, is_out_of_memory(error)))
             return None
         gc.collect()

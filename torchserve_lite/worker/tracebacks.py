@@ -15,6 +15,7 @@ from torchserve_lite.core.shortening import MESSAGE, REPORT, shortened
 _STAGES = ("initialize", "handle", "preprocess", "inference", "postprocess", "explain_handle")
 _UNPACKED = re.compile(r"/models/[0-9a-f]{32}/")  # an archive's files lie where nobody knows, or will find them
 _OUR_FOLDER = str(Path(__file__).parent.parent)
+_TORCH = re.compile(r"/(?:site|dist)-packages/torch/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +32,26 @@ class Failure:
     stage: str = ""
 
 
-def explain_failure(error: BaseException, model: str = "", folder: str = "") -> Failure:
-    """``folder``: where the model's files are. If they were unpacked there, frames name the archive instead.
+def explain_failure(error: BaseException, model: str = "", folder: str = "", *, whole: bool = False) -> Failure:
+    """``folder``: where the model's files are. If they were unpacked there, frames name the archive instead. ``whole``:
+    no frame is left out or folded.
 
     Never raises, and gives texts that can be sent: an exception's class is the handler's, and may do anything.
     """
     try:
-        failure = _explained(error, model, folder)
+        failure = _explained(error, model, folder, whole)
     except BaseException:
         failure = Failure(f"{class_name(error)}, an exception that cannot be shown", "")
     return Failure(*map(sendable_text, (failure.cause, failure.traceback, failure.place, failure.stage)))
 
 
-def _explained(error: BaseException, model: str, folder: str) -> Failure:
+def _explained(error: BaseException, model: str, folder: str, whole: bool) -> Failure:
     summary = traceback.TracebackException.from_exception(error)
     stages = [frame.name for frame in summary.stack if frame.name in _STAGES]
     places = []
     for one in _with_causes(summary):
-        _fold(one)
+        if not whole:
+            _fold(one)
         places.append(_name_archive(one, model, folder) if folder else "")
     text = " ".join(shortened(text_of(error), MESSAGE).split())  # torch tells a wrong state dict in many lines
     cause = f"{class_name(error)}: {text}" if text else class_name(error)
@@ -57,8 +60,8 @@ def _explained(error: BaseException, model: str, folder: str) -> Failure:
         advice = "A worker has no terminal for a debugger: start the server with --inline to debug the handler there"
     if advice:
         cause = f"{cause.rstrip('.')}. {advice}."
-    whole = shortened("".join(summary.format()).rstrip(), REPORT)
-    return Failure(cause, whole, places[0], stages[-1] if stages else "")
+    text = shortened("".join(summary.format()).rstrip(), REPORT)
+    return Failure(cause, text, places[0], stages[-1] if stages else "")
 
 
 def named_place(file: str, model: str, folder: str) -> str:
@@ -105,12 +108,49 @@ def _with_causes(summary: traceback.TracebackException) -> Iterator[traceback.Tr
 
 
 def _fold(summary: traceback.TracebackException) -> None:
-    """Drops leading frames that are ours or the import machinery's."""
+    """Drops leading frames that are ours or the import machinery's, and folds those between the author's: several of
+    ours or of torch in a row are one line. The last frame, in which it was raised, stays."""
     frames = list(summary.stack)
     keep = 0 if issubclass(summary.exc_type, SyntaxError) else 1  # a syntax error names its own file and line
     while len(frames) > keep and _is_framework(frames[0]):
         frames.pop(0)
-    summary.stack = traceback.StackSummary.from_list(frames)
+    folded = _FoldedStack()
+    run: list[traceback.FrameSummary] = []
+    for index, frame in enumerate(frames):
+        library = _library(frame) if index < len(frames) - 1 else ""
+        if run and library != _library(run[0]):
+            folded += _as_one(run)
+            run = []
+        if library:
+            run.append(frame)
+        else:
+            folded.append(frame)
+    summary.stack = folded
+
+
+def _as_one(run: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    if len(run) == 1:
+        return run
+    return [traceback.FrameSummary(_FOLDED, len(run), _library(run[0]), lookup_line=False)]
+
+
+_FOLDED = "<folded>"
+
+
+class _FoldedStack(traceback.StackSummary):
+    """One of its frames may stand for several, of the library that it has as its name."""
+
+    def format_frame_summary(self, frame_summary: traceback.FrameSummary, **options: object) -> str:
+        if frame_summary.filename == _FOLDED:
+            return f"  ... {frame_summary.lineno} frames of {frame_summary.name}\n"
+        return super().format_frame_summary(frame_summary, **options)
+
+
+def _library(frame: traceback.FrameSummary) -> str:
+    """Of which nobody wants to see what is between their own frames; empty for all others."""
+    if frame.filename.startswith(_OUR_FOLDER):
+        return "torchserve_lite"
+    return "torch" if _TORCH.search(frame.filename) else ""
 
 
 def _name_archive(summary: traceback.TracebackException, model: str, folder: str) -> str:

@@ -186,3 +186,59 @@ def test_any_exception_is_told_in_text_that_can_be_sent(error: Exception, cause:
     assert failure.cause.startswith(cause)
     assert failure.traceback.encode() is not None
     assert is_out_of_memory(error) is False
+
+
+LIBRARY = """
+def outer(call):
+    return middle(call)
+
+def middle(call):
+    return inner(call)
+
+def inner(call):
+    return call()
+"""
+HANDLER = """
+import {library}
+
+def handle(data, context):
+    {library}.outer(mine)
+
+def mine():
+    {library}.outer(fail)
+
+def fail():
+    raise ValueError("planted")
+"""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_frames_of_torch_between_the_authors_are_one_line(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = tmp_path / "site-packages" / "torch"
+    torch.mkdir(parents=True)
+    (torch / "fake_torch.py").write_text(LIBRARY)
+    (tmp_path / "fold_handler.py").write_text(HANDLER.format(library="fake_torch"))
+    for folder in (torch, tmp_path):
+        monkeypatch.syspath_prepend(str(folder))
+    handler = importlib.import_module("fold_handler")
+    with pytest.raises(ValueError) as caught:
+        handler.handle([], None)
+    shown = explain_failure(caught.value, "m", str(tmp_path), whole=whole).traceback
+    assert shown.count("  ... 3 frames of torch\n") == (0 if whole else 2)
+    assert files_in(shown).count("fake_torch.py") == (6 if whole else 0)
+    assert shown.endswith("ValueError: planted")
+
+
+def test_frame_that_raised_is_shown_also_in_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = tmp_path / "site-packages" / "torch"
+    torch.mkdir(parents=True)
+    (torch / "failing_torch.py").write_text(LIBRARY.replace("return call()", "raise ValueError('shapes')"))
+    monkeypatch.syspath_prepend(str(torch))
+    library = importlib.import_module("failing_torch")
+    with pytest.raises(ValueError) as caught:
+        library.outer(None)
+    shown = explain_failure(caught.value).traceback
+    assert "... 2 frames of torch\n" in shown
+    assert "in inner" in shown

@@ -58,6 +58,7 @@ async def loaded_worker(
         ipex_gpu_enable=config.ipex_gpu_enable,
         v2_output_names=config.v2_output_names,
         max_response_size=config.max_response_size,
+        whole_tracebacks=config.whole_tracebacks,
         threads=setup.threads(spec),
         python_path=setup.import_folders(spec),
         sequence_headers=config.sequence_headers,
