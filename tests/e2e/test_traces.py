@@ -14,6 +14,7 @@ import pytest_asyncio
 from tests.e2e.collector import Collector, Span, collecting
 from tests.e2e.server import Server, grpc_address, running, write_model
 from torchserve_lite.protocols.grpc.messages import load_messages
+from torchserve_lite.workflows.builder import WorkflowArchiveRequest, build
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,6 +39,15 @@ class Handler:
 """
 
 
+FUNCTIONS = """
+def first(data, context):
+    return data and [row["body"] for row in data]
+
+def second(data, context):
+    return data and [row["body"] for row in data]
+"""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def collector() -> AsyncIterator[Collector]:
     async with collecting() as made:
@@ -49,13 +59,24 @@ async def traced(
     folder: Path, collector: Collector, environment: Mapping[str, str] | None = None, **settings: object
 ) -> AsyncIterator[Server]:
     write_model(folder / "store", "stepped", STEPPED)
+    (folder / "chain.yaml").write_text("dag: {first: [second]}")
+    (folder / "functions.py").write_text(FUNCTIONS)
+    build(
+        WorkflowArchiveRequest(
+            workflow_name="chain",
+            spec_file=str(folder / "chain.yaml"),
+            handler=str(folder / "functions.py"),
+            export_path=str(folder / "store"),
+        )
+    )
     facts = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "50",
         "no_proxy": "127.0.0.1",
         **(environment or {}),
     }
-    async with running(folder, folder / "store", {"tracing": "otlp", **settings}, environment=facts) as server:
+    more = {"tracing": "otlp", "load_models": "stepped", "enable_model_api": "true", **settings}
+    async with running(folder, folder / "store", more, environment=facts) as server:
         yield server
 
 
@@ -158,6 +179,20 @@ async def test_grpc_call_has_its_spans_below_the_clients(server: Server, collect
     assert (root.attributes["rpc.system"], root.attributes["rpc.grpc.status_code"]) == ("grpc", 0)
     assert spans["handler"].parent == spans["batch"].id
     check_nested(spans)
+
+
+async def test_nodes_of_a_workflow_are_below_its_request(server: Server, collector: Collector) -> None:
+    async with server.client.post(f"{server.url}/workflows?url=chain.war") as response:
+        assert response.status == 200, await response.text()
+    assert await asked(server, "/wfpredict/chain", 9, data=b"7") == "7"
+    spans = await collector.all_of(trace_id(9), "POST /wfpredict/{workflow_name}", "predict chain__second")
+    (root,) = [span for span in spans if span.name.startswith("POST")]
+    assert root.parent == SPAN
+    below = [span for span in spans if span.parent == root.id]
+    assert [span.name for span in sorted(below, key=lambda span: span.began)] == [
+        "predict chain__first",
+        "predict chain__second",
+    ]
 
 
 async def test_collector_that_is_not_there_costs_one_warning_and_no_time(tmp_path: Path, collector: Collector) -> None:
