@@ -158,6 +158,7 @@ class ModelStatus:
     queue_size: int
     begun: bool = True  # False: it is registered, and nothing has been done to load it yet
     running: int = 0
+    refused: int = 0  # requests since its pool began that found no free worker and may not wait (useJobTicket)
     busy: int = 0  # workers that could not take another batch now
     busy_seconds: float = 0.0  # that all workers together have spent on batches, those under way included
     cause: str = ""  # why a request would be refused at this moment; empty when it would not

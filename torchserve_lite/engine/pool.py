@@ -50,6 +50,7 @@ class WorkerPool:
         self._dispatch_soon = False
         self._draining = False
         self._job_tickets = spec.job_tickets
+        self._refused = 0  # since none may wait
         self._due: asyncio.TimerHandle | None = None  # dispatches when the next batch is due, which is at
         self._due_at = 0.0  # by the event loop's clock
 
@@ -90,6 +91,7 @@ class WorkerPool:
         if not self._supervisor.promising:
             raise self._supervisor.refusal()
         if self._job_tickets and len(self.queue) >= sum(seat.free for seat in self._seats) * self.queue.batch_size:
+            self._refused += 1
             raise NoIdleWorker(self.spec.key.name)
         room = self.queue.capacity - len(self.queue)
         if room <= self._most_in_workers and (waiting := len(self._waiting_in_workers())) and room <= waiting:
@@ -113,6 +115,7 @@ class WorkerPool:
             queued=len(self.queue) + waiting,
             queue_size=self.queue.capacity,
             running=self.queue.running - waiting,
+            refused=self._refused,
             busy=sum(bool(seat.batches) and not seat.is_idle for seat in self._seats),
             busy_seconds=self._busy_seconds + self._seconds_of_running_batches(),
             cause="" if self._supervisor.promising else str(self._supervisor.refusal()),

@@ -135,10 +135,11 @@ def _memory_of(folder: Path, limit_file: str, used_file: str) -> tuple[int, int]
 
 
 def _explained(reason: Reason, seen: Seen, bounds: Bounds) -> str:
+    waits = f"{seen.queued} requests wait" if seen.queued else "requests are refused that may not wait (useJobTicket)"
     if reason is Reason.WAITING:
-        return f"{seen.queued} requests wait, and all workers are busy (maxWorkers={bounds.high})"
+        return f"{waits}, and all workers are busy (maxWorkers={bounds.high})"
     if reason is Reason.IDLE:
         return f"on average {seen.load:.1f} of them were busy, and no request waited (minWorkers={bounds.low})"
     if reason is Reason.MEMORY:
-        return f"{seen.queued} requests wait, but there is no memory for another worker (maxWorkers={bounds.high})"
+        return f"{waits}, but there is no memory for another worker (maxWorkers={bounds.high})"
     return f"minWorkers={bounds.low}, maxWorkers={bounds.high}"

@@ -17,6 +17,7 @@ WAITING = 0.5  # seconds for which requests must have waited, without a pause, b
 CALM = 5.0  # seconds without a waiting request before it shrinks; also the memory of the mean load
 STEP = 1.0  # seconds between two workers that are given up
 FULL = 0.7  # share of their time that workers may be busy without a queue forming
+COMES_BACK = 1.5  # seconds within which clients come again whose requests were refused: they are told to after 1
 AFTER_FAILURE = 30.0  # seconds until it is tried again after new workers could not be started
 
 
@@ -41,7 +42,9 @@ class Seen:
     """What has been seen of a model up to ``at``. All times are readings of one clock, in seconds.
 
     ``load``: the mean number of busy workers lately. ``waiting_since``: since when requests have waited while all
-    workers were busy. ``room``: for how many more workers there is memory; None when that is not known.
+    workers were busy, or have been refused again and again because they may not wait. ``refused``: how many have been
+    since the pool began, ``turned_away``: those of the last look at which there were some, for as long as their clients
+    may come again. ``room``: for how many more workers there is memory; None when that is not known.
     """
 
     at: float
@@ -54,6 +57,9 @@ class Seen:
     waiting_since: float | None
     waited_at: float
     changed_at: float
+    refused: int = 0
+    refused_at: float = -math.inf
+    turned_away: int = 0
     failed_at: float = -math.inf
     room: int | None = None
 
@@ -80,7 +86,13 @@ def seen_of(status: ModelStatus, batch_size: int, before: Seen | None, now: floa
             waiting_since=since,
             waited_at=now,
             changed_at=now,
+            refused=status.refused,
         )
+    turned_away = max(status.refused - before.refused, 0)  # less than before in a pool that has just begun
+    refused_at = now if turned_away else before.refused_at
+    if not turned_away and now - refused_at <= COMES_BACK:
+        turned_away = before.turned_away
+    waits = waits or turned_away > 0
     passed = max(now - before.at, 1e-9)
     busy = min(max(status.busy_seconds - before.busy_seconds, 0.0) / passed, float(status.wanted))
     weight = -math.expm1(-passed / CALM)
@@ -94,8 +106,11 @@ def seen_of(status: ModelStatus, batch_size: int, before: Seen | None, now: floa
         busy_seconds=status.busy_seconds,
         load=before.load + weight * (busy - before.load),
         waiting_since=(before.waiting_since if before.waiting_since is not None else now) if waits else None,
-        waited_at=now if status.queued else before.waited_at,
+        waited_at=now if status.queued or turned_away else before.waited_at,
         changed_at=before.changed_at if status.wanted == before.workers else now,
+        refused=status.refused,
+        refused_at=refused_at,
+        turned_away=turned_away,
     )
 
 
@@ -110,8 +125,10 @@ def wanted(bounds: Bounds, seen: Seen, now: float) -> Wanted:
     if inside != seen.workers:
         return Wanted(workers=inside, reason=Reason.BOUNDS)
     waits = seen.waiting_since is not None and now - max(seen.waiting_since, seen.changed_at) >= WAITING
+    waits = waits and (seen.queued > 0 or seen.refused_at == seen.at)  # else they have not come again so far
     if waits and seen.ready == seen.workers < bounds.high and now - seen.failed_at >= AFTER_FAILURE:
-        useful = min(math.ceil(seen.queued / seen.batch_size), seen.workers, bounds.high - seen.workers)
+        batches = math.ceil(max(seen.queued, seen.turned_away) / seen.batch_size)
+        useful = min(batches, seen.workers, bounds.high - seen.workers)
         more = useful if seen.room is None else min(useful, seen.room)
         if more <= 0:
             return Wanted(workers=seen.workers, reason=Reason.MEMORY)

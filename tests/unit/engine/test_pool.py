@@ -1010,6 +1010,7 @@ async def test_job_tickets_are_for_as_many_jobs_as_could_run_now(
     async with pool_of(launcher, job_tickets=True, lanes=lanes, batch=BatchPolicy(size=size, delay=1)) as pool:
         with pytest.raises(NoIdleWorker):
             pool.submit(new_job())
+        assert pool.status().refused == 1
         await asyncio.sleep(6)
         for _ in range(2):
             jobs = asked(pool, *(new_job() for _ in range(room)))

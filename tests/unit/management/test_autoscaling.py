@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -107,16 +108,15 @@ def test_load_is_the_mean_of_what_workers_spent_on_batches() -> None:
 
 
 class LoadedEngine(FakeEngine):
-    """``waiting`` requests wait and keep as many workers busy as there are."""
+    """``waiting`` requests wait and keep as many workers busy as there are; ``refused`` were, since they may not."""
 
     waiting = 0
+    refused = 0
 
     def status(self, key: ModelKey) -> ModelStatus:
         known = super().status(key)
         busy = known.wanted if self.waiting else 0
-        return ModelStatus(
-            key=key, workers=known.workers, wanted=known.wanted, queued=self.waiting, queue_size=100, busy=busy
-        )
+        return replace(known, queued=self.waiting, busy=busy, refused=self.refused)
 
 
 @asynccontextmanager
@@ -148,6 +148,33 @@ async def test_model_grows_under_load_and_shrinks_after_it(tmp_path: Path) -> No
         await asyncio.sleep(30)
         assert engine.workers[KEY] == 1
         assert set(reasons) == {Reason.WAITING, Reason.IDLE}
+
+
+@virtual_time
+async def test_model_whose_requests_may_not_wait_grows_when_they_are_refused_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It never grew: nothing waited. A client comes again after a second, as its answer tells it."""
+    caplog.set_level("INFO")
+    async with autoscaled(tmp_path) as (engine, reasons):
+        for _ in range(5):
+            engine.refused += 2
+            await asyncio.sleep(1)
+        assert engine.workers[KEY] == 5
+        assert "requests are refused that may not wait (useJobTicket)" in caplog.text
+        await asyncio.sleep(30)
+        assert engine.workers[KEY] == 1
+        assert set(reasons) == {Reason.WAITING, Reason.IDLE}
+
+
+@virtual_time
+async def test_requests_that_were_refused_long_ago_are_no_load(tmp_path: Path) -> None:
+    """Nor is a burst of which nobody comes again; and a pool that begins to count anew takes nothing away."""
+    async with autoscaled(tmp_path) as (engine, reasons):
+        for refused in (7, 14, 2):
+            engine.refused = refused
+            await asyncio.sleep(5)
+        assert (engine.workers[KEY], reasons) == (1, [])
 
 
 @virtual_time
