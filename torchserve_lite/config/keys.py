@@ -231,7 +231,7 @@ _TABLE = (
         _key("plugins_path", flag="--plugins-path", variable=_FILE_ONLY),
         _key("cpp_log_config", flag="--cpp-log-config"),
         _key("system_metrics_cmd", variable=_FILE_ONLY),
-        _key("ts_open_inference_protocol", boolean, "false", variable="TS_OPEN_INFERENCE_PROTOCOL"),
+        _key("ts_open_inference_protocol", text, "false", variable="TS_OPEN_INFERENCE_PROTOCOL"),
         _key("model_server_home", variable="TS_MODEL_SERVER_HOME"),
     ),
     *_no_effect(

@@ -99,3 +99,10 @@ def test_file_of_todays_image_starts_and_is_told_what_to_change(text: str, told:
     without = set(_loaded(tmp_path, _GUIDE, {}).notices)  # said anywhere: keys that tune Java, and so on
     notices = [line for line in _loaded(tmp_path, text, _POD).notices if line not in without]
     assert [bool(re.search(told, line)) for line in notices] == ([True] if told else [])
+
+
+def test_switch_of_torchserves_own_open_inference_protocol_is_no_odd_word(tmp_path: Path) -> None:
+    """TorchServe's image is told ``oip`` by its variable. Here the protocol is always served."""
+    notices = _loaded(tmp_path, _GUIDE, {**_POD, "TS_OPEN_INFERENCE_PROTOCOL": "oip"}).notices
+    assert [line for line in notices if "oip" in line] == []
+    assert any("nothing here depends on them" in line and "ts_open_inference_protocol" in line for line in notices)
