@@ -13,7 +13,7 @@ from aiohttp.http import HttpProcessingError
 
 from torchserve_lite import log_config
 from torchserve_lite.config.settings import LogConfig
-from torchserve_lite.ipc.log_lines import RequestIds
+from torchserve_lite.ipc.log_lines import RequestIds, safe_lines
 from torchserve_lite.telemetry.log_sinks import FileTarget, Sink, SinkHandler, running
 from torchserve_lite.telemetry.metric_lines import HANDLER_LINES, SERVER_LINES
 
@@ -205,7 +205,7 @@ class TorchServeLines(logging.Formatter):
                 record.levelname = "WARN"
             if not hasattr(record, "source"):
                 record.source = "main"
-            line = super().format(record)
+            line = safe_lines(super().format(record))
             if self._with_request_ids and (ids := getattr(record, "request_ids", RequestIds())).ids:
                 first, newline, traceback = line.partition("\n")
                 line = f"{first} [{ids}]{newline}{traceback}"

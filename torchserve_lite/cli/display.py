@@ -11,6 +11,7 @@ from torchserve_lite import __version__
 from torchserve_lite.config.console import why_closed
 from torchserve_lite.config.settings import Config
 from torchserve_lite.core.progress import StartupProgress
+from torchserve_lite.ipc.log_lines import printable
 from torchserve_lite.management.access import KEY_FILE
 from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler
 
@@ -97,7 +98,7 @@ class PlainDisplay:
         self._line("Stopping: requests in flight are being finished.")
 
     def _line(self, text: str) -> None:
-        print(text, file=self._output, flush=True)
+        print(printable(text), file=self._output, flush=True)
 
 
 class AnnouncingDisplay(PlainDisplay):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -22,6 +24,7 @@ from torchserve_lite.cli.display import (
     worth_showing,
 )
 from torchserve_lite.config.settings import Config
+from torchserve_lite.ipc.log_lines import printable, safe_lines
 from torchserve_lite.telemetry.log_sinks import Sink, SinkHandler, running
 
 
@@ -44,6 +47,8 @@ class TerminalDisplay:
         self._log = Sink(_AboveTheBars(console))
         self.log_lines: logging.Handler = SinkHandler(self._log)
         self.log_lines.addFilter(worth_showing)
+        if config.logs.form != "json":  # asked for, whoever looks
+            self.log_lines.setFormatter(TerminalLines(with_request_ids=config.logs.request_ids))
         self._running = ExitStack()
 
     def __enter__(self) -> TerminalDisplay:
@@ -62,12 +67,12 @@ class TerminalDisplay:
 
     def loading(self, models: Sequence[str]) -> None:
         for model in models:
-            self._tasks[model] = self._bars.add_task(model, total=None)
+            self._tasks[model] = self._bars.add_task(printable(model), total=None)
         self._bars.start()
 
     def model_ready(self, model: str, version: str, workers: int, seconds: float) -> None:
         self._ready.append(model)
-        self._models.add_row(Text(model), Text(version), str(workers), f"{seconds:.2f} s")
+        self._models.add_row(Text(printable(model)), Text(printable(version)), str(workers), f"{seconds:.2f} s")
         self._finish_bar(model)
 
     def model_failed(self, model: str, message: str) -> None:
@@ -101,7 +106,40 @@ class TerminalDisplay:
 
     def _print(self, text: str, style: str) -> None:
         """As Text and unwrapped: messages are not markup, and a line that is to be pasted must stay one line."""
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+class TerminalLines(logging.Formatter):
+    """``12:36:28 WARN  mnist: message``: for a reader who sits there. Of the date, and of where in the server or on
+    which stream of a worker a line comes from, the log files tell."""
+
+    def __init__(self, *, with_request_ids: bool) -> None:
+        super().__init__()
+        self._with_request_ids = with_request_ids
+
+    def format(self, record: logging.LogRecord) -> str:
+        """From the record itself, whatever the layout of files has made of it before."""
+        message = record.getMessage()
+        if record.name == "ACCESS_LOG":  # finished lines, several at once
+            return "\n".join(_ACCESS_LINE.sub(r"\1 INFO  \2", line) for line in message.split("\n"))
+        if record.exc_info:
+            message += f"\n{self.formatException(record.exc_info)}"
+        if self._with_request_ids and (ids := str(getattr(record, "request_ids", ""))):
+            message += f" [{ids}]"
+        level = "WARN" if record.levelno == logging.WARNING else record.levelname
+        source = _WORKER.sub(r"\1 \2", getattr(record, "source", "")) or record.name.rpartition(".")[2]
+        return safe_lines(f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level:<5} {source}: {message}")
+
+
+_ACCESS_LINE = re.compile(r"^\d{4}-\d\d-\d\dT(\d\d:\d\d:\d\d),\d{3} - (.*)")
+_WORKER = re.compile(r"^W-\d+-(.+)_([^_]+)-std(?:out|err)$")
+_STYLES = (
+    (r"(?m)^\d\d:\d\d:\d\d .{5} [^ ]+( [^ :]+)?:", "cyan"),
+    (r"(?m)^\d\d:\d\d:\d\d", "dim"),
+    (r"(?m)^\d\d:\d\d:\d\d ERROR .*", "red"),
+    (r"(?m)^\d\d:\d\d:\d\d WARN  .*", "yellow"),
+    (r"(?m)^\d\d:\d\d:\d\d INFO  .* - .*\" 5\d\d \d+$", "red"),
+)
 
 
 class _AboveTheBars:
@@ -114,7 +152,10 @@ class _AboveTheBars:
         self._console = console
 
     def write(self, data: bytes) -> None:
-        self._console.print(Text(data.decode().removesuffix("\n")), soft_wrap=True)
+        text = Text(data.decode().removesuffix("\n"))
+        for pattern, style in _STYLES:
+            text.highlight_regex(pattern, style)
+        self._console.print(text, soft_wrap=True)
 
     def reopen(self) -> None:
         """It is no file."""

@@ -88,3 +88,14 @@ def unmarked(line: bytes, *, ended: bool = True) -> Iterator[Part]:
 def _requests(mark: bytes) -> RequestIds:
     ids, _, more = mark[1:].decode("ascii", "replace").partition("+")
     return RequestIds(tuple(ids.split(",")) if ids else (), int(more) if more.isdecimal() else 0)
+
+
+def printable(line: str) -> str:
+    """Control characters made visible: a handler's output must not forge log lines or drive a terminal."""
+    return line if line.isprintable() else "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
+
+
+def safe_lines(line: str) -> str:
+    """A record's line and those that follow it, a traceback's, such that no other record can be read into them: they
+    begin with blanks, and what drives a terminal or ends a line for some reader is shown as an escape."""
+    return line if line.isprintable() else "\n    ".join(printable(part) for part in line.split("\n"))

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from torchserve_lite import __version__
 from torchserve_lite.cli.display import AnnouncingDisplay, PlainDisplay, display_for, example_request
-from torchserve_lite.cli.terminal_display import TerminalDisplay
+from torchserve_lite.cli.terminal_display import TerminalDisplay, TerminalLines
 from torchserve_lite.config.settings import AccessConfig, Config
 from torchserve_lite.core.progress import StartupProgress
 from torchserve_lite.telemetry.log_sinks import written_to
@@ -167,7 +167,8 @@ def test_log_lines_are_whole_between_the_bars_of_a_terminal() -> None:
                 display.log_lines.handle(logging.LogRecord("MODEL_LOG", 20, "f.py", 1, line, (), None))
                 screen.wait_for(line.partition(" of")[0])
             display.started(1.0)
-    assert [line for line in _rows(screen.text) if line.startswith("line ")] == [line.rstrip() for line in expected]
+    said = [row.partition("MODEL_LOG: ")[2] for row in _rows(screen.text)]
+    assert [line for line in said if line.startswith("line ")] == [line.rstrip() for line in expected]
 
 
 class _Screen(threading.Thread):
@@ -253,3 +254,39 @@ def test_start_says_where_the_keys_are_and_how_to_send_them_or_do_without(
     assert "'Authorization: Bearer KEY'" in text
     assert "--disable-token-auth, or disable_token_authorization=true" in text
     assert "try: curl -H 'Authorization: Bearer KEY' http://127.0.0.1:1/predictions/mnist -T FILE" in text
+
+
+@pytest.mark.parametrize(
+    ("about", "shown"),
+    [
+        pytest.param(
+            {"name": "MODEL_LOG", "msg": "half done", "source": "W-9000-my_model_1.0-stdout"},
+            "INFO  my_model 1.0: half done",
+            id="printed by a handler",
+        ),
+        pytest.param(
+            {"name": "torchserve_lite.engine.supervisor", "msg": "It failed", "levelno": 30, "levelname": "WARNING"},
+            "WARN  supervisor: It failed",
+            id="of the server",
+        ),
+        pytest.param(
+            {"name": "x", "msg": "a\n12:00:00 ERROR forged\x1b[2J\u2028b", "levelno": 40, "levelname": "ERROR"},
+            "ERROR x: a\n    12:00:00 ERROR forged\\x1b[2J\\u2028b",
+            id="hostile",
+        ),
+    ],
+)
+def test_terminal_line_is_short_and_safe(about: dict[str, object], shown: str) -> None:
+    record = logging.makeLogRecord({"levelno": 20, "levelname": "INFO", **about})
+    line = TerminalLines(with_request_ids=False).format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d ", line[:9])
+    assert line[9:] == shown
+
+
+def test_access_lines_are_short_on_a_terminal() -> None:
+    lines = '2026-11-22T12:36:28,253 - /1.2.3.4:5 "GET /ping HTTP/1.1" 200 1\n' * 2
+    record = logging.makeLogRecord({"name": "ACCESS_LOG", "msg": lines.rstrip()})
+    assert (
+        TerminalLines(with_request_ids=False).format(record).split("\n")
+        == ['12:36:28 INFO  /1.2.3.4:5 "GET /ping HTTP/1.1" 200 1'] * 2
+    )

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.virtual_time import virtual_time
-from torchserve_lite.engine.launchers.worker_logs import LogPipe, printable
-from torchserve_lite.ipc.log_lines import RequestIds, request_mark
+from torchserve_lite.engine.launchers.worker_logs import LogPipe
+from torchserve_lite.ipc.log_lines import RequestIds, printable, request_mark
 
 SOURCE = "W-1-tiny_1.0-stdout"
 

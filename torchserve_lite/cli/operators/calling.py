@@ -19,7 +19,7 @@ from torchserve_lite.cli.operators.connection import (
     add_connection_arguments,
     find_connection,
 )
-from torchserve_lite.engine.launchers.worker_logs import printable
+from torchserve_lite.ipc.log_lines import printable
 
 DONE, REFUSED, NO_SERVER, INTERRUPTED = 0, 1, 3, 130  # 2 is argparse's, for a command line that is not understood
 _LOOKS_UP_WITHIN = 60.0  # seconds, for what the server only has to look up

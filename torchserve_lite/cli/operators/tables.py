@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from torchserve_lite.cli.operators.client import Described, ServedModel
-from torchserve_lite.engine.launchers.worker_logs import printable
+from torchserve_lite.ipc.log_lines import printable
 from torchserve_lite.telemetry.rates import Figures, Version
 
 WIDE = 1000  # columns, where nobody's window ends a line

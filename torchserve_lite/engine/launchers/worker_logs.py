@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from torchserve_lite.ipc.log_lines import RequestIds, last_request_mark, unmarked
+from torchserve_lite.ipc.log_lines import RequestIds, last_request_mark, printable, unmarked
 
 _LINE_LIMIT = 64 * 1024  # a longer line is cut in pieces, so that a handler printing without newlines costs no memory
 _LINES_PER_TURN = 100  # of the event loop, about a millisecond; the pipe is not read before they are taken
@@ -214,8 +214,3 @@ class LogPipe:
 
 def _text(line: bytes) -> str:
     return line.decode("utf-8", "replace").rstrip("\r")
-
-
-def printable(line: str) -> str:
-    """Control characters made visible: a handler's output must not forge log lines or drive a terminal."""
-    return line if line.isprintable() else "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
