@@ -7,7 +7,7 @@ PROTOS := $(shell find protos -name '*.proto')
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: setup lock upgrade clients upgrade-clients serve test lint format build verify-image clean
+.PHONY: setup lock upgrade clients upgrade-clients serve test lint docs format build verify-image clean
 
 setup: $(VENV)/.installed
 
@@ -77,11 +77,19 @@ test: lint model_store/mnist.mar
 	$(BIN)/python -m pytest -m alone --cov=torchserve_lite --cov-report= --cov-append
 	@echo "lines covered, of what runs in the tests' own process: $$($(BIN)/coverage report --format=total) %"
 
+# The documentation as a site. Material's word on its end of support stands in docs/dependencies.md, and not in each build.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(VENV)/.installed
+	$(MKDOCS)
+	@echo "The documentation is in site/index.html."
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) --site-dir $$(mktemp -d)/site
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

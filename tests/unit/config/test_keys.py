@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torchserve_lite.config.keys import KEYS, Key
 from torchserve_lite.config.meanings import MEANINGS
 from torchserve_lite.config.settings import Config
 
-_DOCUMENT = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+_DOCS = Path(__file__).parents[3] / "docs"
+_DOCUMENT = (_DOCS / "configuration.md").read_text()
 
 TORCHSERVE_KEYS = """
     inference_address management_address metrics_address grpc_inference_address grpc_management_address
@@ -85,3 +87,9 @@ def test_document_has_no_key_that_is_not_there() -> None:
 def test_every_key_has_a_meaning_of_one_sentence() -> None:
     assert set(MEANINGS) == set(KEYS)
     assert all(meaning.endswith(".") and "\n" not in meaning for meaning in MEANINGS.values())
+
+
+def test_page_of_all_keys_is_as_the_table_has_them() -> None:
+    """Written anew by ``python docs/.hooks/all_keys.py``."""
+    written = runpy.run_path(str(_DOCS / ".hooks" / "all_keys.py"))["page"]()
+    assert (_DOCS / "all-keys.md").read_text() == written
