@@ -23,7 +23,7 @@ from torchserve_lite.telemetry.server_timing import ServerTiming
 
 def _recorded_in(request: InferenceRequest) -> str:
     """The id of the trace that has this request, if somebody records one."""
-    said = trace_context(request.trace_context) if request.trace_context else None
+    said = trace_context(request.trace_context)
     return said.trace_id if said is not None and said.sampled else ""
 
 
@@ -84,10 +84,10 @@ class LocalDataPlane:
                     figures.failed(type(outcome).__name__)
                 else:
                     seconds = job.ended_at - begun
-                    figures.answered(job.waited, seconds, _recorded_in(request))
+                    figures.answered(job.waited, seconds, _recorded_in(request) if request.trace_context else "")
                     if self._timing is not None:
                         outcome.timing = self._timing.value(job, seconds)
-                    if request.profile and self._profiles is not None:
+                    if self._profiles is not None and request.profile:
                         self._profiles.tell(request, outcome)
             told(outcome)
 

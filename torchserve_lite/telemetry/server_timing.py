@@ -23,12 +23,11 @@ class ServerTiming:
         if report is not self._report:
             self._report = report
             self._of_batch = b"" if report is None else _of_batch(report)
-        waited, total = int(job.waited * _PER_SECOND), int(seconds * _PER_SECOND)
-        return b"queue;dur=%b%b, total;dur=%b" % (
-            _SHORT[waited] if 0 <= waited < 2000 else b"%.2f" % (job.waited * 1000),
-            self._of_batch,
-            _SHORT[total] if 0 <= total < 2000 else b"%.2f" % (seconds * 1000),
-        )
+        try:
+            waited, total = _SHORT[int(job.waited * _PER_SECOND)], _SHORT[int(seconds * _PER_SECOND)]
+        except IndexError:
+            waited, total = b"%.2f" % (job.waited * 1000), b"%.2f" % (seconds * 1000)
+        return b"".join((b"queue;dur=", waited, self._of_batch, b", total;dur=", total))
 
 
 def _of_batch(report: BatchReport) -> bytes:

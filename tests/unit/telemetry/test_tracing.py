@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -14,7 +15,12 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from tests.unit.telemetry.test_spans import ended
 from tests.virtual_time import virtual_time
+from torchserve_lite import server
+from torchserve_lite.config.settings import TracingConfig
 from torchserve_lite.core.requests import InferenceRequest, Verb
+from torchserve_lite.core.shutdown import Shutdown
+from torchserve_lite.errors import ConfigurationError
+from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.tracing import Tracing, collector_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -105,3 +111,10 @@ def test_collector_that_is_not_there_is_told_of_once(caplog: pytest.LogCaptureFi
     assert len(told) == 2
     assert "nobody is there" in told[0]
     assert "can be sent again" in told[1]
+
+
+def test_missing_package_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torchserve_lite.telemetry.tracing")
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'torchserve-lite\[traces\]'"):
+        server._tracing(TracingConfig(exporter="otlp"), RequestWatch(), Shutdown(1.0))

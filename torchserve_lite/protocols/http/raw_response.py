@@ -51,10 +51,9 @@ class Heads:
         if beginning is None:
             beginning = self._known[facts] = self._all_but_the_id(answer, now, close).encode()
         if answer.timing:
-            return b"%bServer-Timing: %b\r\nx-request-id: %b\r\n\r\n" % (
-                beginning,
-                answer.timing,
-                request_id.encode(),
+            timing = answer.timing
+            return b"".join(
+                (beginning, b"Server-Timing: ", timing, b"\r\nx-request-id: ", request_id.encode(), b"\r\n\r\n")
             )
         return b"%bx-request-id: %b\r\n\r\n" % (beginning, request_id.encode())
 
