@@ -1,7 +1,7 @@
 // The frame of the page: where one is, whether the server is heard, who is asking; and the view in the middle.
 
 import { key, setKey } from "./api.js";
-import { drawDialogs } from "./dialogs.js";
+import { drawDialogs, leaveDialog } from "./dialogs.js";
 import { h, render } from "./dom.js";
 import { logView } from "./log.js";
 import { modelView } from "./model.js";
@@ -131,7 +131,7 @@ function switchTheme() {
 
 const theme = localStorage.getItem(THEME);
 if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
-addEventListener("hashchange", changed);
+addEventListener("hashchange", leaveDialog);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", changed);
 onChange(draw);
 draw();

@@ -22,7 +22,7 @@ export function chart({ id, title, value, unit, note, series, show, least = 1, e
     h(
       "header",
       { class: "chart-head" },
-      h("h3", { id: `${id}-title` }, title),
+      h("h2", { id: `${id}-title` }, title),
       series.length > 1 && h("ul", { class: "legend" }, series.map((one) => h("li", { class: one.tone }, one.name))),
     ),
     h("p", { class: "figure" }, h("span", { class: "figure-number" }, value), unit && h("span", { class: "unit" }, unit), note && h("span", { class: "figure-note" }, note)),

@@ -19,6 +19,12 @@ function close() {
   opener?.focus();
 }
 
+// Somebody goes to another view: what was asked here is not asked there.
+export function leaveDialog() {
+  open = null;
+  changed();
+}
+
 export function drawDialogs() {
   render(document.getElementById("dialogs"), open && dialogOf(open));
 }

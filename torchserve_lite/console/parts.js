@@ -31,7 +31,7 @@ export function modelHref(model) {
 }
 
 export function emptyState(title, about, action) {
-  return h("div", { class: "empty" }, h("h3", null, title), h("p", null, about), action);
+  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), h("p", null, about), action);
 }
 
 // The same failure again and again is one entry.

@@ -211,7 +211,7 @@ function answerSide(input) {
   const { answer, explanation, busy } = chosen;
   if (!answer && !explanation) {
     return busy
-      ? h("div", { class: "empty" }, h("h3", null, busy === "explain" ? "Explaining…" : "Asking…"))
+      ? h("div", { class: "empty" }, h("p", { class: "empty-title" }, busy === "explain" ? "Explaining…" : "Asking…"))
       : emptyState("No answer yet", input === "draw" ? "Draw a digit and have it recognised." : "What the model answers is shown here, with its status, headers and time.");
   }
   return [answer && answerCard("Answer", "answer", answer), explanation && explanationCard(explanation)];

@@ -28,9 +28,11 @@ from torchserve_lite.management.manager import ModelDescription
 from torchserve_lite.management.registry import ModelRegistry
 from torchserve_lite.protocols.certificates import Certificates
 from torchserve_lite.protocols.http.access_log import AccessLog
+from torchserve_lite.protocols.http.console_feed import ConsoleFeed
 from torchserve_lite.protocols.http.listeners import HttpFrontEnd
 from torchserve_lite.telemetry.catalogue import ServerMetrics
 from torchserve_lite.telemetry.ended_requests import RequestWatch
+from torchserve_lite.telemetry.recent import Recent, SeenFailure
 from torchserve_lite.workflows.manager import WorkflowManager
 
 LIMIT = 10_000  # bytes of a request body
@@ -126,6 +128,8 @@ class Front:
         access: Access | None = None,
         workflows: WorkflowManager | None = None,
         certificates: Certificates | None = None,
+        *,
+        with_console: bool = False,
     ) -> None:
         self.engine = FakeEngine()
         self.registry = ModelRegistry()
@@ -136,6 +140,8 @@ class Front:
         self.manager = FakeManager(self.engine, self.registry)
         self.watch = RequestWatch()
         self.plane = LocalDataPlane(self.engine, self.registry, self.metrics, self.watch)
+        self.failures: Recent[SeenFailure] = Recent(10)
+        self.console = ConsoleFeed(self.metrics, self.registry, self.engine.status, self.failures, self.watch)
         log = AccessLog(lambda text: self.log.extend(text.splitlines()))
         manager: Any = self.manager
         shutdown = Shutdown(config.shutdown_grace)
@@ -152,6 +158,7 @@ class Front:
             workflows=workflows,
             certificates=certificates,
             watch=self.watch,
+            console=self.console if with_console else None,
         )
         self.access_log = log
         self.certificates = certificates or Certificates(TlsConfig(), ())
@@ -204,6 +211,7 @@ async def listening(
     access: Access | None = None,
     workflows: WorkflowManager | None = None,
     tls: TlsConfig | None = None,
+    with_console: bool = False,
     **config: Any,
 ) -> AsyncIterator[Front]:
     anywhere = Address(port=0)
@@ -211,7 +219,7 @@ async def listening(
     facts = {**roles, "max_request_size": LIMIT, "shutdown_linger": 0.0, **config}
     http = HttpConfig(**facts)
     certificates = Certificates(tls or TlsConfig(), http.encrypted_hosts)
-    front = Front(http, most_clients, access, workflows, certificates)
+    front = Front(http, most_clients, access, workflows, certificates, with_console=with_console)
     async with certificates.kept_fresh(), front.http.serving(), aiohttp.ClientSession(auto_decompress=False) as client:
         front.client = client
         yield front
