@@ -15,6 +15,41 @@ ROOT = Path(__file__).parents[3]
 _CRDS = ROOT.parent / "shared" / "data" / "crds"  # KServe's own, beside a checkout of ours where there are any
 _KUBERNETES = "1.30"
 
+_TEXT, _TEXTS = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+_RELABELING = _object(
+    {"sourceLabels": _TEXTS, "targetLabel": _TEXT, "regex": _TEXT, "replacement": _TEXT, "action": _TEXT}
+)
+_ENDPOINT = _object(
+    {
+        "portNumber": {"type": "integer"},
+        "path": _TEXT,
+        "interval": _TEXT,
+        "relabelings": {"type": "array", "items": _RELABELING},
+    }
+)
+_REQUIREMENT = _object({"key": _TEXT, "operator": _TEXT, "values": _TEXTS}, "key", "operator")
+_SELECTOR = _object({"matchLabels": {"type": "object"}, "matchExpressions": {"type": "array", "items": _REQUIREMENT}})
+# The fields of the Prometheus Operator's PodMonitor (monitoring.coreos.com/v1) that our manifests use.
+_POD_MONITOR = _object(
+    {
+        "apiVersion": {"const": "monitoring.coreos.com/v1"},
+        "kind": _TEXT,
+        "metadata": {"type": "object"},
+        "spec": _object(
+            {"selector": _SELECTOR, "podMetricsEndpoints": {"type": "array", "items": _ENDPOINT}},
+            "selector",
+            "podMetricsEndpoints",
+        ),
+    },
+    "spec",
+)
+
 
 def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document is not None]
@@ -25,6 +60,9 @@ def problems(manifest: dict[str, Any]) -> list[str]:
     group = manifest["apiVersion"].partition("/")[0]
     if group == "serving.kserve.io":
         validator = jsonschema.Draft202012Validator(_schema(manifest["kind"], manifest["apiVersion"].partition("/")[2]))
+        return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(manifest)]
+    if manifest["kind"] == "PodMonitor":
+        validator = jsonschema.Draft202012Validator(_strict(_POD_MONITOR))
         return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(manifest)]
     validate = pytest.importorskip("kubernetes_validate", reason="needs the package kubernetes-validate")
     try:

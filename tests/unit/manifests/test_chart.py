@@ -11,6 +11,7 @@ from tests.unit.manifests.schemas import ROOT, documents, problems
 from torchserve_lite import __version__
 from torchserve_lite.config.keys import KEYS
 
+_MONITORED: dict[str, Any] = {"podMonitor": {"enabled": True}}
 _CHART = ROOT / "kubernetes" / "chart"
 
 
@@ -31,6 +32,7 @@ def _rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             {
                 "gpus": 1,
                 "autoscaling": {"enabled": True},
+                "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
                 "disruption": {"enabled": False},
                 "models": {"claim": "models", "subPath": "store"},
                 "imagePullSecrets": [{"name": "pull"}],
@@ -40,7 +42,7 @@ def _rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 "tolerations": [{"key": "gpu", "operator": "Exists"}],
                 "affinity": {"podAntiAffinity": {}},
             },
-            {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler"},
+            {"ConfigMap", "Deployment", "Service", "HorizontalPodAutoscaler", "PodMonitor"},
             id="everything said",
         ),
         pytest.param(
@@ -54,8 +56,9 @@ def _rendered(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
             id="KServe",
         ),
         pytest.param(
-            {"kserve": {"enabled": True, "storageUri": "s3://models", "deploymentMode": "Standard"}, "gpus": 2},
-            {"ServingRuntime", "InferenceService", "PodDisruptionBudget"},
+            {"kserve": {"enabled": True, "storageUri": "s3://models", "deploymentMode": "Standard"}, "gpus": 2}
+            | _MONITORED,
+            {"ServingRuntime", "InferenceService", "PodDisruptionBudget", "PodMonitor"},
             id="KServe with GPUs",
         ),
     ],
