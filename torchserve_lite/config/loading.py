@@ -32,7 +32,7 @@ from torchserve_lite.config.settings import (
 from torchserve_lite.config.snapshots import ConfigurationFile, kept_properties
 from torchserve_lite.config.sources import Settings, gather_settings
 from torchserve_lite.config.startup_models import StartupList
-from torchserve_lite.config.values import Unacceptable
+from torchserve_lite.config.values import Unacceptable, without_credentials
 from torchserve_lite.core.metrics import MODEL_METRICS, SERVER_METRICS
 from torchserve_lite.errors import ConfigurationError
 
@@ -118,12 +118,14 @@ def log_folder(environ: Mapping[str, str]) -> Path:
 
 def _tracing(piece: Mapping[str, Any], environ: Mapping[str, str]) -> TracingConfig:
     """OpenTelemetry's variables are what every program obeys that it is in."""
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     return TracingConfig(
         **piece,
         sampler_chosen=bool(environ.get("OTEL_TRACES_SAMPLER")),
         delay_chosen=bool(environ.get("OTEL_BSP_SCHEDULE_DELAY")),
         disabled=environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
         protocol=environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or "",
+        endpoint=without_credentials("", endpoint) if endpoint else TracingConfig().endpoint,
     )
 
 

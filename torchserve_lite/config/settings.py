@@ -223,6 +223,7 @@ class TracingConfig:
     delay_chosen: bool = False  # OTEL_BSP_SCHEDULE_DELAY says how often spans are sent
     disabled: bool = False  # OTEL_SDK_DISABLED
     protocol: str = ""  # OTEL_EXPORTER_OTLP_PROTOCOL
+    endpoint: str = "http://localhost:4318"  # OTEL_EXPORTER_OTLP_ENDPOINT, for messages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

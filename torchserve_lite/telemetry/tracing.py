@@ -169,17 +169,21 @@ class _Collector(SpanExporter):
     """Sends to the collector that OpenTelemetry's variables name. Of one that cannot be reached the log says so, with
     what it was last told, but not for each attempt."""
 
-    def __init__(self, exporter: SpanExporter, said: _LastWords) -> None:
+    def __init__(self, exporter: SpanExporter, endpoint: str, said: _LastWords) -> None:
         self._exporter = exporter
+        self._endpoint = endpoint
         self._said = said
         self._silent_until = 0.0
         self._lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:
+            result, self._said.text = SpanExportResult.FAILURE, str(error)
         if result is SpanExportResult.SUCCESS:
             if self._silent_until:
-                log.info("Traces can be sent again. %d spans were lost meanwhile.", self._lost)
+                log.info("Traces can be sent to %s again. %d spans were lost.", self._endpoint, self._lost)
                 self._lost, self._silent_until = 0, 0.0
             return result
         self._lost += len(spans)
@@ -187,10 +191,11 @@ class _Collector(SpanExporter):
         if now >= self._silent_until:
             self._silent_until = now + _WARN_EVERY
             log.warning(
-                "Traces cannot be sent, and are lost (%d spans so far): %s Is the collector of "
-                "OTEL_EXPORTER_OTLP_ENDPOINT running, and does it take OTLP over HTTP?",
+                "Traces cannot be sent to %s (%d spans are lost): %s. Look whether OTEL_EXPORTER_OTLP_ENDPOINT is the "
+                "URL of a collector that runs and takes OTLP over HTTP.",
+                self._endpoint,
                 self._lost,
-                self._said.text or "the collector refused them.",
+                self._said.text.rstrip(".") or "it refused them",
             )
         return result
 
@@ -208,13 +213,13 @@ class _LastWords(logging.Handler):
 
 
 @contextmanager
-def collector_of(exporter: SpanExporter) -> Iterator[SpanExporter]:
+def collector_of(exporter: SpanExporter, endpoint: str) -> Iterator[SpanExporter]:
     """What ``exporter`` sends to, with a log that is bearable while it cannot be reached."""
     logger, said = logging.getLogger("opentelemetry"), _LastWords()
     logger.addHandler(said)
     logger.propagate = False
     try:
-        yield _Collector(exporter, said)
+        yield _Collector(exporter, endpoint, said)
     finally:
         logger.propagate = True
         logger.removeHandler(said)
@@ -225,7 +230,7 @@ async def tracing(config: TracingConfig, watch: RequestWatch, patience: Callable
     """Entered: requests are traced. Left: what was recorded has been sent, or ``patience()`` seconds have passed."""
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     delay = None if config.delay_chosen else _SEND_EVERY
-    with collector_of(OTLPSpanExporter()) as collector:
+    with collector_of(OTLPSpanExporter(), config.endpoint) as collector:
         processor = BatchSpanProcessor(collector, schedule_delay_millis=delay)
         listener = Tracing(
             processor.on_end,
@@ -234,6 +239,7 @@ async def tracing(config: TracingConfig, watch: RequestWatch, patience: Callable
             sampler=provider.sampler if config.sampler_chosen else None,
         )
         watch.listeners.append(listener)
+        log.info("Traces are sent to %s.", config.endpoint)
         try:
             yield
         finally:
