@@ -99,10 +99,6 @@ class Family(Generic[Kind]):
     def _new(self, values: tuple[str, ...]) -> Kind:
         return self._make()
 
-    def beginning_with(self, *values: str) -> Iterator[Kind]:
-        """The figures whose first labels have these values."""
-        return (figure for labels, figure in self._figures.items() if labels[: len(values)] == values)
-
     def clear(self) -> None:
         self._figures.clear()
 

@@ -41,13 +41,16 @@ def since(before: Totals, now: Totals) -> Totals:
     """What was counted in between; everything, when the server was started anew. What is no count is as it is now."""
     if now.answered < before.answered:
         return now
+    buckets: dict[float, float] = {}
+    if now.answered > before.answered:  # else all would be 0, as those of most models are most of the time
+        buckets = {bound: count - before.buckets.get(bound, 0) for bound, count in now.buckets.items()}
     return replace(
         now,
         answered=now.answered - before.answered,
         errors=now.errors - before.errors,
         batches=now.batches - before.batches,
         batched=now.batched - before.batched,
-        buckets={bound: count - before.buckets.get(bound, 0) for bound, count in now.buckets.items()},
+        buckets=buckets,
     )
 
 
