@@ -89,7 +89,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MKDOCS) --site-dir $$(mktemp -d)/site
+	$(MKDOCS)
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

@@ -20,6 +20,7 @@ from torchserve_lite.workflows.inspection import inspect_workflow
 EXAMPLES = (
     "torchserve-lite inspect model_store/mnist.mar",
     "torchserve-lite inspect mnist.mar --json",
+    "torchserve-lite inspect .",
     "torchserve-lite inspect pipeline.war",
 )
 
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="an archive of a model (.mar) or workflow (.war), or the folder of a model",
+        help="an archive of a model (.mar) or workflow (.war), or a project folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.epilog = "Nothing of the archive is run. The exit status is 1 when something in it will not work."
@@ -44,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             workflow = WorkflowStore(folder=file.parent, scratch=Path(scratch)).open_at(file.name, file)
             inspection, digest = inspect_workflow(workflow, file.parent), workflow.digest
         else:
-            store = ModelStore(folder=file.parent, scratch=Path(scratch))
-            with store.open_at(file.name, file) as archive:
+            store = ModelStore(folder=file.parent, scratch=Path(scratch), projects=True)
+            with store.open_at(file.resolve().name, file) as archive:
                 inspection, digest = inspect_archive(archive), archive.digest
     if arguments.json:
         print(json.dumps({"sha256": digest, **asdict(inspection)}, indent=2, default=str))

@@ -37,17 +37,20 @@ def running_server(file: Path) -> psutil.Process | None:
 
 
 def unregistered_servers() -> list[psutil.Process]:
-    """This user's servers, whoever registered them where: a second one in the same folder has no pid file, and one that
-    was started with another TMPDIR has it there."""
+    """All servers that can be seen, whoever registered them where: a second one in the same folder has no pid file, one
+    that was started with another TMPDIR has it there, and so have those of other users and of containers."""
     import psutil
 
     found = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.uids().effective == os.geteuid() and _server(process.pid) and _serves(process.cmdline()):
+            if _server(process.pid) and _serves(process.cmdline()):
                 found[process.pid] = process
-    parents = {pid: process.ppid() for pid, process in found.items() if process.is_running()}
-    return [process for pid, process in found.items() if parents.get(pid, 0) not in found]
+    parents = {}
+    for process in found.values():
+        with suppress(psutil.NoSuchProcess):
+            parents[process] = process.ppid()
+    return [process for process, parent in parents.items() if parent not in found]
 
 
 def _serves(command_line: list[str]) -> bool:
@@ -67,18 +70,28 @@ def description_of(server: psutil.Process) -> str:
     place = next((index for index, word in enumerate(words) if Path(word).name in _OUR_PROGRAMS), 0)
     command = " ".join([Path(words[place]).name, *words[place + 1 :]])
     try:
-        return f"pid {server.pid}: {command} (in {server.cwd()})"
+        whose = f"in {server.cwd()}" if is_ours(server) else f"of the user {server.username()}"
+        return f"pid {server.pid}: {command} ({whose})"
     except psutil.Error:
         return f"pid {server.pid}: {command}"
+
+
+def is_ours(server: psutil.Process) -> bool:
+    """Whether this user may stop it."""
+    import psutil
+
+    with suppress(psutil.Error):
+        return os.geteuid() in (0, server.uids().effective)
+    return False
 
 
 def tell_of(servers: list[psutil.Process]) -> str:
     """That no pid file names a server is not to say that none runs."""
     listed = "\n".join(f"  {description_of(server)}" for server in servers)
-    return (
-        f"No server is registered in {pid_file()}, but on this machine there are:\n{listed}\n"
-        "Stop one with: torchserve-lite stop --pid PID"
+    how = (
+        "Stop one with: torchserve-lite stop --pid PID" if any(map(is_ours, servers)) else "Their users can stop them."
     )
+    return f"No server is registered in {pid_file()}, but on this machine there are:\n{listed}\n{how}"
 
 
 def server_of_pid(pid: int) -> psutil.Process | None:

@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchserve_lite.cli.pidfile import forget, pid_file, running_server, server_of_pid, tell_of, unregistered_servers
+from torchserve_lite.cli.pidfile import (
+    forget,
+    is_ours,
+    pid_file,
+    running_server,
+    server_of_pid,
+    tell_of,
+    unregistered_servers,
+)
 
 if TYPE_CHECKING:
     import psutil
@@ -43,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if server is None:
         if others := unregistered_servers():
             print(tell_of(others), file=sys.stderr)
-            return 1
+            return 1 if any(map(is_ours, others)) else 0
         print("No server is running.")
         return 0
     print(f"Stopping the server (pid {server.pid}) ...", flush=True)

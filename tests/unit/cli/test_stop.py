@@ -74,6 +74,20 @@ def test_server_without_a_pid_file_is_told_of_and_goes_on(serve: Serve, capsys: 
     assert server.poll() is None
 
 
+def test_server_of_another_user_is_told_of_and_is_no_failure(
+    serve: Serve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stop`` said that no server was running."""
+    server = serve(_OBEDIENT, registered=False)
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+    assert main(["stop"]) == 0
+    shown = capsys.readouterr()
+    user = psutil.Process(server.pid).username()
+    assert f"  pid {server.pid}: torchserve-lite start (of the user {user})\n" in shown.err
+    assert "Their users can stop them." in shown.err
+    assert not shown.out
+
+
 def test_command_that_does_not_serve_is_no_server(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     serve(_OBEDIENT, registered=False, command="models")
     assert main(["stop"]) == 0
