@@ -27,10 +27,10 @@ export function logView() {
       ? h(
           "div",
           { class: "log card", id: "log", role: "log", "aria-live": "off", "aria-label": "Log lines", tabindex: 0, onscroll: scrolled },
-          shown.map((line, index) =>
+          shown.map((line) =>
             h(
               "div",
-              { class: `log-line ${line.level.toLowerCase()}`, key: `${line.at}-${index}` },
+              { class: `log-line ${line.level.toLowerCase()}`, key: line.number },
               h("time", { title: moment(line.at) }, clock(line.at)),
               h("span", { class: "log-level" }, line.level === "WARNING" ? "WARN" : line.level),
               h("span", { class: "log-source", title: line.logger }, line.source),

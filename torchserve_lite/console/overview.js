@@ -37,9 +37,8 @@ export function charts(id, model) {
   const of = (pick) => (sample) => pick(figuresOf(sample, model));
   const last = state.samples.at(-1);
   const figures = last ? figuresOf(last, model) : null;
-  const recent = state.samples.slice(-5).map((sample) => figuresOf(sample, model)); // one second alone would flicker
-  const meanRate = recent.length ? recent.reduce((sum, one) => sum + one.rate, 0) / recent.length : 0;
-  const failing = recent.length ? recent.reduce((sum, one) => sum + one.errors, 0) / recent.length : 0;
+  const recent = recentOf(model);
+  const failing = mean(recent, "errors");
   const answered = recent.filter((one) => one.latencies).at(-1);
   const [latency, unit] = duration(answered?.latencies[1]);
   const quiet = !state.samples.some((sample) => of((one) => one.rate + one.errors)(sample));
@@ -49,7 +48,7 @@ export function charts(id, model) {
     chart({
       id: `${id}-rate`,
       title: "Answers",
-      value: rate(meanRate),
+      value: rate(mean(recent, "rate")),
       unit: "a second",
       note: failing ? h("span", { class: "bad-text" }, `${rate(failing)} fail`) : null,
       series: [
@@ -100,6 +99,7 @@ function modelRow(model) {
   const [health, tone] = healthOf(model);
   const opened = Boolean(model.version);
   const figures = state.samples.length ? figuresOf(state.samples.at(-1), model) : null;
+  const failing = mean(recentOf(model), "errors");
   const last = state.samples.map((sample) => figuresOf(sample, model).latencies).filter(Boolean).at(-1);
   return h(
     "li",
@@ -113,10 +113,19 @@ function modelRow(model) {
     ),
     h("div", { class: "model-state" }, pill(health, tone), opened && h("span", { class: "quiet" }, workersText(model))),
     opened && h("div", { class: "model-spark" }, sparkline((sample) => figuresOf(sample, model).rate, `Answers of ${model.name} ${model.version} over five minutes`)),
-    opened && h("dl", { class: "model-figures" }, fact("answers/s", rate(figures?.rate ?? 0)), fact("p95", durationText(last?.[1])), fact("queue", count(figures?.queued ?? 0))),
+    opened && h("dl", { class: "model-figures" }, failing > 0 && fact("failed/s", h("span", { class: "bad-text" }, rate(failing))), fact("answers/s", rate(mean(recentOf(model), "rate"))), fact("p95", durationText(last?.[1])), fact("queue", count(figures?.queued ?? 0))),
     opened && h("a", { class: "button small", href: `#/try/${encodeURIComponent(model.name)}/${encodeURIComponent(model.version)}`, "aria-label": `Try ${model.name} ${model.version}` }, "Try it"),
     model.cause && h("p", { class: "model-cause" }, model.cause),
   );
+}
+
+// Of the last seconds; one alone would flicker.
+function recentOf(model) {
+  return state.samples.slice(-5).map((sample) => figuresOf(sample, model));
+}
+
+function mean(recent, figure) {
+  return recent.length ? recent.reduce((sum, one) => sum + one[figure], 0) / recent.length : 0;
 }
 
 function fact(name, value) {

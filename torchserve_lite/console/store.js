@@ -55,11 +55,14 @@ export function figuresOf(sample, model) {
 
 const IDLE = { rate: 0, errors: 0, latencies: null, batchSize: null, queued: 0, running: 0 };
 
+let lineNumber = 0;
+
 function take(news) {
   if (news.server) Object.assign(state, { server: news.server, samples: [], failures: [], lines: [], requests: [] });
   if (news.models) state.models = news.models;
   if (news.memory) state.memory = news.memory;
   for (const sample of news.samples ?? []) sample.byKey = new Map(sample.models.map((one) => [keyOf(one), one]));
+  for (const line of news.lines ?? []) line.number = lineNumber++;
   for (const [what, most] of Object.entries(KEPT)) {
     if (news[what]?.length) state[what] = state[what].concat(news[what]).slice(-most);
   }
