@@ -163,8 +163,11 @@ class BatchRunner:
             profile = calls[0].profile if len(calls) == 1 else ""
             with profiled(profile, context) if profile else _NOT_PROFILED:
                 while groups:
-                    group = groups.pop(0)
-                    group = [one for one in group if not is_cancelled(one.index) and not _has_expired(one)]
+                    group = [
+                        one
+                        for one in groups.pop(0)
+                        if not is_cancelled(one.index) and (one.deadline is None or not _has_expired(one))
+                    ]
                     if group:
                         delivery.emit_known(requests)
                         if left := (yield from self.call_handler(group, context, delivery, self._pack)):
@@ -201,7 +204,7 @@ class BatchRunner:
     def _unpack(self, request: Request, context: Context) -> None:
         """Finds the request's rows, or its reply when there is something wrong with it."""
         call = request.call
-        if _has_expired(request):
+        if request.deadline is not None and _has_expired(request):
             return
         if call.verb == "describe":
             request.rows = [{}]
@@ -385,8 +388,9 @@ class _RowReader:
 
 
 def _has_expired(request: Request) -> bool:
-    """Whether its time is over; it is answered then."""
-    if request.deadline is None or time.monotonic() < request.deadline:
+    """Whether the time of a request with a deadline is over; it is answered then."""
+    assert request.deadline is not None
+    if time.monotonic() < request.deadline:
         return False
     request.reply = failed("Its time limit passed before the handler could start.", FailureKind.DEADLINE)
     return True

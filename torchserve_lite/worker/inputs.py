@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from torchserve_lite.core.requests import Headers
@@ -63,17 +64,23 @@ def _joined(headers: Headers) -> dict[str, str]:
 
 def _value(part: SentPart) -> Any:
     """Parsed JSON, text, or a bytearray; what cannot be decoded stays a bytearray, which handlers know to expect."""
-    if not part.content_type:
+    kind = _kind(part.content_type)
+    if not kind:
         return _received(part)
-    kind = part.content_type.lower()
     try:
-        if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
-            return json.loads(_received(part))
-        if kind.startswith("text"):
-            return _received(part).decode()
+        return json.loads(_received(part)) if kind == "json" else _received(part).decode()
     except (ValueError, RecursionError) as error:
         report(logging.WARNING, f"Part {part.name!r} is not what its type {part.content_type!r} says: {error}")
     return _received(part)
+
+
+@lru_cache(maxsize=256)
+def _kind(content_type: str) -> str:
+    """``json``, ``text``, or empty: neither."""
+    kind = content_type.lower()
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return "json"
+    return "text" if kind.startswith("text") else ""
 
 
 def _received(part: SentPart) -> bytearray:

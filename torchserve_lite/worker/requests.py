@@ -47,9 +47,12 @@ class Request(OpenedRequest):
 
     __slots__ = ("answer_begun", "call", "deadline", "emitted", "index", "reply")
 
-    def __init__(self, index: int, call: Call, arrived: float) -> None:
-        processor = CallProcessor(call)
-        super().__init__(call.id, processor, None)
+    def __init__(self, index: int, call: Call, arrived: float) -> None:  # its parent's as well: one is made a request
+        self.request_id = call.id
+        self.processor = processor = CallProcessor(call)
+        self.envelope = None
+        self.rows = []
+        self.alone = False
         self.index = index
         self.call = call
         self.deadline = processor.deadline = None if call.remaining is None else arrived + call.remaining
