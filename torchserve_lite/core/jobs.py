@@ -19,6 +19,9 @@ Outcome = InferenceResponse | ServingError
 Told = Callable[[Outcome], None]
 
 
+_PREDICT = Verb.PREDICT  # each look for a member of an enum costs as much as five of other names (Python 3.11)
+
+
 class JobHolder(Protocol):
     """Who has a job at the moment: the queue that it waits in, or the worker that runs it."""
 
@@ -40,11 +43,10 @@ class BatchReport(Protocol):
 class Job:
     """A request, its deadline and its answer. The first answer counts, later ones are ignored.
 
-    ``arrived`` and ``deadline`` are readings of the event loop's clock, ``waited`` the seconds it spent in the queue.
-    ``timer`` answers it at its deadline, when it has one; it ends with the job. ``queued_at`` and ``ended_at`` (it has
-    its whole answer, or never will) are readings of the performance counter: the event loop's clock may count in
-    milliseconds only. ``batch_size``: of the batch that it was sent in; ``report``: what that batch's worker said
-    at its end.
+    ``arrived`` and ``deadline`` are readings of the event loop's clock, which may count in milliseconds only; ``made``
+    and ``ended_at`` (it has its whole answer, or never will) are readings of the performance counter. ``waited``: the
+    seconds from ``made`` until it left the queue. ``timer`` answers it at its deadline, when it has one; it ends with
+    the job. ``batch_size``: of the batch that it was sent in; ``report``: what that batch's worker said at its end.
     """
 
     __slots__ = (
@@ -60,8 +62,8 @@ class Job:
         "ended_at",
         "holder",
         "key",
+        "made",
         "put_back",
-        "queued_at",
         "report",
         "request",
         "timer",
@@ -72,11 +74,11 @@ class Job:
         self.request = request
         # Explanations and descriptions run alone: handlers look at the first request's headers to tell them apart. What
         # is profiled is to be seen alone.
-        self.batchable = request.verb is Verb.PREDICT and not request.profile
+        self.batchable = request.verb is _PREDICT and not request.profile
         self.key = key
         self.arrived = arrived
+        self.made = perf_counter()
         self.deadline = deadline
-        self.queued_at = 0.0
         self.ended_at = 0.0
         self.waited = 0.0
         self.batch_size = 0
@@ -128,9 +130,6 @@ class Job:
         if self._abandoned:
             return "client_left"
         return "deadline" if isinstance(self._outcome, DeadlineExceeded) else ""
-
-    def remaining(self, now: float) -> float | None:
-        return None if self.deadline is None else self.deadline - now
 
     def succeed(self, response: InferenceResponse) -> None:
         """The whole answer, or the last piece of a streamed one."""

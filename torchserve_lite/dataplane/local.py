@@ -20,6 +20,8 @@ from torchserve_lite.telemetry.ended_requests import RequestWatch
 from torchserve_lite.telemetry.profiles import Profiles
 from torchserve_lite.telemetry.server_timing import ServerTiming
 
+_DESCRIBE, _KSERVE_V2 = Verb.DESCRIBE, Envelope.KSERVE_V2  # as in core/jobs.py: looked up once
+
 
 def _recorded_in(request: InferenceRequest) -> str:
     """The id of the trace that has this request, if somebody records one."""
@@ -59,13 +61,12 @@ class LocalDataPlane:
     def begin(self, request: InferenceRequest, told: Told) -> Job:
         deployment = self._registry.resolve(request.model, request.version)
         spec = deployment.spec
-        if request.envelope is Envelope.KSERVE_V2:
+        if request.envelope is _KSERVE_V2:
             request = obeyed(request, spec.sequences)
         # A question of management is in no figure of the model.
-        figures = None if request.verb is Verb.DESCRIBE else self._metrics.model(spec.key)
+        figures = None if request.verb is _DESCRIBE else self._metrics.model(spec.key)
         if figures is not None:
             figures.requests.value += 1
-        begun = perf_counter()
         arrived = self._loop.time()
         timeout = request.timeout
         if timeout is None or (spec.client_timeout is not None and spec.client_timeout < timeout):
@@ -83,7 +84,7 @@ class LocalDataPlane:
                 if isinstance(outcome, ServingError):
                     figures.failed(type(outcome).__name__)
                 else:
-                    seconds = job.ended_at - begun
+                    seconds = job.ended_at - job.made
                     figures.answered(job.waited, seconds, _recorded_in(request) if request.trace_context else "")
                     if self._timing is not None:
                         outcome.timing = self._timing.value(job, seconds)

@@ -120,15 +120,14 @@ class RequestWatch:
 
 def _run(job: Job, began: float, now: float) -> ModelRun:
     """``began`` and ``now``: of the whole request, as the performance counter read."""
-    arrived = job.queued_at or now  # it has not been queued when it was refused at once
-    seconds = max(0.0, (job.ended_at or now) - arrived)
+    seconds = max(0.0, (job.ended_at or now) - job.made)
     queue = min(job.waited if job.batch_size else seconds, seconds)
     report = job.report
     handler = 0.0 if report is None else min(report.handler_seconds, seconds - queue)
     return ModelRun(
         request=job.request,
         model=job.key,
-        arrived=max(0.0, arrived - began),
+        arrived=max(0.0, job.made - began),
         seconds=seconds,
         queue=queue,
         way=seconds - queue - handler,

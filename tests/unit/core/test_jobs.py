@@ -81,14 +81,6 @@ async def test_only_predictions_share_a_batch(verb: Verb, batchable: bool, new_j
 
 
 @virtual_time
-async def test_remaining_time_shrinks_to_the_deadline(new_job: NewJob) -> None:
-    job = new_job(within=5)
-    await asyncio.sleep(2)
-    assert job.remaining(asyncio.get_running_loop().time()) == 3
-    assert new_job().remaining(0) is None
-
-
-@virtual_time
 async def test_job_is_wanted_until_its_stream_has_ended(new_job: NewJob) -> None:
     job = new_job()
     told = held(job)

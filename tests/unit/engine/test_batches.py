@@ -292,6 +292,7 @@ async def test_jobs_that_move_to_another_queue_keep_their_order(new_job: NewJob)
 
 @virtual_time
 async def test_job_knows_how_long_it_waited(new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchserve_lite.core.jobs.perf_counter", lambda: now())
     monkeypatch.setattr("torchserve_lite.engine.queues.batches.perf_counter", lambda: now())
     queue, job = aggregator(), new_job()
     queue.put(job)

@@ -45,7 +45,7 @@ def test_time_from_arrival_to_answer_is_split_without_a_rest() -> None:
     ears, watch, answered = Ears(), RequestWatch(), job()
     watch.listeners.append(ears)
     watch.begun(answered)
-    answered.queued_at, answered.waited, answered.ended_at, answered.batch_size = 91.0, 2.0, 99.0, 4
+    answered.made, answered.waited, answered.ended_at, answered.batch_size = 91.0, 2.0, 99.0, 4
     answered.report = BatchDone(5.0, stages=(("inference", 3.0, 0.5),))
     answered.succeed(InferenceResponse(b""))
     watch.ended("id", "POST / HTTP/1.1", "/127.0.0.1:1", 200, 10.0)

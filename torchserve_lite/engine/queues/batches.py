@@ -40,7 +40,6 @@ class BatchAggregator:
         waiting = len(self._jobs) + 1
         if waiting > self.capacity:
             raise QueueFull(self._name, self.capacity)
-        job.queued_at = perf_counter()
         job.holder = self
         self._jobs[job] = None
         return waiting % self.batch_size == 0
@@ -72,7 +71,7 @@ class BatchAggregator:
                 break
             del self._jobs[job]
             job.holder = None
-            job.waited = taken - job.queued_at
+            job.waited = taken - job.made
             if job.deadline is not None and job.deadline <= now:
                 job.fail(DeadlineExceeded(job.deadline - job.arrived))
             else:

@@ -71,7 +71,6 @@ class SequenceQueue:
 
     def put(self, job: Job) -> bool:
         sequence = self._sequence_of(job)
-        job.queued_at = perf_counter()
         job.holder = self
         self._open[job] = sequence
         sequence.jobs[job] = None
@@ -132,7 +131,7 @@ class SequenceQueue:
             del sequence.jobs[job]
             self._not_ready(sequence)
             job.holder = None
-            job.waited = taken - job.queued_at
+            job.waited = taken - job.made
             sequence.busy = sequence.begun = True
             sequence.host = host
             host.sequences[sequence] = None
