@@ -159,7 +159,6 @@ class ProcessWorker:
         if problem := protocol_error(message, running.jobs, running.unanswered):
             self._refuse(problem)
             return
-        running.unanswered.difference_update([answer.index for answer in message.answers if answer.last])
         if message.done is not None:
             del self._running[message.batch]
         running.told(message)
@@ -191,13 +190,18 @@ class _RunningBatch:
 
 def _call(job: Job, now: float) -> Call:
     request = job.request
+    parts = request.parts
+    if len(parts) == 1:  # most have one, and a comprehension costs more than all else here
+        sent: tuple[SentPart, ...] = (SentPart(parts[0].name, parts[0].data, parts[0].content_type),)
+    else:
+        sent = tuple([SentPart(part.name, part.data, part.content_type) for part in parts])
     return Call(
         request.id,
         request.verb,
-        tuple([SentPart(part.name, part.data, part.content_type) for part in request.parts]),
+        sent,
         msgspec.Raw(request.encoded_headers) if request.encoded_headers else request.headers,
         request.envelope,
-        job.remaining(now),
+        None if job.deadline is None else job.deadline - now,
         request.trace_context,
         request.in_pieces,
         request.profile,

@@ -21,16 +21,16 @@ def refusal_of(batch: int, calls: int, pieces: Sequence[Buffer]) -> Answers | No
 
 
 def protocol_error(message: Answers, batch: Sequence[Job], unanswered: set[int]) -> str:
-    """What is wrong with a message for a batch whose calls ``unanswered`` are open; a handler may have written to the
-    link itself. Calls that nobody waits for need no answer."""
-    left = set(unanswered)
+    """What is wrong with a message for a batch whose calls ``unanswered`` are open, and are not any more when this is
+    their last answer; a handler may have written to the link itself. Calls that nobody waits for need no answer."""
     for answer in message.answers:
-        if answer.index not in left:
-            return f"an answer for request {answer.index}, which is not open"
-        if not answer.reply.failure and not 200 <= answer.reply.status <= 599:
-            return f"the status {answer.reply.status} for request {answer.index}"
+        index, reply = answer.index, answer.reply
+        if index not in unanswered:
+            return f"an answer for request {index}, which is not open"
+        if not reply.failure and not 200 <= reply.status <= 599:
+            return f"the status {reply.status} for request {index}"
         if answer.last:
-            left.remove(answer.index)
-    if message.done is not None and (missing := sum(batch[index].wanted for index in left)):
+            unanswered.remove(index)
+    if message.done is not None and (missing := sum(batch[index].wanted for index in unanswered)):
         return f"the end of a batch of which {missing} requests have no answer"
     return ""
