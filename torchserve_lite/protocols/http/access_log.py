@@ -46,7 +46,10 @@ class AccessLog:
                 }
             )
         else:
-            line = f'{self._now()} - {peer} "{asked}" {status} {seconds * 1000:.0f}'
+            millisecond = int(time.time() * 1000)
+            if millisecond != self._millisecond:
+                self._set_stamp(millisecond)
+            line = f'{self._stamp} - {peer} "{asked}" {status} {round(seconds * 1000)}'
         self._lines.append(line)
         if len(self._lines) >= _FLUSH_AT:
             self.flush()
@@ -61,18 +64,15 @@ class AccessLog:
             text, self._lines = "\n".join(self._lines) + "\n", []
             self._write(text)
 
-    def _now(self) -> str:
+    def _set_stamp(self, millisecond: int) -> None:
         """Local time as TorchServe writes it, made once for all answers of a millisecond: those of a batch. Calls of
         gRPC come one by one, and would each pay the 4 us of a second's text."""
-        millisecond = int(time.time() * 1000)
-        if millisecond != self._millisecond:
-            second, rest = divmod(millisecond, 1000)
-            if second != self._second:
-                self._second = second
-                self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
-            self._millisecond = millisecond
-            self._stamp = f"{self._second_text},{rest:03d}"
-        return self._stamp
+        second, rest = divmod(millisecond, 1000)
+        if second != self._second:
+            self._second = second
+            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(second))
+        self._millisecond = millisecond
+        self._stamp = f"{self._second_text},{rest:03d}"
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import cast
 
-from torchserve_lite.core.jobs import Job, Outcome
+from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.memory import unfilled
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import Buffer
@@ -38,6 +38,7 @@ _MOST_PIECES = 16  # in which they may have come
 _PATIENCE = 0.25  # seconds in which a body has to come whole, or to come nearer to it by
 _PROGRESS = 256 * 1024  # bytes; then aiohttp waits for it, with all its limits
 _LARGE = 64 * 1024  # bytes of a body that are still to come, from which on it gets the transport to itself
+_JOINED = 16 * 1024  # bytes of a body up to which copying it behind its head is cheaper than two pieces for the system
 _NOTHING = bytearray()
 
 
@@ -54,7 +55,7 @@ class Front:
     speak_aiohttp: Callable[[Client], AiohttpConnection]
     unsent: list[tuple[Connection, bytes, InferenceResponse, bool]] = field(default_factory=list)
 
-    def send_soon(self, connection: Connection, head: bytes, answer: InferenceResponse, *, close: bool) -> None:
+    def send_soon(self, connection: Connection, head: bytes, answer: InferenceResponse, close: bool) -> None:
         """At the end of this turn of the event loop, with the answers to all of a batch: a client that waits on another
         core is woken once for all of them, where waking it for each costs more than the answer does."""
         if not self.unsent:
@@ -177,7 +178,8 @@ class Connection(Client):
             head = self._last_head
             if head is None or not data.startswith(head.raw):
                 head = self._last_head = self._front.plain.head(data)
-            if head is None or len(data) > head.whole or not self._front.guard.admits(head.authorization):
+            guard = self._front.guard
+            if head is None or len(data) > head.whole or not (guard.open or guard.admits(head.authorization)):
                 self._pass_on(data)
                 return
             self._head = head
@@ -271,29 +273,26 @@ class Connection(Client):
         self._asked = True
         request = head.request(self._id, body)
         try:
-            self._job = self._front.plane.begin(request, self._told)
+            self._job = self._front.plane.begin(request, self._answer)
         except Exception as error:
-            self._answer(head, error)
+            self._answer(error)
 
-    def _told(self, outcome: Outcome) -> None:
+    def _answer(self, outcome: InferenceResponse | Exception) -> None:
+        head, exchange, transport = self._head, self._front.exchange, self.transport
+        if head is None or transport is None or transport.is_closing():
+            return  # connection_lost does the rest
         try:
-            if self._head is not None:
-                self._answer(self._head, outcome)
+            close = exchange.health.stopping  # then every answer is the last on its connection
+            answer = exchange.answer_to(outcome, head.form, head.asked, self._id)
+            if answer.stream is None:
+                self._front.send_soon(self, exchange.heads.head(answer, self._id, close=close), answer, close)
+            elif answer.status in raw_response.WITHOUT_A_BODY:
+                answer.stream.close()
+                self._front.send_soon(self, exchange.heads.head(answer, self._id, close=close), answer, close)
+            else:
+                self._streaming = asyncio.get_running_loop().create_task(self._stream(head, answer, close))
         except Exception:
             self.give_up()
-
-    def _answer(self, head: Head, outcome: InferenceResponse | Exception) -> None:
-        exchange, transport = self._front.exchange, self.transport
-        if transport is None or transport.is_closing():
-            return  # connection_lost does the rest
-        close = exchange.health.stopping  # then every answer is the last on its connection
-        answer = exchange.answer_to(outcome, head.form, head.asked, self._id)
-        if answer.stream is not None and answer.status not in raw_response.WITHOUT_A_BODY:
-            self._streaming = asyncio.get_running_loop().create_task(self._stream(head, answer, close))
-            return
-        if answer.stream is not None:
-            answer.stream.close()
-        self._front.send_soon(self, exchange.heads.head(answer, self._id, close=close), answer, close=close)
 
     def give_up(self) -> None:
         """An error in our own code is the end of this connection, and harms no other."""
@@ -305,7 +304,10 @@ class Connection(Client):
         if self.transport is not None and not self.transport.is_closing():
             body = b"" if answer.status in raw_response.WITHOUT_A_BODY else answer.body
             self.written += len(body)
-            self.transport.writelines((head, body))
+            if len(body) <= _JOINED:
+                self.transport.write(head + body)
+            else:
+                self.transport.writelines((head, body))
 
     def answered(self, status: int, *, close: bool) -> None:
         """What there is to be done when an answer has been written, and its client has not gone before that."""
@@ -338,7 +340,8 @@ class Connection(Client):
     def _end(self) -> None:
         """The request is not ours any more."""
         self._incoming = None
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         self._front.exchange.end(self)
         self._head = self._job = self._streaming = None
         self._asked = False

@@ -24,6 +24,7 @@ class Guard:
 
     def __init__(self, access: Access, config: HttpConfig, address: Address, roles: Collection[str]) -> None:
         self._access = access
+        self.open = not access.tokens  # to inference without a key
         self._shared = "inference" in roles and "management" in roles
         self._origins = Origins(config, address)
         # The door of what is no route: nobody without a key learns which routes there are.

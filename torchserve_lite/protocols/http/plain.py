@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from torchserve_lite.core.requests import Headers, InferenceRequest, Part
 from torchserve_lite.core.streams import Buffer
@@ -59,8 +59,9 @@ def _header(line: str) -> tuple[str, tuple[str, str]] | None:
     return lower, (name, value)
 
 
-class Head(NamedTuple):
-    """The head of a plain request, read."""
+@dataclass(slots=True)
+class Head:
+    """The head of a plain request, read. Nobody changes it (see ``core/requests.py``)."""
 
     raw: bytes  # as it came, with the empty line at its end
     size: int  # of this, and of all that belongs to the request
@@ -77,10 +78,19 @@ class Head(NamedTuple):
     asked: str  # for the log
 
     def request(self, request_id: str, body: Buffer) -> InferenceRequest:
-        model, version, verb, envelope = self.target.model, self.target.version, self.target.verb, self.target.envelope
-        parts = (Part("body", body, self.content_type),)
-        facts = (self.headers, envelope, self.timeout, self.trace_context, self.encoded_headers)
-        return InferenceRequest(request_id, model, version, verb, parts, *facts)
+        target = self.target
+        return InferenceRequest(
+            request_id,
+            target.model,
+            target.version,
+            target.verb,
+            (Part("body", body, self.content_type),),
+            self.headers,
+            target.envelope,
+            self.timeout,
+            self.trace_context,
+            self.encoded_headers,
+        )
 
 
 class PlainHeads:

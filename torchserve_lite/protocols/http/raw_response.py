@@ -37,24 +37,22 @@ class Heads:
         self._common = common
         ours = {name.lower() for name in common if not name.lower().startswith(_OF_CORS)}
         self._not_of_the_handler = _OF_THE_CONNECTION | {"x-request-id", *ours}
-        self._second = 0
+        self._until = 0.0  # the end of the second that the known heads have the date of
         self._known: dict[tuple[int, str, str, Headers, int, bool], bytes] = {}  # heads of this second but for the id
 
     def head(self, answer: InferenceResponse, request_id: str, *, close: bool) -> bytes:
         length = len(answer.body) if answer.stream is None else _UNKNOWN
         facts = (answer.status, answer.reason, answer.content_type, answer.headers, length, close)
-        now = int(time.time())
-        if now != self._second or len(self._known) >= _MOST_KNOWN:
-            self._second = now
+        now = time.time()
+        if not self._until - 1 <= now < self._until or len(self._known) >= _MOST_KNOWN:
+            self._until = int(now) + 1.0
             self._known.clear()
         beginning = self._known.get(facts)
         if beginning is None:
-            beginning = self._known[facts] = self._all_but_the_id(answer, now, close).encode()
+            beginning = self._known[facts] = self._all_but_the_id(answer, int(now), close).encode()
         if answer.timing:
-            timing = answer.timing
-            return b"".join(
-                (beginning, b"Server-Timing: ", timing, b"\r\nx-request-id: ", request_id.encode(), b"\r\n\r\n")
-            )
+            id_ = request_id.encode()
+            return b"".join((beginning, b"Server-Timing: ", answer.timing, b"\r\nx-request-id: ", id_, b"\r\n\r\n"))
         return b"%bx-request-id: %b\r\n\r\n" % (beginning, request_id.encode())
 
     def _all_but_the_id(self, answer: InferenceResponse, now: int, close: bool) -> str:
