@@ -421,6 +421,15 @@ def test_requests_of_several_tensors_share_a_call_once_it_is_known_that_each_is_
     assert [data_of(reply) for reply in (one, two, three)] == [[[30], [40]], [[50], [60]], [[70]]]
 
 
+def test_tensors_share_a_call_with_requests_of_other_protocols() -> None:
+    runner = runner_of(lambda rows, context: [len(rows)] * len(rows))
+    v2, plain, v1 = replies_of(
+        runner, of_tensors("a", 1, names="x"), call({}), call({"instances": [1]}, envelope="kserve")
+    )
+    assert (data_of(v2), body_of(plain)) == ([[3]], b"3")
+    assert json.loads(body_of(v1)) == {"predictions": [3]}
+
+
 def test_tensors_of_other_names_may_belong_together() -> None:
     """The handler of a text model takes texts, or a question with its context: it tells them apart by their names."""
     calls: list[int] = []

@@ -202,7 +202,7 @@ class KServev2Envelope(BaseEnvelope):
         return True
 
     def before_call(self, context: Any, owners: Sequence[OpenedRequest] = ()) -> None:
-        envelopes = dict.fromkeys(owner.envelope for owner in owners) or [self]
+        envelopes = dict.fromkeys(owner.envelope for owner in owners if owner.envelope is not None) or [self]
         context.input_names = [name for envelope in envelopes for name in envelope.input_names]
         context.input_request_id = self._id
         context.input_parameters = self._parameters
