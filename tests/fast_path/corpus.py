@@ -705,7 +705,7 @@ def answered() -> Iterator[Case]:
             f"V2 handler does {action!r}", post(b"/v2/models/acts/infer", json.dumps({"inputs": [tensor]}).encode())
         )
         yield one(f"explain handler does {action!r}", post(b"/explanations/acts", action.encode()))
-    yield one("the deadline passes at once", post(ACTS, b"sleep 0.05", b"X-Request-Timeout-Ms: 0.5"))
+    yield one("the deadline passes at once", post(ACTS, b"sleep 0.5", b"X-Request-Timeout-Ms: 0.5"))
     yield one("the deadline passes while the handler runs", post(ACTS, b"sleep 0.6", b"X-Request-Timeout-Ms: 100"))
 
 
