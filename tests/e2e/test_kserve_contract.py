@@ -1,5 +1,5 @@
-"""Requests of KServe's REST protocols that cannot be answered: the status, a reason in ``error``, and the content
-type that KServe's SDK insists on; then the next request is answered."""
+"""Requests of KServe's protocols that cannot be answered. Over REST: the status, a reason in ``error``, and the content
+type that KServe's SDK insists on. Over gRPC: the code and the reason. Then the next request is answered."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 
-from tests.e2e.server import Server, running, write_model
+from tests.e2e.server import Server, grpc_address, running, write_model
+from torchserve_lite.protocols.grpc.messages import load_messages
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +31,7 @@ class Echo(BaseHandler):
         return [self.answer(row["data"] if isinstance(row, dict) else row) for row in data]
 
     def answer(self, value):
-        if value == ["raise"]:
+        if value in (["raise"], b"raise"):
             raise ValueError("the handler's own")
         if value == ["choose"]:
             raise PredictionException("not today", 418)
@@ -44,8 +46,10 @@ PREDICT, INFER = "/v1/models/echo:predict", "/v2/models/echo/infer"
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     folder, store = tmp_path_factory.mktemp("server"), tmp_path_factory.mktemp("store")
     write_model(store, "echo", ECHO)
+    write_model(store, "idle", ECHO)
     settings = {"load_models": "all", "default_workers_per_model": "1", "max_request_size": "100000"}
     async with running(folder, store, settings) as made:
+        assert (await made.put("/models/idle?min_worker=0&synchronous=true"))[0] == 200
         yield made
 
 
@@ -81,6 +85,9 @@ REFUSED = [
     bad("v1, no list", PREDICT, b'{"instances": {}}', 400, 'Expected "instances" to be a list'),
     bad("v1, no instances", PREDICT, b"{}", 400, 'no "instances"'),
     bad("v1, NaN", PREDICT, b'{"instances": [NaN]}', 400, "NaN is not a JSON value"),
+    bad("v1, no worker", "/v1/models/idle:predict", v1(1), 503, "no worker"),
+    bad("v2, no worker", "/v2/models/idle/infer", v2(TENSOR), 503, "no worker"),
+    bad("v1, wrong method", "/v1/models/echo", v1(1), 405, "method"),
     bad("v1, unknown model", "/v1/models/other:predict", v1(1), 404, "Model not found: other"),
     bad("v1, no explain", "/v1/models/echo:explain", v1(1), 501, "cannot explain"),
     bad("v1, exception", PREDICT, v1(["raise"]), 500, "Prediction failed"),
@@ -168,3 +175,62 @@ async def test_request_is_answered_whatever_its_content_type_says(
 
 async def test_colon_before_the_verb_may_be_escaped(server: Server) -> None:
     assert await server.post("/v1/models/echo%3Apredict", v1(7)) == (200, {"predictions": [7]})
+
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+def typed(datatype: str, shape: list[int], **contents: Any) -> dict[str, Any]:
+    return {"name": "x", "datatype": datatype, "shape": shape, "contents": contents}
+
+
+def over_grpc(name: str, code: str, told: str, *inputs: Any, model: str = "echo", **more: Any) -> Any:
+    fields = {"model_name": model, "inputs": inputs or [typed("INT8", [1], int_contents=[7])], **more}
+    return pytest.param(fields, code, told, id=name)
+
+
+BARE = {"name": "x", "datatype": "INT8", "shape": [1]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "told"),
+    [
+        # raw contents (3.2)
+        over_grpc("fewer raw than inputs", "INVALID_ARGUMENT", "1 for 2", BARE, BARE, raw_input_contents=[b"7"]),
+        over_grpc("more raw than inputs", "INVALID_ARGUMENT", "2 entries for 1", BARE, raw_input_contents=[b"7"] * 2),
+        over_grpc("raw and typed", "INVALID_ARGUMENT", "one or the other", raw_input_contents=[b"7"]),
+        over_grpc("raw of another size", "INVALID_ARGUMENT", "takes 1 bytes", BARE, raw_input_contents=[b"78"]),
+        over_grpc("half precision in a field", "INVALID_ARGUMENT", "raw", typed("FP16", [1], fp32_contents=[1])),
+        over_grpc("another datatype's field", "INVALID_ARGUMENT", "int_cont", typed("INT8", [1], int64_contents=[7])),
+        over_grpc("fewer values than the shape", "INVALID_ARGUMENT", "2 bytes", typed("INT8", [2], int_contents=[7])),
+        over_grpc("unknown output", "INVALID_ARGUMENT", 'asks for "y"', outputs=[{"name": "y"}]),
+        # codes (3.3)
+        over_grpc("no inputs", "INVALID_ARGUMENT", "inputs", raw_input_contents=[], inputs=[]),
+        over_grpc("unknown datatype", "INVALID_ARGUMENT", "FP8", typed("FP8", [1], fp32_contents=[1])),
+        over_grpc("unknown model", "NOT_FOUND", "Model not found: other", model="other"),
+        over_grpc("unknown version", "NOT_FOUND", "9", model_version="9"),
+        over_grpc("no worker", "UNAVAILABLE", "no worker", model="idle"),
+        over_grpc("exception", "INTERNAL", "failed", typed("BYTES", [], bytes_contents=[b"raise"])),
+        over_grpc("too large", "RESOURCE_EXHAUSTED", "", typed("BYTES", [1], bytes_contents=[b"x" * 200_000])),
+    ],
+)
+async def test_call_that_cannot_be_answered_is_told_why(
+    server: Server, fields: dict[str, Any], code: str, told: str
+) -> None:
+    messages = load_messages()
+
+    async def infer(**request: Any) -> Any:
+        async with grpc.aio.insecure_channel(grpc_address(server)) as channel:
+            call: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
+                f"/{SERVICE}/ModelInfer",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=messages.named("inference.ModelInferResponse").FromString,
+            )
+            return await call(messages.named("inference.ModelInferRequest")(**request), timeout=30)
+
+    with pytest.raises(grpc.aio.AioRpcError) as failure:
+        await infer(**fields)
+    assert failure.value.code().name == code, failure.value.details()
+    assert told in (failure.value.details() or "")
+    good = await infer(model_name="echo", inputs=[typed("INT8", [1], int_contents=[7])])
+    assert list(good.outputs[0].contents.int64_contents) == [7]
