@@ -64,6 +64,23 @@ def test_project_is_verified_as_it_lies(tmp_path: Path) -> None:
     assert (report["model"], json.loads(report["answer"]["text"])) == ("words", {"mean": 2.0})
 
 
+async def test_project_that_could_not_be_opened_is_served_once_it_is_mended(tmp_path: Path) -> None:
+    project = write_project("words", tmp_path)
+    config = (project / "model-config.yaml").read_text()
+    (project / "model-config.yaml").write_text(config.replace("batchSize: 8", "batchSize: eight"))
+    flags = ["--watch", str(project)]
+    async with running(tmp_path, tmp_path, {"load_models": ""}, flags=flags) as server:
+        await server.line('failed: words: .*batchSize: "eight" where a whole number is expected')
+        await server.line("Watching")
+        refusal = asyncio.create_task(server.line('has changed but cannot be served: .*"nine"'))
+        while not refusal.done():  # nothing tells from when on changes are seen
+            (project / "model-config.yaml").write_text(config.replace("batchSize: 8", "batchSize: nine"))
+            await asyncio.wait([refusal], timeout=1)
+        (project / "model-config.yaml").write_text(config)
+        await server.line("words_1.0 has changed and is served now")
+        assert await _answer(server) == (200, {"mean": 2.0})
+
+
 async def test_breakpoint_stops_in_the_terminal_of_a_server_that_runs_handlers_inline(tmp_path: Path) -> None:
     project = write_project("words", tmp_path)
     _edit(project, '"""One answer per request, in the same order."""', "breakpoint()")

@@ -450,7 +450,18 @@ class ModelManager:
             await self._fetcher.remove(revision.archive)
 
     async def reload_changed(self, names: Collection[str]) -> None:
-        """Reloads the models whose archive is one of these files or folders of the store."""
+        """Reloads the models whose archive is one of these files or folders of the store, and serves those that could
+        not even be opened at the start of the server."""
+        for unopened in [one for one in self.registry.unopened if one.failure is not None]:
+            if last_part(unopened.options.url) not in names:
+                continue
+            try:
+                deployment = await self.register(unopened.options, with_workers=True)
+            except ServingError as error:
+                log.error("Model %s has changed but cannot be served: %s", unopened.name, error)
+            else:
+                self.registry.dismiss(unopened.name)
+                log.info("Model %s has changed and is served now.", deployment.key, extra={"is_awaited": True})
         for deployment in list(self.registry):
             if last_part(deployment.spec.archive_url) not in names:
                 continue
