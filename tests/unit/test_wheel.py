@@ -43,6 +43,11 @@ def test_wheel_holds_the_descriptors_of_grpc(wheel: dict[str, int]) -> None:
     assert wheel["torchserve_lite/protocols/grpc/generated/services.binpb"] > 0
 
 
+def test_wheel_holds_the_console(wheel: dict[str, int]) -> None:
+    files = {f"torchserve_lite/console/{file.name}" for file in ROOT.glob("torchserve_lite/console/*.*")}
+    assert {"torchserve_lite/console/index.html", "torchserve_lite/console/console.css"} < files <= wheel.keys()
+
+
 def test_ts_is_found_by_programs_of_the_environment(wheel: dict[str, int]) -> None:
     """For ``python -m ts.llm_launcher``: a file whose line is a folder beside it."""
     assert "torchserve_lite_ts.pth" in wheel
@@ -54,6 +59,7 @@ def test_wheel_holds_no_weights_and_no_training_data(wheel: dict[str, int]) -> N
     assert [
         name
         for name in wheel
-        if not name.endswith((".py", ".pth", ".typed", ".yaml", ".binpb")) and ".dist-info/" not in name
+        if not name.endswith((".py", ".pth", ".typed", ".yaml", ".binpb"))
+        and not name.startswith(("torchserve_lite/console/", "torchserve_lite-"))
     ] == []
     assert sum(wheel.values()) < 2_000_000
