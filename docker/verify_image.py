@@ -48,6 +48,7 @@ RUNTIME_ARGUMENTS = (
     "--ts-config=/mnt/models/config/config.properties",
 )
 ENVIRONMENT = {"PROTOCOL_VERSION": "v1", "TS_SERVICE_ENVELOPE": "kserve", "INFERENCE_SERVICE_NAME": "torch-pred"}
+LARGEST_SERVER = 60_000_000  # bytes
 READY_WITHIN, STOPS_WITHIN = 180.0, 30.0  # seconds
 
 # As a kubelet would: mounts, then limits, then the user. $1 the root, $2 the models, $3 the folder to start in. With
@@ -180,6 +181,7 @@ def main() -> int:
     with buildah.mounted(image) as root:
         if arguments.dev:
             return check_dev(root, buildah.config(image))
+        check_size(buildah, image)
         environment = {**os.environ, "IMAGE_CONFIG": json.dumps(buildah.config(image))}
         command = ["unshare", "--net", sys.executable, __file__, "--mounted", str(root)]
         return subprocess.run(command, env=environment).returncode
@@ -312,6 +314,12 @@ def show_layers(buildah: Buildah, image: str) -> None:
     print(f"{'MB':>8}  layer")
     for made_by, size in buildah.layers(image):
         print(f"{size / 1e6:8.1f}  {made_by[:110]}")
+
+
+def check_size(buildah: Buildah, image: str) -> None:
+    """Of the server's own layer, which is the second one that is copied into the environment."""
+    _, size = [size for made_by, size in buildah.layers(image) if "COPY dir:" in made_by and "/opt/" in made_by]
+    assert size < LARGEST_SERVER, f"the server's layer has {size / 1e6:.1f} MB, more than {LARGEST_SERVER / 1e6:.0f}"
 
 
 def bring_loopback_up() -> None:
