@@ -91,7 +91,8 @@ class PlainDisplay:
 
     def started(self, seconds: float) -> None:
         if self._ready and (request := self._example(self._config, self._addresses, self._ready[0])):
-            self._line(f"try: {request}")
+            for line in f"try: {request}".split("\n"):  # a program has several
+                self._line(line)
         self._line(final_line(len(self._ready), len(self._failed), seconds))
 
     def stopping(self) -> None:

@@ -93,7 +93,8 @@ class TerminalDisplay:
         for model, message in self._failures.items():
             self._print(f"failed: {model}: {message}", "red")
         if self._ready and (request := self._example(self._config, self._addresses, self._ready[0])):
-            self._print(f"try: {request}", "cyan")
+            for line in f"try: {request}".split("\n"):  # a program has several
+                self._print(line, "cyan")
         self._print(final_line(len(self._ready), len(self._failures), seconds), "bold green")
 
     def stopping(self) -> None:
