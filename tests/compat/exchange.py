@@ -25,7 +25,7 @@ UNINTERESTING = (
     "keep-alive",
     "pragma",
 )
-OF_THE_MOMENT = ("retry-after", "server", "transfer-encoding", "x-request-id")
+OF_THE_MOMENT = ("retry-after", "server", "server-timing", "transfer-encoding", "x-request-id")
 
 Record = dict[str, Any]
 Normaliser = Callable[[Record], Record]

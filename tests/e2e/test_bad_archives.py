@@ -123,7 +123,7 @@ async def test_import_error_is_logged_with_the_handlers_own_frames_first(server:
         index for index, line in enumerate(server.lines) if "broken_import" in line and "could not load" in line
     )
     trace = server.lines[start + 1 : start + 5]
-    assert trace[0] == "Traceback (most recent call last):"
+    assert trace[0].strip() == "Traceback (most recent call last):"
     assert "handler.py" in trace[1]
     assert "line 2" in trace[1]
 

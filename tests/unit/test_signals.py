@@ -17,12 +17,15 @@ from torchserve_lite.signals import hangups
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Our output goes to it; the descriptor is its other end, whose closing closes it."""
+    """Our output goes to it; the descriptor is its other end, whose closing closes it. SIGHUP is as by default, also
+    where whoever runs the tests has it ignored."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     controller, its_end = pty.openpty()
     with os.fdopen(its_end, "w") as stream:
         # Not sys.stdout itself, which pytest sets anew for each phase of a test.
         monkeypatch.setattr(signals, "sys", SimpleNamespace(stdout=stream, stderr=stream))
         yield controller
+    signal.signal(signal.SIGHUP, former)
 
 
 async def hung_up(stop: asyncio.Event, closing: int | None = None) -> int:
