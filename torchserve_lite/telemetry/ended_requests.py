@@ -14,6 +14,8 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
 from torchserve_lite.core.requests import InferenceRequest, Verb
 
+_DESCRIBE = Verb.DESCRIBE  # as in core/jobs.py: looked up once
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -75,32 +77,33 @@ class RequestListener(Protocol):
 
 
 class RequestWatch:
-    """Tells its ``listeners``. The data plane says what has begun, the exit of each protocol what is over.
+    """Tells its ``listeners``. The data plane says what has begun, the exit of each protocol what is over, unless none
+    is ``open``: of a busy server's requests listeners want a few.
 
     Each request that has begun is told to be over, or it is kept for ever: whoever makes one that has no exit of its
     own says by ``part_of`` to which it belongs.
     """
 
-    __slots__ = ("_open", "listeners")
+    __slots__ = ("listeners", "open")
 
     def __init__(self) -> None:
         self.listeners: list[RequestListener] = []
-        self._open: dict[str, tuple[list[RequestListener], list[Job]]] = {}
+        self.open: dict[str, tuple[list[RequestListener], list[Job]]] = {}
 
     def begun(self, job: Job) -> None:
         request = job.request
-        if request.verb is Verb.DESCRIBE:  # a question of management
+        if request.verb is _DESCRIBE:  # a question of management
             return
-        for listener in self.listeners:
+        for listener in tuple(self.listeners):  # one may have enough with this request, and leave
             if listener.begins(request):
-                wanting, jobs = self._open.setdefault(request.part_of or request.id, ([], []))
+                wanting, jobs = self.open.setdefault(request.part_of or request.id, ([], []))
                 if listener not in wanting:
                     wanting.append(listener)
                 if job not in jobs:
                     jobs.append(job)
 
     def ended(self, request_id: str, asked: str, peer: str, status: int | None, seconds: float) -> None:
-        found = self._open.pop(request_id, None)
+        found = self.open.pop(request_id, None)
         if found is None:
             return
         wanting, jobs = found

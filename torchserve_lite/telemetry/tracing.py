@@ -67,6 +67,7 @@ class Tracing:
         self._sampler = sampler
         self._per_second = per_second
         self._left = per_second  # of those that may begin in this second
+        self._may_begin = True  # another one; an attribute, because it is asked for each request
         self._next_second: asyncio.TimerHandle | None = None
         self._ids = TracerProvider(shutdown_on_exit=False).id_generator
         self._open: dict[str, _Trace | None] = {}  # None: parts of a request that is not recorded
@@ -104,18 +105,15 @@ class Tracing:
                 return None
         return _Trace(trace_id, self._ids.generate_span_id(), parent)
 
-    @property
-    def _may_begin(self) -> bool:
-        return self._left > 0 or not self._per_second or self._sampler is not None
-
     def _begin_one(self) -> None:
         """The second in which so many may begin is that which follows the first of them."""
         self._left -= 1
+        self._may_begin = self._left > 0
         if self._next_second is None:
             self._next_second = asyncio.get_running_loop().call_later(1.0, self._begin_anew)
 
     def _begin_anew(self) -> None:
-        self._left, self._next_second = self._per_second, None
+        self._left, self._may_begin, self._next_second = self._per_second, True, None
 
     def close(self) -> None:
         if self._next_second is not None:

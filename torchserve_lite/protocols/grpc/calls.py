@@ -122,7 +122,7 @@ class Call:
     def end_message(self, request_id: str, code: int) -> None:
         """``code``: gRPC's number of how it ended."""
         seconds = perf_counter() - self._messages.pop(request_id)
-        if self._watch.listeners:
+        if self._watch.open:
             self._watch.ended(request_id, self._asked, self.peer, code, seconds)
 
     def end(self, code: grpc.StatusCode, access_log: AccessLog) -> None:
@@ -131,7 +131,7 @@ class Call:
         access_log.add(self.peer, self._asked, code.value[0], seconds, self.request_id)
         for request_id in list(self._messages):
             self.end_message(request_id, code.value[0])
-        if self._watch.listeners:
+        if self._watch.open:
             status = None if code is grpc.StatusCode.CANCELLED else code.value[0]
             self._watch.ended(self.request_id, self._asked, self.peer, status, seconds)
 

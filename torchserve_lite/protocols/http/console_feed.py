@@ -60,7 +60,7 @@ class ConsoleFeed:
         self.lines = RecentLines(_LINES)
         self._failures = failures
         self._watch = watch
-        self._requests = _Requests()
+        self._requests = _Requests(watch)
         self._registry = registry
         self._status = status
         self._live = LiveFigures(metrics, lambda: [status(deployment.key) for deployment in registry], _SAMPLES)
@@ -77,12 +77,12 @@ class ConsoleFeed:
             while True:
                 await asyncio.sleep(TICK)
                 sample = self._live.look()
-                self._listen()
                 if self._pages:
                     if ticks % _MEMORY_EVERY == 0:
                         self._memory = await asyncio.to_thread(_memory_of_all, self._processes())
                     ticks += 1
                     self._tell([sample])
+                self._listen()
         finally:
             self._closed = True
             for page in self._pages:
@@ -194,15 +194,19 @@ class ConsoleFeed:
 
 class _Requests:
     """The requests that have ended since the last tick, as long as they are few: who is served thousands a second wants
-    to see some of them, and have the time for the others."""
+    to see some of them, and have the time for the others. So it listens until it has enough, and from the next tick on
+    again."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: RequestWatch) -> None:
+        self._watch = watch
         self._ended: list[EndedRequest] = []
         self._begun = 0
 
     def begins(self, request: InferenceRequest) -> bool:
         self._begun += 1
-        return self._begun <= _REQUESTS_PER_TICK
+        if self._begun >= _REQUESTS_PER_TICK:
+            self._watch.listeners.remove(self)
+        return True
 
     def ended(self, ended: EndedRequest) -> None:
         self._ended.append(ended)

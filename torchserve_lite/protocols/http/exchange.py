@@ -74,12 +74,12 @@ class Exchange:
         """What all answers leave behind. ``asked``: the line that ``request_line`` makes of method and target."""
         self._metrics.count_response(status)
         self._access_log.add(client.peer, asked, status, seconds, request_id)
-        if self._watch.listeners:
+        if self._watch.open:
             self._watch.ended(request_id, asked, client.peer, status, seconds)
 
     def left(self, client: Client, request_id: str, asked: str, seconds: float) -> None:
         """Instead of ``record``, when nobody is there to get the answer."""
-        if self._watch.listeners:
+        if self._watch.open:
             self._watch.ended(request_id, asked, client.peer, None, seconds)
 
     def answer_to(
