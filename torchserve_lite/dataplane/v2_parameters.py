@@ -38,7 +38,7 @@ def obeyed(request: InferenceRequest, sequences: SequencePolicy | None) -> Infer
         return request
     try:
         parameters = _decode(text).parameters or {}
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return request
     seconds = _seconds(parameters)
     if seconds is not None and (request.timeout is None or seconds < request.timeout):

@@ -68,6 +68,7 @@ def test_header_of_the_client_wins() -> None:
         pytest.param(b'{"parameters": {"timeout": 5}', id="JSON that is none"),
         pytest.param(b'{"parameters": ["timeout"], "x": {"timeout": 1}}', id="parameters that are none"),
         pytest.param(b'{"parameters": {"timeout": "\xff"}}', id="no UTF-8"),
+        pytest.param(b'{"timeout": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="nested without end"),
     ],
 )
 def test_other_requests_stay_as_they_are(body: bytes) -> None:
