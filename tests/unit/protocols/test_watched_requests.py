@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from tests.fake_engine import silence
 from tests.unit.telemetry.test_ended_requests import Ears
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import QueueFull
@@ -93,8 +92,10 @@ async def test_grpc_tells_of_each_request_of_a_stream_and_of_those_that_are_left
         await stream.write(message(front))
         await stream.read()
         assert [ended.status for ended in ears.heard] == [0]
-        front.engine.answer = silence
+        begun = asyncio.Event()
+        front.engine.answer = lambda job: begun.set()
         await stream.write(message(front))
+        await begun.wait()
     assert [ended.error for ended in ears.heard] == ["", ""]
 
 
