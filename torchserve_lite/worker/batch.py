@@ -259,13 +259,7 @@ class BatchRunner:
                     results = [kept[row].whole(last) if row in kept else last for row, last in enumerate(results)]
         except PredictionException as error:
             if (row := _refused_row(error, owners)) is not None:
-                owner = owners[row]
-                where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
-                owner.reply = refused(error, where)
-                for request in group:
-                    # With a continuous handler the pieces are those of earlier calls, of which this one is the next.
-                    if request.reply is None and request.answer_begun and not self.is_continuous:
-                        request.reply = failed(_NOT_AGAIN)
+                self._refuse(row, error, owners, group)
                 delivery.emit_known(group)
                 return [request for request in group if request.reply is None]
             failure = self.failure_of(group, error, delivery)
@@ -289,6 +283,18 @@ class BatchRunner:
             return group
         _answer_all(group, failure)
         return []
+
+    def _refuse(
+        self, row: int, error: PredictionException, owners: Sequence[Request], group: Sequence[Request]
+    ) -> None:
+        """Answers the request of this row, and those that cannot start again because of it."""
+        owner = owners[row]
+        where = f"instance {row - owners.index(owner)}: " if len(owner.rows) > 1 else ""
+        owner.reply = refused(error, where)
+        for request in group:
+            # With a continuous handler the pieces are those of earlier calls, of which this one is the next.
+            if request.reply is None and request.answer_begun and not self.is_continuous:
+                request.reply = failed(_NOT_AGAIN)
 
     def _read_together(
         self, steps_of_all: Any, owners: Sequence[Request], context: Context, delivery: Delivery
