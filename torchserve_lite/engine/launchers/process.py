@@ -10,7 +10,7 @@ import msgspec
 
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.engine.launchers.child import ChildProcess, StartChild
-from torchserve_lite.engine.launchers.protocol import protocol_error, refusal_of
+from torchserve_lite.engine.launchers.protocol import refusal_of, settle
 from torchserve_lite.engine.launchers.worker_logs import LineReader
 from torchserve_lite.errors import LoadFailed, LoadOutOfMemory, WorkerDied, WorkerKilled
 from torchserve_lite.ipc.frames import AsyncFrames, Frame
@@ -156,7 +156,7 @@ class ProcessWorker:
         running = self._running.get(message.batch)
         if running is None:  # nobody waits for what a stopped batch still sends
             return
-        if problem := protocol_error(message, running.jobs, running.unanswered):
+        if problem := settle(message, running.jobs, running.unanswered):
             self._refuse(problem)
             return
         if message.done is not None:

@@ -20,9 +20,9 @@ def refusal_of(batch: int, calls: int, pieces: Sequence[Buffer]) -> Answers | No
     return Answers(batch, tuple([Answer(index, refusal) for index in range(calls)]), BatchDone())
 
 
-def protocol_error(message: Answers, batch: Sequence[Job], unanswered: set[int]) -> str:
-    """What is wrong with a message for a batch whose calls ``unanswered`` are open, and are not any more when this is
-    their last answer; a handler may have written to the link itself. Calls that nobody waits for need no answer."""
+def settle(message: Answers, batch: Sequence[Job], unanswered: set[int]) -> str:
+    """Takes the calls that have their last answer in this message out of ``unanswered``. What is returned is wrong with
+    it: a handler may have written to the link itself. Calls that nobody waits for need no answer."""
     for answer in message.answers:
         index, reply = answer.index, answer.reply
         if index not in unanswered:
