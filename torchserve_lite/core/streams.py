@@ -17,6 +17,10 @@ _FAR_TOO_MANY_BYTES = 16 * 1024 * 1024  # a writer that cannot wait may not be a
 _FAR_TOO_MANY_PIECES = 16 * 1024  # nor by more pieces
 
 
+def _heard() -> None:
+    """Nobody has to be told any more."""
+
+
 class AnswerStream:
     """One reader iterates over the pieces inside ``async with``.
 
@@ -67,6 +71,7 @@ class AnswerStream:
         """After the last piece. ``error``: what broke the answer off, raised for the reader once it has the rest."""
         if not self._ended:
             self._ended, self._error = True, error
+            self._on_abandoned = _heard  # and whom it belongs to is free at once
             self._news.set()
             self._make_room()
 
@@ -78,11 +83,10 @@ class AnswerStream:
 
     def close(self) -> None:
         """Nothing is read any more."""
-        abandoned = not self._ended
+        tell = self._on_abandoned
         self._pieces.clear()
         self.end()
-        if abandoned:
-            self._on_abandoned()
+        tell()
 
     def __aiter__(self) -> AnswerStream:
         return self

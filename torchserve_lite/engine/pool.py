@@ -254,6 +254,7 @@ class WorkerPool:
             else:
                 for job in jobs:
                     job.fail(cause)
+            batch.jobs.clear()  # the failure is remembered, its traceback knows them, and they hold what clients sent
         self.dispatch()
 
 

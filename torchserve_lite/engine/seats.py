@@ -26,7 +26,7 @@ class RunningBatch:
     __slots__ = ("begun", "jobs", "release", "since")
 
     def __init__(self, jobs: Sequence[Job], release: Release, now: float) -> None:
-        self.jobs = jobs
+        self.jobs = list(jobs)
         self.release = release
         self.begun = now
         self.since = now
@@ -97,7 +97,7 @@ class Seat:
             job.batch_size = len(jobs)
         self._watch()
         try:
-            self.worker.run(jobs, partial(self._hear, batch))
+            self.worker.run(batch.jobs, partial(self._hear, batch))
         except Exception as error:
             self.fail(error)
 

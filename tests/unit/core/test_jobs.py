@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -100,6 +102,21 @@ async def test_stream_gives_its_pieces_in_order(new_job: NewJob) -> None:
     first = await job.answer
     assert first.stream is not None
     assert [first.body, *[piece async for piece in first.stream]] == [b"1", b"2", b"3", b"4"]
+
+
+@virtual_time
+async def test_what_a_client_sent_is_free_when_the_stream_of_its_answer_has_ended(new_job: NewJob) -> None:
+    """Job and stream knew one another, and went with the next run of the garbage collector."""
+    body = memoryview(bytearray(10))
+    sent, job = weakref.ref(body), new_job(body)
+    job.add_piece(InferenceResponse(b"1"))
+    job.succeed(InferenceResponse(b"2"))
+    gc.disable()
+    try:
+        del body, job
+        assert sent() is None
+    finally:
+        gc.enable()
 
 
 @virtual_time
