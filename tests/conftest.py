@@ -17,11 +17,13 @@ from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey, ModelSpec
 from torchserve_lite.core.options import ServingOptions
 from torchserve_lite.core.requests import InferenceRequest, Part, Verb
-from torchserve_lite.core.streams import AnswerStream
+from torchserve_lite.core.streams import AnswerStream, Buffer
 from torchserve_lite.errors import ServingError
+from torchserve_lite.ipc.slabs import Slabs
 from torchserve_lite.management.deployments import Deployment, DeploymentState, Revision
 
 KEY = ModelKey("tiny", "1.0")
+NO_SLABS = Slabs(0)
 
 NewJob = Callable[..., Job]
 
@@ -75,7 +77,7 @@ def job_maker() -> NewJob:
     """``make(b"body", within=2)``: a job that arrives now, with a request id of its own and 2 s to live."""
     numbers = itertools.count(1)
 
-    def make(body: bytes = b"", *, within: float | None = None, key: ModelKey = KEY, **facts: Any) -> Job:
+    def make(body: Buffer = b"", *, within: float | None = None, key: ModelKey = KEY, **facts: Any) -> Job:
         request = {"verb": Verb.PREDICT, "parts": (Part("body", body),), **facts}
         now = asyncio.get_running_loop().time()
         asked = InferenceRequest(id=f"request-{next(numbers)}", model=key.name, version=None, **request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.memory import Memory
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus, WorkerState, WorkerStatus
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import ServingError
@@ -46,6 +47,9 @@ class FakeEngine:
 
     async def unload(self, key: ModelKey, grace: float) -> None:
         self.workers.pop(key, None)
+
+    def memory_for(self, length: int) -> Memory:
+        return bytearray(length)
 
     def submit(self, job: Job) -> None:
         if self.refusal is not None:

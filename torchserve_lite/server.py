@@ -38,6 +38,7 @@ from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import ConfigurationError, WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
 from torchserve_lite.ipc.preloading import start_preloading
+from torchserve_lite.ipc.slabs import slabs
 from torchserve_lite.logs import access_lines, logging_to
 from torchserve_lite.management.access import KEY_FILE, Access
 from torchserve_lite.management.autoscaler import Autoscaler
@@ -186,6 +187,7 @@ async def serving_core(
                 registry.locate,
                 devices,
                 cores=usable_cores(),
+                slabs=stack.enter_context(slabs()),
                 share_threads=config.workers.share_threads,
                 affinity=WorkerAffinity(cores_to_share_out() if config.workers.affinity == "auto" else ()),
                 events=_Events(metrics, failures),

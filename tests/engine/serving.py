@@ -19,6 +19,7 @@ from torchserve_lite.engine.interface import EngineEvents, ModelFiles, Release, 
 from torchserve_lite.engine.local import LocalEngine
 from torchserve_lite.errors import WorkerFailure
 from torchserve_lite.ipc.messages import BatchDone, Metric
+from torchserve_lite.ipc.slabs import slabs
 
 MODELS = Path(__file__).parent / "models"
 
@@ -54,12 +55,12 @@ class Served:
         self.events = events
         self._new_job = job_maker()
 
-    def submit(self, body: bytes, **facts: Any) -> Job:
+    def submit(self, body: Buffer, **facts: Any) -> Job:
         job = self._new_job(body, key=self.spec.key, **facts)
         self.engine.submit(job)
         return job
 
-    async def ask(self, body: bytes, **facts: Any) -> Buffer:
+    async def ask(self, body: Buffer, **facts: Any) -> Buffer:
         return (await self.submit(body, **facts).answer).body
 
     async def surroundings(self) -> dict[str, Any]:
@@ -92,8 +93,10 @@ async def engine_of(
     """``files``, ``config`` and ``facts`` complete what ``ModelFiles``, ``WorkerConfig`` and the engine are told."""
     located = ModelFiles(str(MODELS / model), **(files or {}))
     worker_config = WorkerConfig(launcher=launcher, **(config or {}))
-    async with LocalEngine(worker_config, lambda spec: located, Devices(0), **{"cores": 1, **facts}) as engine:
-        yield engine
+    with slabs() as shared:
+        told = {"cores": 1, "slabs": shared, **facts}
+        async with LocalEngine(worker_config, lambda spec: located, Devices(0), **told) as engine:
+            yield engine
 
 
 def spec_for(model: str | Path, **facts: Any) -> ModelSpec:

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import uvloop
 
+from tests.conftest import NO_SLABS
 from tests.engine.serving import MODELS, spec_for
 from tests.engine.test_workers import every_launcher
 from torchserve_lite.config.settings import WorkerConfig
@@ -104,6 +105,7 @@ async def one_life(launcher: str) -> None:
     setup = ProcessSetup(
         config=WorkerConfig(launcher=launcher),
         locate=lambda spec: files,
+        slabs=NO_SLABS,
         threads=lambda spec: 1,
         metric_line_parser=lambda line: False,
     )

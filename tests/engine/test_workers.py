@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import NewJob
+from tests.conftest import NO_SLABS, NewJob
 from tests.engine.serving import MODELS, engine_of, served, spec_for
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import DevicePolicy
@@ -541,7 +541,9 @@ async def test_model_that_has_not_begun_to_load_is_loading(new_job: NewJob) -> N
 
 async def test_model_that_names_a_missing_gpu_is_refused() -> None:
     spec = spec_for("obedient", device=DevicePolicy(type="gpu", ids=(0, 7)))
-    engine = LocalEngine(WorkerConfig(launcher="inline"), lambda spec: ModelFiles("."), Devices(2), cores=1)
+    engine = LocalEngine(
+        WorkerConfig(launcher="inline"), lambda spec: ModelFiles("."), Devices(2), cores=1, slabs=NO_SLABS
+    )
     async with engine:
         with pytest.raises(ConfigurationError, match=r"names \[7\], but only GPUs 0 to 1"):
             await engine.load(spec, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tests.conftest import job_maker, spec_of
+from tests.conftest import NO_SLABS, job_maker, spec_of
 from tests.fuzz.target import Choices, Target
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
@@ -121,7 +121,7 @@ async def _serve(said: bytes) -> None:
     jobs = [_new_job(b"1"), _new_job(b"2")]
     async with asyncio.timeout(60):
         try:
-            async with ProcessWorker("W", start) as worker:
+            async with ProcessWorker("W", start, NO_SLABS) as worker:
                 await worker.load(_LOAD, 30)
                 told: list[Answers] = []
                 worker.run(jobs, told.append)

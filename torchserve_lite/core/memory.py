@@ -17,6 +17,9 @@ KEPT_SECONDS = 1.0
 LARGE = 256 * 1024
 """Bytes of a payload whose memory is worth the trouble."""
 
+Memory = bytearray | memoryview
+"""Bytes to be written."""
+
 _UNFILLED = 64 * 1024  # a smaller one is filled faster than ctypes is called
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # malloc.h
 _LONGEST_KEPT = 32 * 1024 * 1024  # glibc takes no more; longer blocks always come from the kernel

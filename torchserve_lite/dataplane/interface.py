@@ -1,4 +1,4 @@
-"""The seam that protocols see: seven verbs over the models that are served, wherever they run."""
+"""The seam that protocols see: eight verbs over the models that are served, wherever they run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from torchserve_lite.core.jobs import Job, Told
+from torchserve_lite.core.memory import Memory
 from torchserve_lite.core.models import Signature
 from torchserve_lite.core.requests import InferenceRequest, InferenceResponse
 from torchserve_lite.errors import ServingError
@@ -61,6 +62,10 @@ class DataPlane(Protocol):
 
         Raises the ServingErrors that are known at once: unknown models, full queues, no workers.
         """
+
+    def memory_for(self, length: int) -> Memory:
+        """To receive the body of one request into, of so many bytes. What it holds before that is arbitrary, and after
+        it has been given to ``begin``: the answer may be written over it."""
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         """``begin`` for those who await: any ServingError of the way comes out of here, and cancelling the call

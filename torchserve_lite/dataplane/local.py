@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from torchserve_lite.core.jobs import Job, Outcome, Told
+from torchserve_lite.core.memory import Memory
 from torchserve_lite.core.requests import Envelope, InferenceRequest, InferenceResponse, Verb
 from torchserve_lite.core.trace_context import trace_context
 from torchserve_lite.dataplane.interface import ModelMetadata, ModelSummary, Readiness
@@ -105,6 +106,9 @@ class LocalDataPlane:
             job.timer = self._loop.call_later(timeout, job.fail, DeadlineExceeded(timeout))
         job.tell(ended)
         return job
+
+    def memory_for(self, length: int) -> Memory:
+        return self._engine.memory_for(length)
 
     async def infer(self, request: InferenceRequest) -> InferenceResponse:
         answer: asyncio.Future[InferenceResponse] = self._loop.create_future()

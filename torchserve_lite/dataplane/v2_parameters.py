@@ -7,6 +7,7 @@ is wrong with the request is for the worker to say, which reads all of it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ class _Document(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Document).decode
+_names_timeout = re.compile(b'"timeout"').search  # which a memoryview has no way of its own to find out
+_names_sequence = re.compile(b'"sequence_id"').search
 
 
 def obeyed(request: InferenceRequest, sequences: SequencePolicy | None) -> InferenceRequest:
@@ -31,10 +34,9 @@ def obeyed(request: InferenceRequest, sequences: SequencePolicy | None) -> Infer
 
     Few requests have such parameters, so the JSON is read only where it has their names somewhere.
     """
-    data = request.parts[0].data
-    text = bytes(data) if isinstance(data, memoryview) else data
-    in_sequence = sequences is not None and b'"sequence_id"' in text
-    if not in_sequence and b'"timeout"' not in text:
+    text = request.parts[0].data
+    in_sequence = sequences is not None and _names_sequence(text)
+    if not in_sequence and not _names_timeout(text):
         return request
     try:
         parameters = _decode(text).parameters or {}

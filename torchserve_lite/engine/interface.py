@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torchserve_lite.core.jobs import Job, JobHolder
+from torchserve_lite.core.memory import Memory
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.engine.slot import Slot
@@ -39,6 +40,10 @@ class Engine(Protocol):
     def submit(self, job: Job) -> None:
         """Queues the job, or raises QueueFull, NoWorkers, WorkerRestarting, ModelFailed, ModelLoading (no ``load`` so
         far)."""
+
+    def memory_for(self, length: int) -> Memory:
+        """To receive a body of so many bytes into: where workers can take it from, if it is large and there is room.
+        What it holds before that is arbitrary. Whoever runs the request may write the answer over it."""
 
     def status(self, key: ModelKey) -> ModelStatus:
         """Also of a model that has not begun to load: it has no workers."""

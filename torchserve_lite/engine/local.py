@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.memory import Memory, unfilled
 from torchserve_lite.core.models import ModelKey, ModelSpec, ModelStatus
 from torchserve_lite.core.requests import InferenceRequest
 from torchserve_lite.core.shutdown import Shutdown
@@ -25,6 +26,7 @@ from torchserve_lite.engine.restarts import Restarts
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.engine.starts import Starts
 from torchserve_lite.errors import DrainTimeout, LoadFailed, ModelLoading, ModelNotFound, ServingError
+from torchserve_lite.ipc.slabs import Slabs
 
 _STARTS_AT_ONCE = 8  # at least: some loads wait for a disk or a download most of the time
 _LAST_MOMENT = 0.5  # seconds: the deadline may have passed, and idle workers need a moment to end by themselves
@@ -44,8 +46,9 @@ class LocalEngine:
     """An ``Engine``. An async context manager that owns every task below it. When it is left, batches end that somebody
     waits for, until the deadline of ``shutdown``; then every worker is gone.
 
-    ``cores``: what all workers together may use. ``share_threads``: give each worker its share of them as torch's
-    intra-op threads; off when the operator has set OMP_NUM_THREADS. ``affinity`` binds workers to cores.
+    ``cores``: what all workers together may use. ``slabs``: for large payloads. ``share_threads``: give each worker its
+    share of the cores as torch's intra-op threads; off when the operator has set OMP_NUM_THREADS. ``affinity`` binds
+    workers to cores.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class LocalEngine:
         devices: Devices,
         *,
         cores: int,
+        slabs: Slabs,
         share_threads: bool = True,
         affinity: WorkerAffinity | None = None,
         events: EngineEvents | None = None,
@@ -64,8 +68,13 @@ class LocalEngine:
         self._devices = devices
         self._events = events or EngineEvents()
         self._core_shares = CoreShares(cores, share_threads)
+        self._slabs = slabs
         setup = ProcessSetup(
-            config=config, locate=locate, threads=self._core_shares, metric_line_parser=metric_line_parser
+            config=config,
+            locate=locate,
+            slabs=slabs,
+            threads=self._core_shares,
+            metric_line_parser=metric_line_parser,
         )
         self._affinity = affinity or WorkerAffinity(())
         self._launch: WorkerLauncher = Starts(launcher(setup), at_once=max(_STARTS_AT_ONCE, cores))
@@ -150,6 +159,10 @@ class LocalEngine:
                 one.pool.kill()
             await asyncio.wait(busy)
             raise DrainTimeout(key.name, grace)
+
+    def memory_for(self, length: int) -> Memory:
+        slab = self._slabs.new(length)
+        return unfilled(length) if slab is None else slab
 
     def submit(self, job: Job) -> None:
         running = self._pools.get(job.key)

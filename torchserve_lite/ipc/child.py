@@ -37,32 +37,39 @@ def become_preloading(parent: int, descriptors: Sequence[int]) -> NoReturn:
 
 
 def become_worker(parent: int, descriptors: Sequence[int]) -> NoReturn:
-    """What a fork of the preloading process does. A fifth descriptor makes it a fork server, once it has loaded its
+    """What a fork of the preloading process does. A sixth descriptor makes it a fork server, once it has loaded its
     model: ``worker/fork_server.py``."""
-    link, stage, stdout, stderr, *forks = descriptors
+    link, stage, slabs, stdout, stderr, *forks = descriptors
     _take_streams(stdout, stderr)
-    run_worker(link, stage, parent, *forks)
+    run_worker(link, stage, slabs, parent, *forks)
 
 
-def run_worker(link_fd: int, stage_fd: int, parent: int, forks_fd: int | None = None) -> NoReturn:
+def run_worker(link_fd: int, stage_fd: int, slabs_fd: int, parent: int, forks_fd: int | None = None) -> NoReturn:
     """Runs the worker's loop and ends the process without waiting for threads that a handler left behind."""
     _ignore_terminal_signals()
     os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_release_with_defaults)
     forks = None if forks_fd is None else socket.socket(fileno=forks_fd)
     _run_to_the_end(
-        lambda: importlib.import_module(WORKER_MODULE).run(socket.socket(fileno=link_fd), stage_fd, forks=forks),
+        lambda: importlib.import_module(WORKER_MODULE).run(
+            socket.socket(fileno=link_fd), stage_fd, slabs_fd, forks=forks
+        ),
         parent,
         link_fd,
         stage_fd,
+        slabs_fd,
     )
 
 
-def go_on_as_worker(parent: int, descriptors: Sequence[int], run: Callable[[socket.socket, int], None]) -> NoReturn:
-    """What a fork of a fork server does: ``run`` is told its own link and the descriptor of its stage marker."""
-    link_fd, stage_fd, stdout, stderr = descriptors
+def go_on_as_worker(
+    parent: int, descriptors: Sequence[int], run: Callable[[socket.socket, int, int], None]
+) -> NoReturn:
+    """What a fork of a fork server does: ``run`` is told its own link and the descriptors of its stage marker and of
+    the slabs."""
+    link_fd, stage_fd, slabs_fd, stdout, stderr = descriptors
     _take_streams(stdout, stderr)
     _ignore_terminal_signals()
-    _run_to_the_end(lambda: run(socket.socket(fileno=link_fd), stage_fd), parent, link_fd, stage_fd)
+    link = socket.socket(fileno=link_fd)
+    _run_to_the_end(lambda: run(link, stage_fd, slabs_fd), parent, link_fd, stage_fd, slabs_fd)
 
 
 def _run_to_the_end(run: Callable[[], None], parent: int, *descriptors: int) -> NoReturn:

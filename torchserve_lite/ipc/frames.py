@@ -162,7 +162,7 @@ class BlockingFrames:
         self._memory_is_kept |= _is_large(pieces)
         with self._sending:
             if self._held is not None:
-                self._held += frame_of(pieces)
+                self._held += [bytes(data) for data in frame_of(pieces)]  # a handler may fill its buffer anew
                 return
             for data in frame_of(pieces):
                 self._socket.sendall(data)
@@ -182,6 +182,10 @@ class BlockingFrames:
                     held = [b"".join(held)]
                 for data in held:
                     self._socket.sendall(data)
+
+    def keep_memory(self, length: int) -> None:
+        """A payload of this length has come by another way: what was said of large frames holds."""
+        self._memory_is_kept |= length >= LARGE
 
     def receive(self) -> Frame | None:
         """The next frame, or None when the parent has gone. Memory that large frames have left goes back to the system

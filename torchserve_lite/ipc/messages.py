@@ -3,7 +3,8 @@
 Deadlines are *remaining* seconds, never clock readings: another process (or machine) has its own clock.
 
 A message is a frame: the msgpack is its header, and payloads that are large are buffers beside it, for which the
-message holds their number in the frame. They are neither copied into the msgpack nor out of it.
+message holds their number in the frame. They are neither copied into the msgpack nor out of it. Those that lie in a
+slab (``ipc/slabs.py``) stay there, and the message tells where.
 """
 
 from __future__ import annotations
@@ -52,13 +53,22 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     whole_tracebacks: bool = False  # a failure's, in the log: every frame, the libraries' own too
 
 
+class InSlab(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where a payload lies in the slabs' file. ``room``: bytes from ``begin`` on that an answer may take."""
+
+    begin: int
+    length: int
+    room: int
+
+
 class SentPart(msgspec.Struct, array_like=True, gc=False):
     """A ``Part`` on the link. ``data`` is a number only on the way; ``decode_to_worker`` gives the bytes, in a
-    bytearray that nobody else has."""
+    bytearray that nobody else has. It is empty while they are ``in_slab``, from where the worker takes them."""
 
     name: str
     data: ReceivedPayload
     content_type: str = ""
+    in_slab: InSlab | None = None
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -144,7 +154,8 @@ class FailureKind(enum.StrEnum):
 
 
 class Reply(msgspec.Struct, array_like=True, gc=False):
-    """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none."""
+    """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none. ``in_slab``: so many bytes are
+    the body, which lies where the call's first part lay."""
 
     body: Payload
     status: int = 200
@@ -152,6 +163,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     content_type: str = ""
     headers: Headers = ()
     failure: str = ""
+    in_slab: int = 0
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):

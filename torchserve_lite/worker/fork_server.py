@@ -63,16 +63,16 @@ class ForkServer:
         assert self._before is not None
         return self._before.what_loading_left(_Surroundings.now())
 
-    def serve(self, run: Callable[[socket.socket, int], None]) -> NoReturn:
-        """Forks a worker for each request. ``run`` is its life: it is told its link and the descriptor of its stage
-        marker."""
+    def serve(self, run: Callable[[socket.socket, int, int], None]) -> NoReturn:
+        """Forks a worker for each request. ``run`` is its life: it is told its link and the descriptors of its stage
+        marker and of the slabs."""
 
-        def begin(link: socket.socket, stage_fd: int) -> None:
+        def begin(link: socket.socket, stage_fd: int, slabs_fd: int) -> None:
             self._link.close()
             self._use_all_threads()
             if "numpy.random" in sys.modules:  # as in ``prepare_process``: random does this by itself
                 sys.modules["numpy.random"].seed()
-            run(link, stage_fd)
+            run(link, stage_fd, slabs_fd)
 
         StartingProcess(self._forks, partial(go_on_as_worker, run=begin)).serve()
 

@@ -9,13 +9,13 @@ import socket
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from torchserve_lite.ipc.frames import BlockingFrames
+from torchserve_lite.ipc.frames import BlockingFrames, Frame
 from torchserve_lite.ipc.messages import (
     BatchDone,
     Cancel,
@@ -30,6 +30,7 @@ from torchserve_lite.ipc.messages import (
     decode_to_worker,
     encode,
 )
+from torchserve_lite.ipc.slabs import SlabFile
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker import indented as indented  # which needs our msgspec, and a model may bring its own
 from torchserve_lite.worker.fork_server import ForkServer
@@ -45,12 +46,19 @@ if TYPE_CHECKING:
     from torchserve_lite.worker.batch import BatchRunner
 
 
-def run(link: socket.socket, stage_fd: int, *, own_process: bool = True, forks: socket.socket | None = None) -> None:
+def run(
+    link: socket.socket,
+    stage_fd: int,
+    slabs_fd: int,
+    *,
+    own_process: bool = True,
+    forks: socket.socket | None = None,
+) -> None:
     """``own_process`` False: in a thread of the server, where the process' folder, signals and logging are not ours.
     ``forks``: requests for workers come over it, if what the handler has become can be forked; else it is closed."""
-    with link, closing(StageMarker(stage_fd)) as marker:
+    with link, closing(StageMarker(stage_fd)) as marker, closing(SlabFile(slabs_fd)) as slabs:
         fork_server = None if forks is None else ForkServer(forks, link)
-        WorkerLoop(BlockingFrames(link), marker, own_process=own_process, fork_server=fork_server).run()
+        WorkerLoop(BlockingFrames(link), marker, slabs, own_process=own_process, fork_server=fork_server).run()
 
 
 class _OpenBatch:
@@ -83,10 +91,17 @@ class WorkerLoop:
     """One handler, one thread. One batch at a time, or many at once for a handler that is a coroutine function."""
 
     def __init__(
-        self, frames: BlockingFrames, marker: StageMarker, *, own_process: bool, fork_server: ForkServer | None = None
+        self,
+        frames: BlockingFrames,
+        marker: StageMarker,
+        slabs: SlabFile,
+        *,
+        own_process: bool,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self._frames = frames
         self._marker = marker
+        self._slabs = slabs
         self._stage_times = StageTimes(marker.mark)
         self._own_process = own_process
         self._fork_server = fork_server
@@ -111,13 +126,19 @@ class WorkerLoop:
                 self._fork_server.serve(partial(self._serve_in_fork, runner.handler))
             self._serve(runner, events)
 
-    def _serve_in_fork(self, handler: Handler, link: socket.socket, stage_fd: int) -> None:
+    def _serve_in_fork(self, handler: Handler, link: socket.socket, stage_fd: int, slabs_fd: int) -> None:
         """The life of a worker whose handler has been loaded by the process that it was forked from."""
         from torchserve_lite.worker.batch import BatchRunner
 
         self._marker.close()
+        self._slabs.close()
         begun = time.monotonic()
-        with link, closing(StageMarker(stage_fd)) as self._marker, closing(asyncio.new_event_loop()) as events:
+        with (
+            link,
+            closing(StageMarker(stage_fd)) as self._marker,
+            closing(SlabFile(slabs_fd)) as self._slabs,
+            closing(asyncio.new_event_loop()) as events,
+        ):
             asyncio.set_event_loop(events)
             self._frames = BlockingFrames(link)
             load = self._receive()
@@ -176,7 +197,7 @@ class WorkerLoop:
             self._marker.begin(predict.batch)
             begun = time.monotonic()
             is_cancelled = self._cancelled[predict.batch].__contains__
-            outgoing = OutgoingAnswers(predict.batch, self._frames, is_cancelled, self._read_ahead)
+            outgoing = self._outgoing(predict, is_cancelled, self._read_ahead)
             answers = runner.predict(predict.calls, outgoing.send, is_cancelled, arrived)
             outgoing.end(
                 answers, BatchDone(time.monotonic() - begun, self._metrics.take(), self._stage_times.take(begun))
@@ -196,7 +217,7 @@ class WorkerLoop:
                 self._use_threads(predict.threads)
                 self._marker.begin(predict.batch)
                 is_cancelled = self._cancelled[predict.batch].__contains__
-                live.join(predict, arrived, OutgoingAnswers(predict.batch, self._frames, is_cancelled), is_cancelled)
+                live.join(predict, arrived, self._outgoing(predict, is_cancelled), is_cancelled)
             live.step()
             for batch in self._cancelled.keys() - live.batches - {predict.batch for predict, _ in self._waiting}:
                 del self._cancelled[batch]
@@ -225,7 +246,7 @@ class WorkerLoop:
         begun = time.monotonic()
         batch = self._open[predict.batch]
         batch.task = asyncio.current_task()
-        outgoing = OutgoingAnswers(predict.batch, self._frames, batch.is_cancelled)
+        outgoing = self._outgoing(predict, batch.is_cancelled)
         stage_times = StageTimes(self._marker.mark)
         answers = await runner.predict_concurrently(
             predict.calls, outgoing.send, batch.is_cancelled, room=batch.room, stage_times=stage_times
@@ -258,7 +279,7 @@ class WorkerLoop:
     def _read_ahead(self) -> None:
         """Takes in what the parent has sent meanwhile: cancellations count at once, the next batch waits."""
         while (frame := self._frames.receive_now()) is not None:
-            self._note(decode_to_worker(frame))
+            self._note(self._decoded(frame))
 
     def _note(self, message: ToWorker) -> None:
         if isinstance(message, Cancel):
@@ -268,15 +289,38 @@ class WorkerLoop:
 
     def _receive(self) -> ToWorker | None:
         frame = self._frames.receive()
-        return None if frame is None else decode_to_worker(frame)
+        return None if frame is None else self._decoded(frame)
 
     def _receive_all(self) -> list[ToWorker]:
         """Waits for a message, and takes those that have come behind it; none at all when the parent has let go."""
         message = self._receive()
         messages = [] if message is None else [message]
         while messages and (frame := self._frames.receive_now()) is not None:
-            messages.append(decode_to_worker(frame))
+            messages.append(self._decoded(frame))
         return messages
+
+    def _decoded(self, frame: Frame) -> ToWorker:
+        """With the payloads that lie in slabs."""
+        message = decode_to_worker(frame)
+        if isinstance(message, Predict):
+            for call in message.calls:
+                for part in call.parts:
+                    if part.in_slab is not None:
+                        part.data = self._slabs.read(part.in_slab.begin, part.in_slab.length)
+                        self._frames.keep_memory(part.in_slab.length)
+        return message
+
+    def _outgoing(
+        self, predict: Predict, is_cancelled: Callable[[int], bool], look_ahead: Callable[[], None] = lambda: None
+    ) -> OutgoingAnswers:
+        places = {
+            index: call.parts[0].in_slab
+            for index, call in enumerate(predict.calls)
+            if call.parts and call.parts[0].in_slab is not None
+        }
+        return OutgoingAnswers(
+            predict.batch, self._frames, is_cancelled, look_ahead, slabs=self._slabs, in_slabs=places
+        )
 
     def _send(self, message: FromWorker) -> None:
         self._frames.send(encode(message))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torchserve_lite.ipc.frames import BlockingFrames
-from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, encode
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, InSlab, encode
+from torchserve_lite.ipc.slabs import LEAST, SlabFile
 
 
 class OutgoingAnswers:
@@ -22,10 +23,17 @@ class OutgoingAnswers:
         frames: BlockingFrames,
         is_cancelled: Callable[[int], bool],
         look_ahead: Callable[[], None] = lambda: None,
+        *,
+        slabs: SlabFile | None = None,
+        in_slabs: Mapping[int, InSlab] | None = None,
     ) -> None:
-        """``look_ahead`` is called before something is sent: cancellations that have arrived count at once."""
+        """``look_ahead`` is called before something is sent: cancellations that have arrived count at once.
+        ``in_slabs``: where the requests lie, by index, that are in one of the ``slabs``: their answers may be written
+        over them."""
         self._batch = batch
         self._frames = frames
+        self._slabs = slabs
+        self._in_slabs = dict(in_slabs or {})
         self._is_cancelled = is_cancelled
         self._look_ahead = look_ahead
         self._answered: set[int] = set()
@@ -42,9 +50,20 @@ class OutgoingAnswers:
             self._answered.update(answer.index for answer in answers if answer.last)
             wanted = tuple([answer for answer in answers if not self._is_cancelled(answer.index)])
             if wanted or not answers:
-                self._frames.send(encode(Answers(self._batch, wanted)))
+                self._send(Answers(self._batch, wanted))
 
     def end(self, answers: Sequence[Answer], done: BatchDone) -> None:
         with self._in_turn:
             self._ended = True
-            self._frames.send(encode(Answers(self._batch, tuple(answers), done)))
+            self._send(Answers(self._batch, tuple(answers), done))
+
+    def _send(self, message: Answers) -> None:
+        if self._slabs is not None and self._in_slabs:
+            for answer in message.answers:
+                place, reply = self._in_slabs.pop(answer.index, None), answer.reply
+                assert not isinstance(reply.body, int)
+                # An answer of pieces has none to be written over: the client may be behind with the one before.
+                if place is not None and answer.last and LEAST <= len(reply.body) <= place.room:
+                    self._slabs.write(place.begin, reply.body)
+                    reply.in_slab, reply.body = len(reply.body), b""
+        self._frames.send(encode(message))

@@ -32,15 +32,16 @@ class ImpossibleStatus(Exception):
     """The handler chose a status that no final answer can have."""
 
 
-def encode(value: Any) -> tuple[bytes, str]:
-    """Body and content type: bytes as they are, text as UTF-8, a tensor as ``torch.save`` writes it, else JSON."""
+def encode(value: Any) -> tuple[bytes | bytearray, str]:
+    """Body and content type: bytes as they are (the handler does not run again before they are sent), text as UTF-8, a
+    tensor as ``torch.save`` writes it, else JSON."""
     kind = type(value)
     if kind is str:
         return _encoded_text(value), TEXT
     if kind in _USUAL and (text := indented(value)) is not None:
         return text.encode(), JSON
     if isinstance(value, bytes | bytearray | memoryview):
-        return value if type(value) is bytes else bytes(memoryview(value)), BYTES
+        return value if type(value) is bytes or type(value) is bytearray else bytes(memoryview(value)), BYTES
     if _is_tensor(value):
         return _saved(value), BYTES
     if isinstance(value, str):
@@ -51,7 +52,7 @@ def encode(value: Any) -> tuple[bytes, str]:
         return _encode_replaced(value, indent=2, allow_nan=True), JSON
 
 
-def encode_enveloped(value: Any) -> tuple[bytes, str]:
+def encode_enveloped(value: Any) -> tuple[bytes | bytearray, str]:
     """As ``encode``, for the KServe protocols: compact, and never the tokens NaN or Infinity, which are no JSON."""
     if isinstance(value, str | bytes | bytearray | memoryview):
         return encode(value)[0], JSON

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import spec_of
+from tests.conftest import NO_SLABS, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.models import DevicePolicy, ModelKey
@@ -136,7 +136,9 @@ class NotedAffinity(WorkerAffinity):
 
 def engine_with(affinity: WorkerAffinity, gpus: int = 0) -> LocalEngine:
     found = Devices(gpus)
-    engine = LocalEngine(WorkerConfig(), lambda spec: ModelFiles("."), found, cores=2, affinity=affinity)
+    engine = LocalEngine(
+        WorkerConfig(), lambda spec: ModelFiles("."), found, cores=2, slabs=NO_SLABS, affinity=affinity
+    )
     engine._launch = FakeLauncher()
     return engine
 

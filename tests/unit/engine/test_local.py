@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.conftest import KEY, NewJob, spec_of
+from tests.conftest import KEY, NO_SLABS, NewJob, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.config.settings import WorkerConfig
 from torchserve_lite.core.shutdown import Shutdown
@@ -19,7 +19,9 @@ from .fake_workers import FakeLauncher, echo_after
 
 
 def engine_of(launcher: FakeLauncher, shutdown: Shutdown) -> LocalEngine:
-    engine = LocalEngine(WorkerConfig(), lambda spec: ModelFiles("."), Devices(0), cores=1, shutdown=shutdown)
+    engine = LocalEngine(
+        WorkerConfig(), lambda spec: ModelFiles("."), Devices(0), cores=1, slabs=NO_SLABS, shutdown=shutdown
+    )
     engine._launch = launcher
     return engine
 

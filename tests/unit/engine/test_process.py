@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
-from tests.conftest import NewJob, spec_of
+from tests.conftest import NO_SLABS, NewJob, spec_of
 from tests.virtual_time import virtual_time
 from torchserve_lite.core.jobs import Job
 from torchserve_lite.core.models import ModelKey
@@ -127,7 +127,7 @@ class Launched:
 
 
 def worker_of(start: StartChild, threads: int = 1) -> ProcessWorker:
-    return ProcessWorker("W-tiny_1.0", start, threads=lambda: threads)
+    return ProcessWorker("W-tiny_1.0", start, NO_SLABS, threads=lambda: threads)
 
 
 @asynccontextmanager
@@ -171,6 +171,10 @@ def result(batch: int, *bodies: Payload) -> Answers:
 
 def piece(batch: int, index: int, body: bytes = b"") -> Answers:
     return Answers(batch, (Answer(index, Reply(body), last=False),))
+
+
+def in_slab(length: int) -> Answers:
+    return Answers(1, (Answer(0, Reply(b"", in_slab=length)),))
 
 
 def of_status(status: int) -> Answers:
@@ -284,6 +288,8 @@ async def test_answer_to_no_running_batch_is_ignored(new_job: NewJob) -> None:
         pytest.param(msgspec.msgpack.encode(of_status(100)), id="status of no final answer"),
         pytest.param(msgspec.msgpack.encode(of_status(-1)), id="negative status"),
         pytest.param(msgspec.msgpack.encode(of_status(600)), id="status above all others"),
+        pytest.param(msgspec.msgpack.encode(in_slab(40_000)), id="in a slab, where the request is in none"),
+        pytest.param(msgspec.msgpack.encode(in_slab(-1)), id="less than nothing in a slab"),
     ],
 )
 @virtual_time
@@ -557,7 +563,7 @@ async def test_process_that_does_not_start_in_time_is_a_failed_load_and_leaks_no
 
     before = sorted(os.listdir("/dev/fd"))
     with pytest.raises(LoadFailed, match=r"did not start within startupTimeout=7 s"):
-        async with ProcessWorker("W-tiny_1.0", start, start_timeout=7):
+        async with ProcessWorker("W-tiny_1.0", start, NO_SLABS, start_timeout=7):
             pass
     assert now() == 1007
     await asyncio.sleep(0.1)

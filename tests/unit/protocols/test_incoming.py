@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 import uvloop
 
 from torchserve_lite.protocols.http import fast_path
+from torchserve_lite.protocols.http.incoming import IncomingBody
 
 from .conftest import Front, listening
 
@@ -72,3 +74,17 @@ async def test_client_that_leaves_in_the_middle_of_a_large_body_leaves_nothing_b
         await front.ask("GET", "/ping")
         assert front.engine.jobs == []
     # and it has ended at once: a request that is in progress would have been waited for
+
+
+def test_large_body_that_has_come_is_let_go_of_although_the_transport_remembers_who_received_it() -> None:
+    """uvloop does. Each connection that stayed open kept the last large body that had come over it."""
+
+    class Transport(asyncio.Transport):
+        def set_protocol(self, protocol: asyncio.BaseProtocol) -> None: ...
+
+    body = memoryview(bytearray(10))
+    sent = weakref.ref(body)
+    incoming = IncomingBody(asyncio.Protocol(), Transport(), body, 4, lambda whole: None)
+    incoming.buffer_updated(6)
+    del body
+    assert sent() is None

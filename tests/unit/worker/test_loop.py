@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import spec_of
+from tests.conftest import NO_SLABS, spec_of
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import (
     Answers,
@@ -24,6 +24,7 @@ from torchserve_lite.ipc.messages import (
     decode_from_worker,
     encode,
 )
+from torchserve_lite.ipc.slabs import SlabFile
 from torchserve_lite.ipc.stages import StageMarker
 from torchserve_lite.worker.loop import WorkerLoop
 
@@ -66,7 +67,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Told:
                 parent.send(encode(message))
             ours.shutdown(socket.SHUT_WR)
             marker = StageMarker.create()
-            loop = WorkerLoop(BlockingFrames(theirs), marker, own_process=False)
+            loop = WorkerLoop(BlockingFrames(theirs), marker, SlabFile(NO_SLABS.fd), own_process=False)
             thread = threading.Thread(target=loop.run)  # an event loop of its own
             thread.start()
             thread.join(60)

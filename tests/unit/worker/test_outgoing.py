@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from torchserve_lite.ipc.frames import BlockingFrames
-from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, Reply, decode_from_worker
+from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, InSlab, Reply, decode_from_worker
+from torchserve_lite.ipc.slabs import SlabFile, Slabs, slabs
 from torchserve_lite.worker.outgoing import OutgoingAnswers
 
 
@@ -59,3 +62,71 @@ def test_cancellation_that_has_just_arrived_counts(links: tuple[BlockingFrames, 
     outgoing = OutgoingAnswers(1, links[0], cancelled.__contains__, lambda: cancelled.add(0))
     outgoing.send([*piece(0), *piece(1)])
     assert received(links[1]) == [(1, b"piece", False)]
+
+
+@pytest.fixture
+def shared() -> Iterator[Slabs]:
+    with slabs() as made:
+        yield made
+
+
+def large(index: int, body: bytes, *, last: bool = True) -> list[Answer]:
+    return [Answer(index, Reply(body), last)]
+
+
+async def test_large_answer_is_written_over_its_request(
+    links: tuple[BlockingFrames, BlockingFrames], shared: Slabs
+) -> None:
+    request, file = shared.new(100_000), SlabFile(os.dup(shared.fd))
+    assert request is not None
+    begin, room = shared.place_of(request) or (0, 0)
+    place = InSlab(begin, 100_000, room)
+    outgoing = OutgoingAnswers(1, links[0], lambda index: False, slabs=file, in_slabs={1: place})
+    outgoing.end([*large(0, b"x" * 50_000), *large(1, b"y" * 60_000)], BatchDone())
+    file.close()
+    frame = links[1].receive_now()
+    assert frame is not None
+    message = decode_from_worker(frame)
+    assert isinstance(message, Answers)
+    assert [(answer.reply.body, answer.reply.in_slab) for answer in message.answers] == [
+        (b"x" * 50_000, 0),
+        (b"", 60_000),
+    ]
+    assert bytes(shared.over(request, 60_000) or b"") == b"y" * 60_000
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param([*large(0, b"y" * 200_000)], id="longer than the room"),
+        pytest.param([*large(0, b"y" * 1000)], id="short"),
+        pytest.param([*large(0, b"y" * 50_000, last=False), *large(0, b"y" * 60_000)], id="after a piece"),
+        pytest.param([*large(0, b"y" * 50_000, last=False)], id="a piece"),
+    ],
+)
+async def test_other_answers_go_over_the_link(
+    answers: list[Answer], links: tuple[BlockingFrames, BlockingFrames], shared: Slabs
+) -> None:
+    """When a piece comes, the client may still be behind with the one before, which would be overwritten."""
+    request, file = shared.new(100_000), SlabFile(os.dup(shared.fd))
+    assert request is not None
+    request[:] = b"x" * 100_000
+    begin, room = shared.place_of(request) or (0, 0)
+    in_slabs = {0: InSlab(begin, 100_000, room)}
+    outgoing = OutgoingAnswers(1, links[0], lambda index: False, slabs=file, in_slabs=in_slabs)
+
+    def send_all() -> None:
+        for answer in answers:
+            outgoing.send([answer])
+
+    telling = threading.Thread(target=send_all)
+    telling.start()
+    bodies: list[bytes] = []
+    while len(bodies) < len(answers) and (frame := links[1].receive()) is not None:
+        message = decode_from_worker(frame)
+        assert isinstance(message, Answers)
+        bodies += [bytes(answer.reply.body) for answer in message.answers if not isinstance(answer.reply.body, int)]
+    telling.join()
+    file.close()
+    assert [set(body) for body in bodies] == [{ord("y")}] * len(answers)
+    assert request == b"x" * 100_000

@@ -16,6 +16,7 @@ from torchserve_lite.engine.launchers.process import ProcessWorker
 from torchserve_lite.engine.launchers.worker_logs import LineReader
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.messages import Load
+from torchserve_lite.ipc.slabs import Slabs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class ProcessSetup:
 
     config: WorkerConfig
     locate: ModelLocator
+    slabs: Slabs
     threads: Callable[[ModelSpec], int]
     metric_line_parser: LineReader
 
@@ -68,6 +70,7 @@ async def loaded_worker(
     process = ProcessWorker(
         f"W-{slot.id}-{spec.key}",
         start,
+        setup.slabs,
         threads=lambda: setup.threads(spec),
         metric_line_parser=setup.metric_line_parser,
         start_timeout=spec.startup_timeout,

@@ -19,6 +19,7 @@ from torchserve_lite.ipc.messages import (
     Call,
     Cancel,
     Hold,
+    InSlab,
     Load,
     Loaded,
     LoadFailure,
@@ -28,6 +29,7 @@ from torchserve_lite.ipc.messages import (
     decode_from_worker,
     encode,
 )
+from torchserve_lite.ipc.slabs import Slabs
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class ProcessWorker:
         self,
         name: str,
         start: StartChild,
+        slabs: Slabs,
         *,
         threads: Callable[[], int] = lambda: 0,
         metric_line_parser: LineReader = lambda line: False,
@@ -47,6 +50,7 @@ class ProcessWorker:
         start_waits_for: Callable[[], str] = lambda: "",
     ) -> None:
         self._name = name
+        self._slabs = slabs
         self._threads = threads
         self._frames = AsyncFrames(self._arrived, self._link_closed)
         self._process = ChildProcess(name, start, self._frames, metric_line_parser, start_timeout, start_waits_for)
@@ -94,7 +98,8 @@ class ProcessWorker:
     def run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
         self._batch += 1
         now = self._loop.time()
-        pieces = encode(Predict(self._batch, tuple([_call(job, now) for job in batch]), self._threads()))
+        calls = tuple([_call(job, now, self._slabs) for job in batch])
+        pieces = encode(Predict(self._batch, calls, self._threads()))
         if (refusal := refusal_of(self._batch, len(batch), pieces)) is not None:
             self._loop.call_soon(told, refusal)
             return
@@ -156,12 +161,24 @@ class ProcessWorker:
         running = self._running.get(message.batch)
         if running is None:  # nobody waits for what a stopped batch still sends
             return
-        if problem := settle(message, running.jobs, running.unanswered):
+        if problem := settle(message, running.jobs, running.unanswered) or self._take_from_slabs(message, running):
             self._refuse(problem)
             return
         if message.done is not None:
             del self._running[message.batch]
         running.told(message)
+
+    def _take_from_slabs(self, message: Answers, running: _RunningBatch) -> str:
+        """Puts bodies into answers that lie over their requests. What is returned is wrong with them, as of
+        ``settle``."""
+        for answer in message.answers:
+            if length := answer.reply.in_slab:
+                parts = running.jobs[answer.index].request.parts
+                body = self._slabs.over(parts[0].data, length) if parts else None
+                if body is None:
+                    return f"an answer of {length} bytes for request {answer.index}, for which there is no such room"
+                answer.reply.body = body
+        return ""
 
     def _refuse(self, error: str) -> None:
         log.error("%s sent a message that cannot be used (%s) and is stopped", self._name, error)
@@ -188,13 +205,17 @@ class _RunningBatch:
         self.unanswered = set(range(len(jobs)))
 
 
-def _call(job: Job, now: float) -> Call:
+def _call(job: Job, now: float, slabs: Slabs) -> Call:
     request = job.request
     parts = request.parts
     if len(parts) == 1:  # most have one, and a comprehension costs more than all else here
         sent: tuple[SentPart, ...] = (SentPart(parts[0].name, parts[0].data, parts[0].content_type),)
     else:
         sent = tuple([SentPart(part.name, part.data, part.content_type) for part in parts])
+    for part in sent:
+        if type(part.data) is memoryview and (place := slabs.place_of(part.data)) is not None:
+            begin, room = place
+            part.in_slab, part.data = InSlab(begin, len(part.data), room), b""
     return Call(
         request.id,
         request.verb,

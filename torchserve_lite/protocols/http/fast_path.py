@@ -17,11 +17,12 @@ from time import perf_counter
 from typing import cast
 
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.memory import unfilled
+from torchserve_lite.core.memory import Memory
 from torchserve_lite.core.requests import InferenceResponse
 from torchserve_lite.core.streams import Buffer
 from torchserve_lite.dataplane.interface import DataPlane
 from torchserve_lite.errors import TooManyConnections
+from torchserve_lite.ipc.slabs import LEAST
 from torchserve_lite.protocols.http import raw_response
 from torchserve_lite.protocols.http.answers import new_request_id
 from torchserve_lite.protocols.http.connections import AiohttpConnection, Answers, Client, Clients
@@ -99,7 +100,7 @@ class Connection(Client):
         super().__init__()
         self._front = front
         self._aiohttp: AiohttpConnection | None = None
-        self._body = _NOTHING  # while it comes in pieces
+        self._body: Memory = _NOTHING  # while it comes in pieces
         self._filled = 0  # bytes of it that have come
         self._incoming: IncomingBody | None = None  # a large one, which has the transport meanwhile
         self._held: list[bytes] = []
@@ -186,20 +187,23 @@ class Connection(Client):
             self._begun = perf_counter()
             self._id = new_request_id()
             self._front.exchange.begin(self)
-            if len(data) == head.whole:
+            if len(data) == head.whole and len(data) < LEAST:
                 self._ask(head, data[head.size :])
             else:
                 self._expect_body(head, data)
 
     def _expect_body(self, head: Head, data: bytes) -> None:
-        """``data``: the head, and what has come of the body already."""
+        """``data``: the head, and what has come of the body already, perhaps all of it."""
         length, first = head.whole - head.size, memoryview(data)[head.size :]
+        body = self._front.plane.memory_for(length)
+        body[: len(first)] = first
+        if len(first) == length:
+            self._ask(head, body)
+            return
         if length - len(first) >= _LARGE and self.transport is not None:
-            self._incoming = IncomingBody(self, self.transport, length, first, self._large_body_has_come)
+            self._incoming = IncomingBody(self, self.transport, body, len(first), self._large_body_has_come)
         else:
-            self._body = unfilled(length)
-            self._body[: len(first)] = first
-            self._filled = len(first)
+            self._body, self._filled = body, len(first)
         self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._look_at_body, len(first))
 
     def _look_at_body(self, before: int) -> None:
@@ -210,7 +214,7 @@ class Connection(Client):
         else:
             self._give_up_waiting()
 
-    def _large_body_has_come(self, body: bytearray) -> None:
+    def _large_body_has_come(self, body: Memory) -> None:
         assert self._head is not None
         self._incoming = None
         self._stop_timer()

@@ -5,31 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from torchserve_lite.core.memory import unfilled
-from torchserve_lite.core.streams import Buffer
+from torchserve_lite.core.memory import Memory
+
+_GONE = bytearray()
 
 
 class IncomingBody(asyncio.BufferedProtocol):
-    """Has the transport of its ``owner`` until ``length`` bytes have come, and then calls ``done`` with them.
+    """Has the transport of its ``owner`` until ``body`` is full, and then calls ``done`` with it.
 
     What a protocol is handed as bytes has been copied by then and would be copied again, into the body: with 10 MB that
-    was half of the server's work. ``first`` is what has come already. Bytes behind the body stay in the socket.
+    was half of the server's work. ``filled`` bytes have come already. What comes behind the body stays in the socket.
     """
 
     def __init__(
         self,
         owner: asyncio.Protocol,
         transport: asyncio.Transport,
-        length: int,
-        first: Buffer,
-        done: Callable[[bytearray], None],
+        body: Memory,
+        filled: int,
+        done: Callable[[Memory], None],
     ) -> None:
         self._owner = owner
         self._transport = transport
         self._done = done
-        self._body = unfilled(length)  # what is announced and does not come takes no memory
-        self._body[: len(first)] = first
-        self.filled = len(first)  # bytes of it that have come
+        self._body = body
+        self.filled = filled  # bytes of it that have come
         transport.set_protocol(self)
 
     def give_up(self) -> bytes:
@@ -44,7 +44,8 @@ class IncomingBody(asyncio.BufferedProtocol):
         self.filled += nbytes
         if self.filled == len(self._body):
             self._transport.set_protocol(self._owner)
-            self._done(self._body)
+            body, self._body = self._body, _GONE  # uvloop's transport knows us until it has another such protocol
+            self._done(body)
 
     def eof_received(self) -> bool | None:
         return self._owner.eof_received()
