@@ -143,6 +143,8 @@ async def serve(
         await stack.enter_async_context(access.keys_in_file())  # now that no other server can be in this one's place
         progress.listening({**front.addresses, **{f"gRPC {role}": where for role, where in grpc.addresses.items()}})
         stack.callback(progress.stopping)
+        gc.freeze()  # what imports have made stays, and is never looked through
+        gc.enable()
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(core.autoscaler.run())]
             if console is not None:

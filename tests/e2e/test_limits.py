@@ -17,6 +17,12 @@ import resource
 def handle(data, context):
     return None if data is None else [list(resource.getrlimit(resource.RLIMIT_NOFILE))]
 """
+COLLECTS = """
+import gc
+
+def handle(data, context):
+    return None if data is None else [gc.isenabled()]
+"""
 
 
 async def test_more_clients_than_the_soft_limit_are_served(tmp_path: Path) -> None:
@@ -35,3 +41,10 @@ async def test_more_clients_than_the_soft_limit_are_served(tmp_path: Path) -> No
         assert await server.post("/predictions/m", b"x") == (200, allowed)
         for _, writer in idle:
             writer.close()
+
+
+async def test_a_server_that_answers_collects_its_garbage(tmp_path: Path) -> None:
+    """Until it listens its collector is off. A handler that runs in the server sees that this is over."""
+    write_model(tmp_path / "store", "m", COLLECTS)
+    async with running(tmp_path, tmp_path / "store", {}, flags=["--inline"]) as server:
+        assert await server.post("/predictions/m", b"x") == (200, True)

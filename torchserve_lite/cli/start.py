@@ -7,6 +7,7 @@ together, so that process is started before anything is read or imported here.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -106,6 +107,7 @@ def serve(arguments: argparse.Namespace, environ: Mapping[str, str], displaying:
 
 def prepare(environ: Mapping[str, str]) -> None:
     """What comes before everything else."""
+    gc.disable()  # until the server listens (server.py): nearly all that imports make stays
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         # It opens log files anew once the server is there (signals.py), and must end nothing until then. A handler that
         # does nothing, not SIG_IGN: that would be inherited by programs that handlers start.
