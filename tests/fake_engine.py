@@ -49,7 +49,7 @@ class FakeEngine:
         self.workers.pop(key, None)
 
     def memory_for(self, length: int) -> Memory:
-        return bytearray(length)
+        return memoryview(bytearray(length))
 
     def submit(self, job: Job) -> None:
         if self.refusal is not None:
