@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from torchserve_lite.core.jobs import Job
+from torchserve_lite.core.requests import Part
 from torchserve_lite.engine.launchers.child import ChildProcess, StartChild
 from torchserve_lite.engine.launchers.protocol import refusal_of, settle
 from torchserve_lite.engine.launchers.worker_logs import LineReader
@@ -205,17 +206,20 @@ class _RunningBatch:
         self.unanswered = set(range(len(jobs)))
 
 
+def _sent(part: Part, slabs: Slabs) -> SentPart:
+    if (place := slabs.place_of(part.data)) is None:
+        return SentPart(part.name, part.data, part.content_type)
+    begin, room = place
+    return SentPart(part.name, b"", part.content_type, InSlab(begin, len(part.data), room))
+
+
 def _call(job: Job, now: float, slabs: Slabs) -> Call:
     request = job.request
     parts = request.parts
-    if len(parts) == 1:  # most have one, and a comprehension costs more than all else here
+    if len(parts) == 1 and type(parts[0].data) is bytes:  # as most, and all else costs more than the rest here
         sent: tuple[SentPart, ...] = (SentPart(parts[0].name, parts[0].data, parts[0].content_type),)
     else:
-        sent = tuple([SentPart(part.name, part.data, part.content_type) for part in parts])
-    for part in sent:
-        if type(part.data) is memoryview and (place := slabs.place_of(part.data)) is not None:
-            begin, room = place
-            part.in_slab, part.data = InSlab(begin, len(part.data), room), b""
+        sent = tuple([_sent(part, slabs) for part in parts])
     return Call(
         request.id,
         request.verb,
