@@ -53,22 +53,13 @@ class Load(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     whole_tracebacks: bool = False  # a failure's, in the log: every frame, the libraries' own too
 
 
-class InSlab(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a payload lies in the slabs' file. ``room``: bytes from ``begin`` on that an answer may take."""
-
-    begin: int
-    length: int
-    room: int
-
-
 class SentPart(msgspec.Struct, array_like=True, gc=False):
     """A ``Part`` on the link. ``data`` is a number only on the way; ``decode_to_worker`` gives the bytes, in a
-    bytearray that nobody else has. It is empty while they are ``in_slab``, from where the worker takes them."""
+    bytearray that nobody else has."""
 
     name: str
     data: ReceivedPayload
     content_type: str = ""
-    in_slab: InSlab | None = None
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -91,12 +82,24 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     profile: str = ""
 
 
+class InSlab(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where in the slabs' file a part of a call lies, whose ``data`` is empty on the way. ``room``: bytes from
+    ``begin`` on that the answer may take."""
+
+    call: int
+    part: int
+    begin: int
+    length: int
+    room: int
+
+
 class Predict(msgspec.Struct, frozen=True, tag=True):
     """Parent -> child: run these together. ``threads``: intra-op threads the worker may use from now on."""
 
     batch: int
     calls: tuple[Call, ...]
     threads: int = 0
+    in_slabs: tuple[InSlab, ...] = ()
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
@@ -154,8 +157,7 @@ class FailureKind(enum.StrEnum):
 
 
 class Reply(msgspec.Struct, array_like=True, gc=False):
-    """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none. ``in_slab``: so many bytes are
-    the body, which lies where the call's first part lay."""
+    """An answer, or a piece of one. ``failure``: a FailureKind, empty when it is none."""
 
     body: Payload
     status: int = 200
@@ -163,7 +165,6 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     content_type: str = ""
     headers: Headers = ()
     failure: str = ""
-    in_slab: int = 0
 
 
 class Answer(msgspec.Struct, array_like=True, gc=False):
@@ -184,11 +185,13 @@ class BatchDone(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Answers(msgspec.Struct, tag=True):
-    """Child -> parent: answers to calls of a batch, as they come; with the last of them ``done``."""
+    """Child -> parent: answers to calls of a batch, as they come; with the last of them ``done``. ``in_slabs``: the
+    calls of which the answer lies where their first part lay, with its length; in ``answers`` it is empty."""
 
     batch: int
     answers: tuple[Answer, ...]
     done: BatchDone | None = None
+    in_slabs: tuple[tuple[int, int], ...] = ()
 
 
 ToWorker = Load | Predict | Cancel | Hold

@@ -45,7 +45,7 @@ class Slabs:
         self._start = 0 if self._memory is None else ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._unused = [(0, 0 if self._memory is None else size)]  # begin and end of what no slab has, in order
         self._free: defaultdict[int, list[int]] = defaultdict(list)  # slabs by size, where each begins
-        self._taken = 0
+        self.in_use = 0  # how many there are
         self._kinds: dict[int, Any] = {}
         self._last_used = 0.0
         self._giving_back: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Slabs:
         begin = free.pop() if free else self._cut(size)
         if begin is None:
             return None
-        self._taken += 1
+        self.in_use += 1
         self._keep_memory()
         slab = self._kind(size).from_buffer(self._memory, begin)
         slab.slabs, slab.begin, slab.size = self, begin, size
@@ -87,7 +87,7 @@ class Slabs:
         """What is still being sent keeps its memory until it has been."""
         if self._giving_back is not None:
             self._giving_back.cancel()
-        if self._memory is not None and not self._taken:
+        if self._memory is not None and not self.in_use:
             with contextlib.suppress(BufferError):
                 self._memory.close()
         self._memory = None
@@ -143,14 +143,14 @@ class Slabs:
         for begin, end in self._unused:
             if begin < end:
                 self._memory.madvise(mmap.MADV_REMOVE, begin, end - begin)
-        if self._taken:
+        if self.in_use:
             self._giving_back = loop.call_later(KEPT_SECONDS, self._give_back)
 
 
 def _leave(slab: Any) -> None:
     """Its last view is gone. May be called in any thread."""
     slab.slabs._free[slab.size].append(slab.begin)
-    slab.slabs._taken -= 1
+    slab.slabs.in_use -= 1
 
 
 def _sealed_file(size: int) -> tuple[int, int]:

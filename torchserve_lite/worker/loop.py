@@ -303,21 +303,15 @@ class WorkerLoop:
         """With the payloads that lie in slabs."""
         message = decode_to_worker(frame)
         if isinstance(message, Predict):
-            for call in message.calls:
-                for part in call.parts:
-                    if part.in_slab is not None:
-                        part.data = self._slabs.read(part.in_slab.begin, part.in_slab.length)
-                        self._frames.keep_memory(part.in_slab.length)
+            for place in message.in_slabs:
+                message.calls[place.call].parts[place.part].data = self._slabs.read(place.begin, place.length)
+                self._frames.keep_memory(place.length)
         return message
 
     def _outgoing(
         self, predict: Predict, is_cancelled: Callable[[int], bool], look_ahead: Callable[[], None] = lambda: None
     ) -> OutgoingAnswers:
-        places = {
-            index: call.parts[0].in_slab
-            for index, call in enumerate(predict.calls)
-            if call.parts and call.parts[0].in_slab is not None
-        }
+        places = {place.call: place for place in predict.in_slabs if place.part == 0}
         return OutgoingAnswers(
             predict.batch, self._frames, is_cancelled, look_ahead, slabs=self._slabs, in_slabs=places
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torchserve_lite.ipc.frames import BlockingFrames
 from torchserve_lite.ipc.messages import Answer, Answers, BatchDone, InSlab, encode
@@ -58,12 +58,18 @@ class OutgoingAnswers:
             self._send(Answers(self._batch, tuple(answers), done))
 
     def _send(self, message: Answers) -> None:
-        if self._slabs is not None and self._in_slabs:
-            for answer in message.answers:
-                place, reply = self._in_slabs.pop(answer.index, None), answer.reply
-                assert not isinstance(reply.body, int)
-                # An answer of pieces has none to be written over: the client may be behind with the one before.
-                if place is not None and answer.last and LEAST <= len(reply.body) <= place.room:
-                    self._slabs.write(place.begin, reply.body)
-                    reply.in_slab, reply.body = len(reply.body), b""
+        if self._in_slabs:
+            message.in_slabs = tuple(self._written_over(message.answers))
         self._frames.send(encode(message))
+
+    def _written_over(self, answers: Sequence[Answer]) -> Iterator[tuple[int, int]]:
+        """Those that fit where their requests lie, with their lengths. Of an answer in pieces none does: the client may
+        be behind with the one before."""
+        assert self._slabs is not None
+        for answer in answers:
+            place, reply = self._in_slabs.pop(answer.index, None), answer.reply
+            assert not isinstance(reply.body, int)
+            if place is not None and answer.last and LEAST <= (length := len(reply.body)) <= place.room:
+                self._slabs.write(place.begin, reply.body)
+                reply.body = b""
+                yield answer.index, length

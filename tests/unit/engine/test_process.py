@@ -174,7 +174,7 @@ def piece(batch: int, index: int, body: bytes = b"") -> Answers:
 
 
 def in_slab(length: int) -> Answers:
-    return Answers(1, (Answer(0, Reply(b"", in_slab=length)),))
+    return Answers(1, (Answer(0, Reply(b"")),), in_slabs=((0, length),))
 
 
 def of_status(status: int) -> Answers:
@@ -290,6 +290,7 @@ async def test_answer_to_no_running_batch_is_ignored(new_job: NewJob) -> None:
         pytest.param(msgspec.msgpack.encode(of_status(600)), id="status above all others"),
         pytest.param(msgspec.msgpack.encode(in_slab(40_000)), id="in a slab, where the request is in none"),
         pytest.param(msgspec.msgpack.encode(in_slab(-1)), id="less than nothing in a slab"),
+        pytest.param(msgspec.msgpack.encode(Answers(1, (), in_slabs=((0, 1),))), id="in a slab, and no answer"),
     ],
 )
 @virtual_time

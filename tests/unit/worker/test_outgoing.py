@@ -80,7 +80,7 @@ async def test_large_answer_is_written_over_its_request(
     request, file = shared.new(100_000), SlabFile(os.dup(shared.fd))
     assert request is not None
     begin, room = shared.place_of(request) or (0, 0)
-    place = InSlab(begin, 100_000, room)
+    place = InSlab(1, 0, begin, 100_000, room)
     outgoing = OutgoingAnswers(1, links[0], lambda index: False, slabs=file, in_slabs={1: place})
     outgoing.end([*large(0, b"x" * 50_000), *large(1, b"y" * 60_000)], BatchDone())
     file.close()
@@ -88,10 +88,8 @@ async def test_large_answer_is_written_over_its_request(
     assert frame is not None
     message = decode_from_worker(frame)
     assert isinstance(message, Answers)
-    assert [(answer.reply.body, answer.reply.in_slab) for answer in message.answers] == [
-        (b"x" * 50_000, 0),
-        (b"", 60_000),
-    ]
+    assert [answer.reply.body for answer in message.answers] == [b"x" * 50_000, b""]
+    assert message.in_slabs == ((1, 60_000),)
     assert bytes(shared.over(request, 60_000) or b"") == b"y" * 60_000
 
 
@@ -112,7 +110,7 @@ async def test_other_answers_go_over_the_link(
     assert request is not None
     request[:] = b"x" * 100_000
     begin, room = shared.place_of(request) or (0, 0)
-    in_slabs = {0: InSlab(begin, 100_000, room)}
+    in_slabs = {0: InSlab(0, 0, begin, 100_000, room)}
     outgoing = OutgoingAnswers(1, links[0], lambda index: False, slabs=file, in_slabs=in_slabs)
 
     def send_all() -> None:
@@ -125,6 +123,7 @@ async def test_other_answers_go_over_the_link(
     while len(bodies) < len(answers) and (frame := links[1].receive()) is not None:
         message = decode_from_worker(frame)
         assert isinstance(message, Answers)
+        assert message.in_slabs == ()
         bodies += [bytes(answer.reply.body) for answer in message.answers if not isinstance(answer.reply.body, int)]
     telling.join()
     file.close()

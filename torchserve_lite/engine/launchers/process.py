@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from torchserve_lite.core.jobs import Job
-from torchserve_lite.core.requests import Part
 from torchserve_lite.engine.launchers.child import ChildProcess, StartChild
 from torchserve_lite.engine.launchers.protocol import refusal_of, settle
 from torchserve_lite.engine.launchers.worker_logs import LineReader
@@ -99,8 +98,9 @@ class ProcessWorker:
     def run(self, batch: Sequence[Job], told: Callable[[Answers], None]) -> None:
         self._batch += 1
         now = self._loop.time()
-        calls = tuple([_call(job, now, self._slabs) for job in batch])
-        pieces = encode(Predict(self._batch, calls, self._threads()))
+        calls = tuple([_call(job, now) for job in batch])
+        places = _left_in(self._slabs, calls) if self._slabs.in_use else ()
+        pieces = encode(Predict(self._batch, calls, self._threads(), places))
         if (refusal := refusal_of(self._batch, len(batch), pieces)) is not None:
             self._loop.call_soon(told, refusal)
             return
@@ -172,13 +172,13 @@ class ProcessWorker:
     def _take_from_slabs(self, message: Answers, running: _RunningBatch) -> str:
         """Puts bodies into answers that lie over their requests. What is returned is wrong with them, as of
         ``settle``."""
-        for answer in message.answers:
-            if length := answer.reply.in_slab:
-                parts = running.jobs[answer.index].request.parts
-                body = self._slabs.over(parts[0].data, length) if parts else None
-                if body is None:
-                    return f"an answer of {length} bytes for request {answer.index}, for which there is no such room"
-                answer.reply.body = body
+        for index, length in message.in_slabs:
+            answer = next((answer for answer in message.answers if answer.index == index and answer.last), None)
+            parts = running.jobs[index].request.parts if answer is not None else ()
+            body = self._slabs.over(parts[0].data, length) if parts else None
+            if answer is None or body is None:
+                return f"an answer of {length} bytes over request {index}, where there is no such room"
+            answer.reply.body = body
         return ""
 
     def _refuse(self, error: str) -> None:
@@ -206,20 +206,26 @@ class _RunningBatch:
         self.unanswered = set(range(len(jobs)))
 
 
-def _sent(part: Part, slabs: Slabs) -> SentPart:
-    if (place := slabs.place_of(part.data)) is None:
-        return SentPart(part.name, part.data, part.content_type)
-    begin, room = place
-    return SentPart(part.name, b"", part.content_type, InSlab(begin, len(part.data), room))
+def _left_in(slabs: Slabs, calls: Sequence[Call]) -> tuple[InSlab, ...]:
+    """Takes what lies in slabs out of the calls, and tells where it is."""
+    places = []
+    for number, call in enumerate(calls):
+        for index, part in enumerate(call.parts):
+            assert not isinstance(part.data, int)
+            if (place := slabs.place_of(part.data)) is not None:
+                begin, room = place
+                places.append(InSlab(number, index, begin, len(part.data), room))
+                part.data = b""
+    return tuple(places)
 
 
-def _call(job: Job, now: float, slabs: Slabs) -> Call:
+def _call(job: Job, now: float) -> Call:
     request = job.request
     parts = request.parts
-    if len(parts) == 1 and type(parts[0].data) is bytes:  # as most, and all else costs more than the rest here
+    if len(parts) == 1:  # most have one, and a comprehension costs more than all else here
         sent: tuple[SentPart, ...] = (SentPart(parts[0].name, parts[0].data, parts[0].content_type),)
     else:
-        sent = tuple([_sent(part, slabs) for part in parts])
+        sent = tuple([SentPart(part.name, part.data, part.content_type) for part in parts])
     return Call(
         request.id,
         request.verb,
