@@ -102,13 +102,17 @@ class Slabs:
         return kind
 
     def _cut(self, size: int) -> int | None:
-        for gather in (False, True):
-            if gather:
-                self._gather()
-            for index, (begin, end) in enumerate(self._unused):
-                if end - begin >= size:
-                    self._unused[index] = (begin + size, end)
-                    return begin
+        begin = self._first_fit(size)
+        if begin is None:
+            self._gather()
+            begin = self._first_fit(size)
+        return begin
+
+    def _first_fit(self, size: int) -> int | None:
+        for index, (begin, end) in enumerate(self._unused):
+            if end - begin >= size:
+                self._unused[index] = (begin + size, end)
+                return begin
         return None
 
     def _gather(self) -> None:
