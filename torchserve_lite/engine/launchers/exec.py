@@ -26,7 +26,6 @@ class ExecLauncher:
     def __call__(self, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
         async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
             command = python_command(self._setup.interpreter(spec) or sys.executable, "run_worker")
-            descriptors = [link.fileno(), stage.fd, self._setup.slabs.fd, stdout.write_end, stderr.write_end]
-            return await processes().execute(command, descriptors)
+            return await processes().execute(command, self._setup.descriptors(link, stage, stdout, stderr))
 
         return loaded_worker(self._setup, spec, slot, start, lambda: processes().executing_waits_for())

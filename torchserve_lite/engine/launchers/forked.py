@@ -43,7 +43,7 @@ class ForkedLauncher:
         """``forks`` is handed to a process that is forked, not to one that is executed."""
 
         async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
-            descriptors = [link.fileno(), stage.fd, self._setup.slabs.fd, stdout.write_end, stderr.write_end]
+            descriptors = self._setup.descriptors(link, stage, stdout, stderr)
             more = [] if forks is None else [forks.fileno()]
             brought = await asyncio.to_thread(_modules_in, self._setup.import_folders(spec))
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ from torchserve_lite.core.models import ModelSpec
 from torchserve_lite.engine.interface import ModelLocator, Worker
 from torchserve_lite.engine.launchers.child import StartChild
 from torchserve_lite.engine.launchers.process import ProcessWorker
-from torchserve_lite.engine.launchers.worker_logs import LineReader
+from torchserve_lite.engine.launchers.worker_logs import LineReader, LogPipe
 from torchserve_lite.engine.slot import Slot
 from torchserve_lite.ipc.messages import Load
 from torchserve_lite.ipc.slabs import Slabs
+from torchserve_lite.ipc.stages import StageMarker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class ProcessSetup:
     def interpreter(self, spec: ModelSpec) -> str:
         """The Python that must run the model's workers; empty: any."""
         return self.locate(spec).python or self.config.python
+
+    def descriptors(self, link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> list[int]:
+        """Those of a worker's process, in the order in which ``ipc/child.py`` takes them."""
+        return [link.fileno(), stage.fd, self.slabs.fd, stdout.write_end, stderr.write_end]
 
     def import_folders(self, spec: ModelSpec) -> tuple[str, ...]:
         """Where its handler's imports look first: in the model's folder, then in what was installed for it. A

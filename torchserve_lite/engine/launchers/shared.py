@@ -104,8 +104,7 @@ class SharedLauncher:
 
     def _fork(self, server: Starter, spec: ModelSpec, slot: Slot) -> AbstractAsyncContextManager[Worker]:
         async def start(link: socket.socket, stage: StageMarker, stdout: LogPipe, stderr: LogPipe) -> ChildHandle:
-            descriptors = [link.fileno(), stage.fd, self._setup.slabs.fd, stdout.write_end, stderr.write_end]
-            return await processes().fork(descriptors, of=server)
+            return await processes().fork(self._setup.descriptors(link, stage, stdout, stderr), of=server)
 
         return loaded_worker(self._setup, spec, slot, start, lambda: processes().waits_for(server))
 
