@@ -271,7 +271,7 @@ class Writes:
 
 @pytest.mark.parametrize(("size", "writes"), [pytest.param(10, 1, id="small"), pytest.param(200_000, 6, id="large")])
 def test_frames_that_leave_together_are_written_together(size: int, writes: int) -> None:
-    """Large ones are not copied for it."""
+    """Large ones are not copied for it, but for those that a handler may change meanwhile."""
     link: Any = Writes()
     frames = BlockingFrames(link)
     with frames.together():
@@ -283,6 +283,18 @@ def test_frames_that_leave_together_are_written_together(size: int, writes: int)
     assert [(bytes(head), len(body), body[0]) for head, body in told] == [(b"head", size, letter) for letter in b"abc"]
     frames.send([b"alone"])
     assert len(link.kept) == writes + 1
+
+
+def test_buffer_that_is_filled_anew_before_frames_leave_together_is_sent_as_it_was() -> None:
+    """A handler that streams may use one for all pieces."""
+    link: Any = Writes()
+    frames, buffer = BlockingFrames(link), bytearray(b"a" * 50_000)
+    with frames.together():
+        for letter in b"bc":
+            frames.send([b"head", buffer])
+            buffer[:] = bytes([letter]) * len(buffer)
+    told = fed(FrameDecoder(), b"".join(link.kept))
+    assert [bytes(body[:1]) for _, body in told] == [b"a", b"b"]
 
 
 def test_frames_that_were_to_leave_together_leave_when_something_is_raised_meanwhile() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -400,6 +401,19 @@ async def test_large_body_is_waited_for_as_long_as_it_comes_on(step: int, ours: 
     if ours:
         assert transport.bodies == [sent.partition(b"\r\n\r\n")[2]]
     assert listener.passed_on == ([] if ours else [sent[:taken]])
+
+
+@pytest.mark.parametrize("cuts", [[], [1000], [30_000], [1000, 30_000]])
+@virtual_time
+async def test_large_body_is_received_where_its_worker_can_take_it_from(cuts: list[int]) -> None:
+    listener = Listener(max_request_size=10_000_000)
+    connection, transport = listener.connect()
+    sent = post(body=b"x" * 50_000)
+    for begin, end in pairwise([0, *cuts, len(sent)]):
+        connection.data_received(sent[begin:end])
+    await turn()
+    assert transport.bodies == [b"x" * 50_000]
+    assert isinstance(listener.engine.jobs[0].request.parts[0].data, memoryview), "as the engine gave it"
 
 
 # One request behind the other
