@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from torchserve_lite.core.memory import Memory
 
-_GONE = bytearray()
-
 
 class IncomingBody(asyncio.BufferedProtocol):
     """Has the transport of its ``owner`` until ``body`` is full, and then calls ``done`` with it.
@@ -44,7 +42,7 @@ class IncomingBody(asyncio.BufferedProtocol):
         self.filled += nbytes
         if self.filled == len(self._body):
             self._transport.set_protocol(self._owner)
-            body, self._body = self._body, _GONE  # uvloop's transport knows us until it has another such protocol
+            body, self._body = self._body, bytearray()  # uvloop's transport knows us until it has another such protocol
             self._done(body)
 
     def eof_received(self) -> bool | None:
