@@ -7,5 +7,5 @@ class Echo:
     def initialize(self, context: Any) -> None:
         pass
 
-    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        return [bytes(row["body"]) for row in data]
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+        return [row["body"] for row in data]
