@@ -828,6 +828,19 @@ async def test_answers_of_a_batch_are_written_one_after_the_other() -> None:
 
 
 @virtual_time
+async def test_large_answer_is_written_at_once_and_what_is_held_behind_it_is_asked() -> None:
+    """Else its client could send the next body before the memory of this one is free."""
+    listener = Listener()
+    listener.engine.answer = silence
+    connection, transport = listener.connect()
+    connection.data_received(PLAIN)
+    connection.data_received(PLAIN)
+    listener.engine.jobs[0].succeed(InferenceResponse(b"x" * 100_000))
+    assert [len(body) for body in transport.bodies] == [100_000]
+    assert len(listener.engine.jobs) == 2
+
+
+@virtual_time
 async def test_client_that_goes_before_its_answer_is_written_harms_nobody() -> None:
     listener = Listener()
     listener.engine.answer = silence

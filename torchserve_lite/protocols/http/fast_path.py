@@ -58,10 +58,13 @@ class Front:
 
     def send_soon(self, connection: Connection, head: bytes, answer: InferenceResponse, close: bool) -> None:
         """At the end of this turn of the event loop, with the answers to all of a batch: a client that waits on another
-        core is woken once for all of them, where waking it for each costs more than the answer does."""
-        if not self.unsent:
-            asyncio.get_running_loop().call_soon(self._send)
+        core is woken once for all of them, where waking it for each costs more than the answer does. A large one goes
+        at once: its memory is free as soon as it has been taken, and not after what else this turn brings."""
         self.unsent.append((connection, head, answer, close))
+        if len(answer.body) >= LEAST:
+            self._send()
+        elif len(self.unsent) == 1:
+            asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
         unsent = self.unsent[:]
