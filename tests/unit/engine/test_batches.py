@@ -165,6 +165,26 @@ async def test_a_workers_share_of_the_clients_is_enough(
     assert len(queue.next_batch(SLOT)) == enough
 
 
+@pytest.mark.parametrize(
+    ("workers", "clients", "at_once"), [(1, 4, 2), (1, 5, 3), (2, 8, 2), (4, 3, 1), (1, 1, 1), (1, 16, 8), (1, 40, 8)]
+)
+@virtual_time
+async def test_of_large_bodies_a_worker_has_half_its_share_at_a_time(
+    workers: int, clients: int, at_once: int, new_job: NewJob
+) -> None:
+    """So there are copies of no more than half of what lies in memory, and the other half can be on its way."""
+    queue, body = aggregator(size=8, delay=60), bytes(1_000_000)
+    await know_clients(queue, new_job, clients)
+    queue.workers = workers
+    for missing in reversed(range(at_once)):
+        assert not goes(queue)
+        queue.put(new_job(body))
+        assert goes(queue) is (missing == 0)
+    for _ in range(clients - at_once):
+        queue.put(new_job(body))
+    assert len(queue.next_batch(SLOT)) == at_once
+
+
 @virtual_time
 async def test_running_jobs_are_not_waited_for(new_job: NewJob) -> None:
     """Their clients wait for an answer and send nothing more."""

@@ -15,6 +15,8 @@ from torchserve_lite.engine.slot import Slot
 from torchserve_lite.errors import DeadlineExceeded, QueueFull, ServingError
 from torchserve_lite.ipc.messages import Answer
 
+_LARGE = 1_000_000  # bytes of a body: rows so long gain little by being many, and copies of them take memory
+
 
 class BatchAggregator:
     """A ``JobQueue``: jobs wait in order of arrival, at most ``capacity`` of them, and leave at most ``size`` at once,
@@ -55,19 +57,22 @@ class BatchAggregator:
         if not oldest.batchable:
             return NOW
         self._policy.seen(len(self._jobs), self.running)
-        return self._policy.release_time(oldest.arrived, len(self._jobs), self.running, self.workers)
+        return self._policy.release_time(oldest.arrived, len(self._jobs), self.running, self._shares(oldest))
 
     def next_batch(self, slot: Slot) -> Sequence[Job]:
         """The first jobs, without those whose deadline has passed (its timer may not have fired yet, and the handler
         must not see the job all the same). An explanation or a description goes alone."""
-        now = self._loop.time()
-        first = list(islice(self._jobs, self.batch_size))
-        why = self._policy.released(now, first[0].arrived, len(self._jobs), self.running, self.workers)
-        self.release = why if first[0].batchable else "alone"
+        now, oldest = self._loop.time(), next(iter(self._jobs))
+        self._policy.seen(len(self._jobs), self.running)
+        shares = self._shares(oldest)
+        size = self.batch_size if shares == self.workers else min(self.batch_size, self._policy.share(shares))
+        first = list(islice(self._jobs, size))
+        why = self._policy.released(now, oldest.arrived, len(self._jobs), self.running, shares)
+        self.release = why if oldest.batchable else "alone"
         taken = perf_counter()
         batch: list[Job] = []
         for job in first:
-            if not job.batchable and job is not first[0]:
+            if not job.batchable and job is not oldest:
                 break
             del self._jobs[job]
             job.holder = None
@@ -80,6 +85,12 @@ class BatchAggregator:
                 break
         self.running += len(batch)
         return batch
+
+    def _shares(self, oldest: Job) -> int:
+        """Among how many the clients are divided. Of large bodies a worker has half of its share at a time: the other
+        half is received or sent meanwhile, and there are copies of no more than that."""
+        large = any(len(part.data) >= _LARGE for part in oldest.request.parts)
+        return 2 * self.workers if large else self.workers
 
     def finished(self, jobs: Sequence[Job]) -> None:
         self._policy.seen(len(self._jobs), self.running)

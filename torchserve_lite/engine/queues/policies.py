@@ -18,6 +18,9 @@ class ReleasePolicy(Protocol):
         """How many jobs are open. Told whenever a batch may go, and before jobs end or leave: so often that no larger
         number is missed."""
 
+    def share(self, workers: int) -> int:
+        """How many of the open jobs are each worker's."""
+
     def release_time(self, oldest: float, waiting: int, running: int, workers: int) -> float:
         """When the waiting jobs, the first of which arrived at ``oldest``, should go; a time that has passed: now."""
 
@@ -41,9 +44,11 @@ class ShareOfClients:
     def seen(self, waiting: int, running: int) -> None:
         self._open_lately = max(self._open_lately, waiting + running)
 
+    def share(self, workers: int) -> int:
+        return -(-self._open_lately // max(1, workers))
+
     def release_time(self, oldest: float, waiting: int, running: int, workers: int) -> float:
-        share = -(-self._open_lately // max(1, workers))
-        worth_waiting_for = min(self._open_lately - running, share)
+        worth_waiting_for = min(self._open_lately - running, self.share(workers))
         return NOW if waiting >= min(self._batch.size, worth_waiting_for) else oldest + self._batch.delay
 
     def released(self, now: float, oldest: float, waiting: int, running: int, workers: int) -> Release:
