@@ -204,6 +204,7 @@ async def serving_core(
                 scratch=scratch,
                 pulled=config.models.pulled,
                 cache=_archive_cache(config.models),
+                digests=config.models.watch or bool(config.downloads.allowed_urls),
                 projects=config.models.projects,
             ),
             registry,

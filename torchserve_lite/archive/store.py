@@ -33,7 +33,8 @@ class Archive:
     """An opened archive. ``path`` is the folder workers run in; leaving the archive removes what was unpacked.
 
     A folder in the model store is used where it lies: its ``digest`` is empty, because its content may change, and
-    ``scratch`` is an empty place for what must not be written into the store.
+    ``scratch`` is an empty place for what must not be written into the store. That of a file is empty where the store
+    was not to compute any.
     """
 
     url: str
@@ -76,6 +77,7 @@ class ModelStore:
     scratch: Path
     pulled: Path | None = None  # where KServe's agent puts models, each into a folder of its name
     cache: ArchiveCache | None = None
+    digests: bool = True  # whether somebody compares them: a file is read once more for its SHA-256
     projects: bool = False  # whether a folder without a manifest is read as a handler project
     limits: UnpackLimits = field(default_factory=UnpackLimits)
     interruption: Interruption = field(default_factory=Interruption)
@@ -131,8 +133,11 @@ class ModelStore:
                     if self._was_pulled(path):  # the agent deletes it, and only then has it unloaded
                         folder = Path(shutil.copytree(folder, scratch / "copy"))
                 else:
-                    unpack_it = unpack if self.cache is None else self.cache.unpack
-                    digest = unpack_it(path, scratch, self.limits, self.interruption)
+                    if self.cache is not None:
+                        digest = self.cache.unpack(path, scratch, self.limits, self.interruption)
+                    else:
+                        wanted = self.digests
+                        digest = unpack(path, scratch, self.limits, self.interruption, digest_wanted=wanted)
                     folder = _model_folder(scratch)
                 manifest = Manifest.read(folder, name)
                 if self.projects and path.is_dir() and manifest.raw is None:

@@ -87,8 +87,8 @@ class Signature:
 class ModelSpec:
     """All an engine needs to serve one model version.
 
-    The archive is named by ``archive_url`` (as registered) and ``digest``; where it lies unpacked is the business of
-    whoever launches a worker, because that may be on another machine.
+    The archive is named by ``archive_url`` (as registered) and ``digest`` (empty where nobody compares any); where it
+    lies unpacked is the business of whoever launches a worker, because that may be on another machine.
     """
 
     key: ModelKey

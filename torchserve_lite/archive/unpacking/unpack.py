@@ -15,7 +15,7 @@ import threading
 import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from io import BufferedReader
 from pathlib import Path
 
@@ -36,10 +36,15 @@ _CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEX
 
 
 def unpack(
-    archive: Path, target: Path, limits: UnpackLimits | None = None, interruption: Interruption | None = None
+    archive: Path,
+    target: Path,
+    limits: UnpackLimits | None = None,
+    interruption: Interruption | None = None,
+    *,
+    digest_wanted: bool = True,
 ) -> str:
-    """Makes the folder ``target`` from ``archive`` and returns the archive's SHA-256. When that fails,
-    nothing is left at ``target``.
+    """Makes the folder ``target`` from ``archive`` and returns the archive's SHA-256, or nothing where it is not
+    wanted. When that fails, nothing is left at ``target``.
 
     The digest and the content come from one open file, and the file must not have changed in between.
     """
@@ -49,10 +54,11 @@ def unpack(
         before = _fingerprint(file)
         allowance = limits.allowance(os.fstat(file.fileno()).st_size)
         extraction = Extraction(root, limits, allowance, interruption)
-        with _digest_meanwhile(file.fileno(), interruption) as digest:
+        hashing = _digest_meanwhile(file.fileno(), interruption) if digest_wanted else nullcontext()
+        with hashing as digest:
             for entry in _entries(file, limits, allowance):
                 extraction.add(entry)
-        unpacked = digest.result()
+        unpacked = "" if digest is None else digest.result()
         if _fingerprint(file) != before:
             raise ArchiveError("was changed while it was being unpacked. Register it again")
     return unpacked
