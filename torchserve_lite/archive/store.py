@@ -136,8 +136,7 @@ class ModelStore:
                     if self.cache is not None:
                         digest = self.cache.unpack(path, scratch, self.limits, self.interruption)
                     else:
-                        wanted = self.digests
-                        digest = unpack(path, scratch, self.limits, self.interruption, digest_wanted=wanted)
+                        digest = unpack(path, scratch, self.limits, self.interruption, digest_wanted=self.digests)
                     folder = _model_folder(scratch)
                 manifest = Manifest.read(folder, name)
                 if self.projects and path.is_dir() and manifest.raw is None:
