@@ -166,7 +166,8 @@ async def test_a_workers_share_of_the_clients_is_enough(
 
 
 @pytest.mark.parametrize(
-    ("workers", "clients", "at_once"), [(1, 4, 2), (1, 5, 3), (2, 8, 2), (4, 3, 1), (1, 1, 1), (1, 16, 8), (1, 40, 8)]
+    ("workers", "clients", "at_once"),
+    [(1, 4, 2), (1, 5, 3), (2, 8, 2), (4, 3, 1), (1, 1, 1), (2, 16, 4), (1, 16, 8), (1, 40, 8)],
 )
 @virtual_time
 async def test_of_large_bodies_a_worker_has_half_its_share_at_a_time(
@@ -183,6 +184,7 @@ async def test_of_large_bodies_a_worker_has_half_its_share_at_a_time(
     for _ in range(clients - at_once):
         queue.put(new_job(body))
     assert len(queue.next_batch(SLOT)) == at_once
+    assert queue.release == ("full" if at_once == 8 else "clients")
 
 
 @virtual_time

@@ -68,6 +68,8 @@ class BatchAggregator:
         size = self.batch_size if shares == self.workers else min(self.batch_size, self._policy.share(shares))
         first = list(islice(self._jobs, size))
         why = self._policy.released(now, oldest.arrived, len(self._jobs), self.running, shares)
+        if why == "full" and size < self.batch_size:
+            why = "clients"
         self.release = why if oldest.batchable else "alone"
         taken = perf_counter()
         batch: list[Job] = []
